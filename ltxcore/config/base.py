@@ -1,0 +1,149 @@
+"""The strict base of every configuration model, and reading YAML or JSON into one with line numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from ltxcore.config.errors import ConfigError, Problem, nearest
+
+KeyPath = tuple[str | int, ...]
+UNKNOWN_KEYS: Final = "unknown_keys"
+
+
+class Strict(BaseModel):
+    """A frozen model in which an unknown key is an error that names the nearest known one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            unknown = {str(k): nearest(str(k), cls.model_fields) for k in data if k not in cls.model_fields}
+            if unknown:
+                told = "; ".join(f"`{key}` is not a known key, {advice}" for key, advice in unknown.items())
+                raise PydanticCustomError(UNKNOWN_KEYS, "{told}", {"told": told, "unknown": unknown})
+        return data
+
+    def fingerprint_data(self) -> dict[str, Any]:
+        """The values as plain JSON, for keys and stamps."""
+        return self.model_dump(mode="json")
+
+
+def read_document(path: Path) -> tuple[Any, dict[KeyPath, int]]:
+    """Read a YAML or JSON file (JSON is YAML) into plain data and the line of every key in it.
+
+    Raises:
+        ConfigError: the file is missing, is not text, or does not parse.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(str(path), [Problem("", "no such file")]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = None if mark is None else mark.line + 1
+        reason = getattr(error, "problem", None) or str(error)
+        raise ConfigError(str(path), [Problem("", f"does not parse: {reason}", line)]) from error
+    lines: dict[KeyPath, int] = {}
+    _collect_lines(node, (), lines)
+    duplicate = _duplicate_key(node)
+    if duplicate is not None:
+        name, line = duplicate
+        raise ConfigError(str(path), [Problem(name, "is given twice; keep one of them", line)])
+    return data, lines
+
+
+def _collect_lines(node: yaml.Node | None, at: KeyPath, lines: dict[KeyPath, int]) -> None:
+    if node is None:
+        return
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines[(*at, str(key.value))] = key.start_mark.line + 1
+            _collect_lines(value, (*at, str(key.value)), lines)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, item in enumerate(node.value):
+            _collect_lines(item, (*at, number), lines)
+
+
+def _duplicate_key(node: yaml.Node | None) -> tuple[str, int] | None:
+    """The first mapping key given twice: YAML keeps the last one silently, which hides a mistake."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if key.value in seen:
+                return str(key.value), key.start_mark.line + 1
+            seen.add(key.value)
+            if (found := _duplicate_key(value)) is not None:
+                return found
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            if (found := _duplicate_key(item)) is not None:
+                return found
+    return None
+
+
+def parse(
+    kind: Any, data: Any, source: str, lines: dict[KeyPath, int] | None = None, at: KeyPath = ()
+) -> Any:
+    """Validate plain data as `kind`, turning pydantic's report into one `Problem` a fault.
+
+    `at` is where in the document the data stands.
+
+    Raises:
+        ConfigError: with file, line, key and, for an unknown key, the nearest known one.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        problems = [p for fault in error.errors() for p in _problems(fault, data, lines or {}, at)]
+        raise ConfigError(source, problems) from error
+
+
+def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -> list[Problem]:
+    at = (*base, *_path_in_document(fault["loc"], data))
+    if fault["type"] == UNKNOWN_KEYS:
+        return [
+            Problem(_dotted((*at, key)), f"is not a known key; {advice}", _line((*at, key), lines))
+            for key, advice in fault["ctx"]["unknown"].items()
+        ]
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "missing":
+        message = "is required and was not given"
+    elif fault["type"] != "value_error":
+        message = f"{message[:1].lower()}{message[1:]}; found {json.dumps(fault['input'], default=str)}"
+    return [Problem(_dotted(at), message, _line(at, lines))]
+
+
+def _path_in_document(loc: tuple[str | int, ...], data: Any) -> KeyPath:
+    """Pydantic's location without the levels that the file does not have, such as a union's tag."""
+    path: list[str | int] = []
+    here = data
+    for position, part in enumerate(loc):
+        if isinstance(here, dict) and (part in here or position == len(loc) - 1):
+            path.append(part)
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            path.append(part)
+            here = here[part]
+    return tuple(path)
+
+
+def _line(at: KeyPath, lines: dict[KeyPath, int]) -> int | None:
+    return next((lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in lines), None)
+
+
+def _dotted(at: KeyPath) -> str:
+    return ".".join(str(part) for part in at)

@@ -1,0 +1,45 @@
+"""Content keys: one canonical JSON form, one hash, one way to derive seeds, and hashes of files remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+SEED_BITS = 63
+
+
+def canonical(data: Any) -> str:
+    """The one JSON text of plain data: sorted keys, no spaces, no NaN.
+
+    Raises:
+        TypeError, ValueError: the data is not plain JSON.
+    """
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(data: Any) -> str:
+    """sha256 of the canonical JSON, as 64 hex digits."""
+    return hashlib.sha256(canonical(data).encode()).hexdigest()
+
+
+def derive_seed(*parts: str | int) -> int:
+    """A seed in [0, 2^63) that depends on every part, e.g. (run seed, stage, step, what it is for)."""
+    digest = hashlib.sha256(canonical(list(parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's content, read in pieces of 8 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(8 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def stat_key(path: Path) -> list[int]:
+    """What a remembered hash is valid for: size, mtime in ns, inode."""
+    info = path.stat()
+    return [info.st_size, info.st_mtime_ns, info.st_ino]

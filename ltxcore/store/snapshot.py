@@ -1,0 +1,113 @@
+"""A snapshot: the immutable answer of probe-media, which every later stage reads.
+
+It names each file of the datasets once, as a sample with a complete decoding plan or as a rejection
+with a reason. Its id is a hash of its content, so equal data gives an equal id on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ltxcore.config.base import Strict
+from ltxcore.store.fingerprint import fingerprint
+
+
+class FramePlan(Strict):
+    """Which source frames a sample shows: one source index for each output frame, in order."""
+
+    indices: tuple[int, ...]
+    fps: float
+    start_s: float
+    """Presentation time of the first frame, on the container's clock."""
+
+    @property
+    def count(self) -> int:
+        return len(self.indices)
+
+    @property
+    def duration_s(self) -> float:
+        return self.count / self.fps
+
+
+class Geometry(Strict):
+    """Displayed source size -> size after resampling -> the box that is cut out of it (pixels)."""
+
+    source: tuple[int, int]
+    resize: tuple[int, int]
+    crop_xy: tuple[int, int]
+    target: tuple[int, int]
+
+
+class AudioPlan(Strict):
+    """The stretch of sound that belongs to a sample's frames, on the container's clock."""
+
+    start_s: float
+    duration_s: float
+    channels: int
+    layout: str
+
+
+class Sample(Strict):
+    """A clip that will be trained on."""
+
+    id: str
+    """`dataset/relative path with its extension`: unique, and stable under additions."""
+    dataset: str
+    path: str
+    media_id: str
+    """sha256 of the file."""
+    captions: tuple[str, ...]
+    frames: FramePlan
+    geometry: Geometry
+    audio: AudioPlan | None
+    notes: tuple[str, ...] = ()
+    source_fps: float
+    source_duration_s: float
+    visits: int = 1
+    probability: float = 1.0
+
+    @property
+    def bucket(self) -> str:
+        """`WxH@F`, in pixels and frames."""
+        width, height = self.geometry.target
+        return f"{width}x{height}@{self.frames.count}"
+
+
+class Rejection(Strict):
+    """A file that will not be trained on, and why, in words for its owner."""
+
+    id: str
+    dataset: str
+    path: str
+    reason: str
+
+
+class Snapshot(Strict):
+    """All files of the datasets, each exactly once."""
+
+    roots: dict[str, str]
+    """Dataset id -> its directory. Not part of the id, so that data may move."""
+    samples: tuple[Sample, ...]
+    rejections: tuple[Rejection, ...]
+    wants_audio: bool
+    fps: tuple[float, ...]
+
+    @property
+    def id(self) -> str:
+        return fingerprint(self.model_dump(mode="json", exclude={"roots"}))[:16]
+
+    def file(self, sample: Sample) -> Path:
+        """Where the file of a sample is now."""
+        return Path(self.roots[sample.dataset]) / sample.path
+
+    def buckets(self) -> dict[str, list[Sample]]:
+        """Samples by bucket, both in a fixed order."""
+        groups: dict[str, list[Sample]] = {}
+        for sample in sorted(self.samples, key=lambda s: (s.bucket, s.id)):
+            groups.setdefault(sample.bucket, []).append(sample)
+        return groups
+
+    def captions(self) -> Iterator[str]:
+        """Every caption once, in a fixed order."""
+        yield from sorted({caption for sample in self.samples for caption in sample.captions})
