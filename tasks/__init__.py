@@ -1,0 +1,1 @@
+"""Units of retry and progress, one file a stage: they call ltxcore and leave artifacts in Prefect."""

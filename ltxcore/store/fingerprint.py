@@ -1,4 +1,4 @@
-"""Content keys: one canonical JSON form, one hash, one way to derive seeds, and hashes of files remembered."""
+"""Content keys: one canonical JSON form, one hash, one way to derive seeds."""
 
 from __future__ import annotations
 

@@ -97,6 +97,12 @@ class Snapshot(Strict):
     def id(self) -> str:
         return fingerprint(self.model_dump(mode="json", exclude={"roots"}))[:16]
 
+    @property
+    def data_id(self) -> str:
+        """What training can see of the data: a rejected file more, or a note, does not change it."""
+        seen = [s.model_dump(mode="json", exclude={"notes", "path", "dataset"}) for s in self.samples]
+        return fingerprint({"samples": seen, "wants_audio": self.wants_audio})[:16]
+
     def file(self, sample: Sample) -> Path:
         """Where the file of a sample is now."""
         return Path(self.roots[sample.dataset]) / sample.path

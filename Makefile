@@ -1,0 +1,54 @@
+# Two commands do all the set-up on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKSPACE ?= workspace
+DATASETS ?= datasets.yaml
+RECIPE ?= deploy/recipes/tiny.yaml
+STAGE ?= encode-latents
+
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run serve stage test lint format clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## make .venv and see to ffmpeg
+
+$(VENV)/.installed: pyproject.toml constraints.txt deploy/install-ffmpeg.sh
+	sh deploy/install-ffmpeg.sh
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+run: install ## run the whole pipeline here (DATASETS=, RECIPE=, WORKSPACE=)
+	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/samples; fi
+	@$(BIN)/ltx2 run --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
+
+serve: install ## start Prefect, MLflow and the workers, and deploy every flow
+	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/samples; fi
+	@exec $(BIN)/ltx2 serve --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
+
+stage: install ## run one stage alone (STAGE=encode-latents)
+	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
+
+test: install ## every test but those that need a GPU
+	$(BIN)/python -m pytest -m "not gpu" --durations=8
+
+lint: install ## ruff, mypy and the layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment and the caches, not the workspace
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,60 @@
+"""Flow train-ltx2: the whole pipeline, one child flow run in a process of its own for each stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow, flow
+from prefect.logging import get_run_logger
+
+from flows.embed_text import embed_text
+from flows.encode_latents import encode_latents
+from flows.probe_media import probe_media
+from flows.render_validation import render_validation
+from flows.run_stage import run_stage
+from flows.split_audio import split_audio
+from flows.train_lora import train_lora
+from ltxcore.config.recipe import Recipe
+from ltxcore.stages.contract import PROBE, STAGES
+from tasks.model import prepare
+from tasks.pipeline import begin_run, report_run, snapshot_of, up_to_date
+from tasks.stage import context, run_folder
+
+STAGE_FLOWS: dict[str, Flow[..., Any]] = {
+    stage_flow.name: stage_flow
+    for stage_flow in (probe_media, split_audio, encode_latents, embed_text, train_lora, render_validation)
+}
+
+
+@flow(name="train-ltx2")
+def train_ltx2(
+    workspace: str = "workspace",
+    datasets: str = "datasets.yaml",
+    recipe: Recipe = Recipe(),
+    pipeline_run: str = "",
+) -> None:
+    """From a folder of clips to a trained LoRA and rendered videos.
+
+    A stage whose result is in place is passed over; the others run one after another, each in its own
+    process with its own memory.
+
+    Args:
+        workspace: directory of the store, the runs and the models.
+        datasets: the dataset file.
+        recipe: what to train, how, in which memory, and what to render.
+        pipeline_run: a name for this run's folder. Empty: the id of the flow run.
+    """
+    ctx = context(workspace, recipe, datasets=datasets)
+    run = run_folder(ctx, pipeline_run)
+    begin_run(ctx, run)
+    prepare(ctx)
+    shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
+    for stage in STAGES:
+        if stage is not PROBE:
+            ctx = context(workspace, recipe, datasets=datasets, snapshot=snapshot_of(ctx, run))
+        if up_to_date(stage, ctx, run):
+            continue
+        extra = {"datasets": datasets} if stage is PROBE else {"snapshot": ctx.snapshot_id}
+        get_run_logger().info("%s starts in a process of its own", stage.name)
+        run_stage(STAGE_FLOWS[stage.name], {**shared, **extra})
+    report_run(ctx, run)

@@ -1,0 +1,82 @@
+"""Sizes of samples: legal frame counts, the size that a clip's shape leads to, and how the clip is cut to it."""
+
+from __future__ import annotations
+
+from math import floor, sqrt
+from typing import Literal
+
+from ltxcore.config.datasets import VideoDataset
+from ltxcore.media.errors import MediaError
+from ltxcore.store.fingerprint import derive_seed
+from ltxcore.store.snapshot import Geometry
+
+ResolutionType = Literal["pixel", "area", "pixel_area"]
+TEMPORAL_FACTOR = 8
+
+
+def legal_frames(count: int) -> int:
+    """The greatest 8n+1 that is at most `count`, and at least 1: what the causal video VAE takes."""
+    return max(0, count - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+
+
+def aspect_key(width: int, height: int) -> float:
+    """Width over height to two decimals: clips of one key share a size."""
+    return max(0.01, round(width / height, 2))
+
+
+def target_size(
+    width: int, height: int, resolution: float, resolution_type: ResolutionType, alignment: int
+) -> tuple[int, int]:
+    """Width and height of the samples made from clips of this shape.
+
+    They depend on the aspect key alone, so no clip's size moves when another is added. `pixel` gives the
+    shorter edge, `area` the megapixels, `pixel_area` the edge of a square with the wanted area
+    (edge² / 10⁶ megapixels). Both edges are rounded to multiples of `alignment`, and are at least one.
+    """
+    aspect = aspect_key(width, height)
+    if resolution_type == "pixel":
+        edges = (resolution * max(1.0, aspect), resolution / min(1.0, aspect))
+    else:
+        area = resolution * 1e6 if resolution_type == "area" else resolution**2
+        edges = (sqrt(area * aspect), sqrt(area / aspect))
+    aligned_width, aligned_height = (max(1, floor(edge / alignment + 0.5)) * alignment for edge in edges)
+    return aligned_width, aligned_height
+
+
+def geometry(dataset: VideoDataset, width: int, height: int, media_id: str) -> Geometry:
+    """How a clip of the displayed size `width` x `height` becomes a sample of its dataset.
+
+    The picture is resampled until it covers the target, and the rest is cut off. A random cut is drawn
+    from the clip's content and the sizes, never from the order in which files are found.
+
+    Raises:
+        MediaError: the clip's aspect ratio is outside the dataset's limits.
+    """
+    _check_aspect(dataset, width, height)
+    target = target_size(
+        width, height, dataset.resolution, dataset.resolution_type, dataset.aspect_bucket_alignment
+    )
+    scale = max(target[0] / width, target[1] / height)
+    resize = (max(target[0], round(width * scale)), max(target[1], round(height * scale)))
+    spare = (resize[0] - target[0], resize[1] - target[1])
+    if dataset.crop_style == "center":
+        offset = (spare[0] // 2, spare[1] // 2)
+    elif dataset.crop_style == "corner":
+        offset = (0, 0)
+    else:
+        drawn = [
+            derive_seed(media_id, *resize, *target, f"crop {axis}") % (room + 1)
+            for axis, room in zip("xy", spare, strict=True)
+        ]
+        offset = (drawn[0], drawn[1])
+    return Geometry(source=(width, height), resize=resize, crop_xy=offset, target=target)
+
+
+def _check_aspect(dataset: VideoDataset, width: int, height: int) -> None:
+    aspect = aspect_key(width, height)
+    low, high = dataset.minimum_aspect_ratio, dataset.maximum_aspect_ratio
+    shape = f"has the aspect ratio {aspect:.2f} ({width}x{height})"
+    if low is not None and aspect < low:
+        raise MediaError(f"{shape}, and minimum_aspect_ratio is {low:g}")
+    if high is not None and aspect > high:
+        raise MediaError(f"{shape}, and maximum_aspect_ratio is {high:g}")

@@ -1,0 +1,70 @@
+"""Which source frames a sample shows: frames resampled by their timestamps, never by counting.
+
+All times are exact fractions, so 30000/1001 and variable frame rates need no special case.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from fractions import Fraction
+from math import floor
+
+from ltxcore.config.datasets import VideoSettings
+from ltxcore.media.buckets import legal_frames
+from ltxcore.media.errors import MediaError
+from ltxcore.media.probe import MediaProbe, VideoStream
+from ltxcore.store.snapshot import FramePlan
+
+HALF = Fraction(1, 2)
+MAX_SLACK_S = Fraction(2, 1000)
+"""Containers round the start and length of the last frame to a tick each (1 ms in Matroska)."""
+
+
+def plan_frames(probe: MediaProbe, settings: VideoSettings) -> FramePlan:
+    """Choose the frames of a sample.
+
+    Output frame k stands for the time t_k = t_first + k / frame_rate and takes the source frame that is
+    shown then: the last one whose timestamp is at most t_k, or half a tick later (timestamps are rounded).
+    A clip slower than `frame_rate` repeats frames, a faster one skips some. The count is 8n+1: for
+    `aspect_ratio` the dataset's num_frames, or the clip's own length where min_frames admits a shorter
+    clip; for `resolution_frames` the clip's own length, floored to `frame_interval` first.
+
+    Raises:
+        MediaError: the clip is shorter than min_frames or longer than max_frames at `frame_rate`.
+    """
+    rate = Fraction(str(settings.frame_rate))
+    available = available_frames(probe.video, rate)
+    _check_length(available, settings, probe)
+    wanted = available
+    if settings.bucket_strategy == "aspect_ratio":
+        wanted = min(settings.num_frames, available)
+    elif available >= settings.frame_interval:
+        wanted = available - available % settings.frame_interval
+    count = legal_frames(wanted)
+    ticks_per_frame = 1 / (rate * probe.video.tick_s)
+    times = probe.video.timestamps()
+    indices = tuple(
+        bisect_right(times, times[0] + floor(k * ticks_per_frame + HALF)) - 1 for k in range(count)
+    )
+    return FramePlan(
+        indices=indices, fps=settings.frame_rate, start_s=float(probe.video.first_pts * probe.video.tick_s)
+    )
+
+
+def available_frames(video: VideoStream, rate: Fraction) -> int:
+    """How many frames at `rate` a stream lasts, from its first frame's start to its last one's end."""
+    ticks = sum(step * count for step, count in video.steps) + video.last_duration
+    slack_s = min(2 * video.tick_s, MAX_SLACK_S)
+    return floor((ticks * video.tick_s + slack_s) * rate)
+
+
+def _check_length(available: int, settings: VideoSettings, probe: MediaProbe) -> None:
+    length = f"{available} frames at {settings.frame_rate:g} fps"
+    if available < settings.shortest:
+        key = "num_frames" if settings.min_frames is None else "min_frames"
+        because = "".join(f" ({note})" for note in probe.notes if "ends early" in note)
+        raise MediaError(f"is too short: it has {length}, and {key} is {settings.shortest}{because}")
+    if settings.max_frames is not None and available > settings.max_frames:
+        raise MediaError(f"is too long: it has {length}, and max_frames is {settings.max_frames}")
+    if available < 1:
+        raise MediaError(f"is too short: it has {length}")

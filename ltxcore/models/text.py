@@ -1,0 +1,198 @@
+"""Captions to text features, and text features to the embeddings that the transformer reads.
+
+Two steps, because a stage lies between them. `CaptionEncoder` runs Gemma and the feature extractor: its
+features, a few kilobytes a token, are what is stored. `connect` runs only the connectors on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ltxcore.models.errors import ModelError
+from ltxcore.models.source import ModelSource
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """A caption after the feature extractor, real tokens only."""
+
+    video: torch.Tensor
+    """`[T, D]`; T counts BOS."""
+    audio: torch.Tensor | None = None
+    """`[T, Da]`, or None where the version shares one feature between both modalities."""
+    truncated_from: int = 0
+    """The caption's own token count where it was cut, else 0."""
+
+
+class FeatureExtractor(nn.Module):
+    """The part of `LTX2TextConnectors` before its transformers: normalisation and one linear a modality.
+
+    V1 (2.0): per layer, 8 (x - mean) / (max - min) over the caption, one projection shared by both.
+    V2 (2.3): per token and layer RMS norm, scaled by sqrt(out / in), one projection for each.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.channels = int(config["caption_channels"])
+        self.per_modality = bool(config.get("per_modality_projections", False))
+        flat = self.channels * int(config["text_proj_in_factor"])
+        bias = bool(config.get("proj_bias", False))
+        if self.per_modality:
+            self.video_text_proj_in = nn.Linear(flat, int(config["video_hidden_dim"]), bias=bias)
+            self.audio_text_proj_in = nn.Linear(flat, int(config["audio_hidden_dim"]), bias=bias)
+        else:
+            self.text_proj_in = nn.Linear(flat, self.channels, bias=bias)
+
+    def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features of one caption.
+
+        Args:
+            hidden: `[T, channels, layers]`, real tokens only.
+
+        Returns:
+            `[T, D]` for the video and `[T, Da]` for the sound, or None where they share the first.
+        """
+        from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
+
+        stack = hidden[None].to(next(self.parameters()).dtype)
+        if not self.per_modality:
+            lengths = torch.tensor([hidden.shape[0]], device=hidden.device)
+            normed = per_layer_masked_mean_norm(stack, lengths, hidden.device)
+            return self.text_proj_in(normed)[0], None
+        normed = per_token_rms_norm(stack).flatten(2)
+        video, audio = (
+            linear(normed * math.sqrt(linear.out_features / self.channels))[0]
+            for linear in (self.video_text_proj_in, self.audio_text_proj_in)
+        )
+        return video, audio
+
+
+def load_feature_extractor(
+    source: ModelSource, dtype: torch.dtype, device: torch.device | str
+) -> FeatureExtractor:
+    """The extractor alone: only its tensors are read from the connectors' files.
+
+    Raises:
+        ModelError: the connectors are missing, or lack the extractor's weights.
+    """
+    from safetensors import safe_open
+
+    with torch.device("meta"):
+        extractor = FeatureExtractor(source.config("connectors"))
+    wanted = set(extractor.state_dict())
+    found: dict[str, torch.Tensor] = {}
+    for path in source.weight_files("connectors"):
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name in wanted & set(file.keys()):
+                found[name] = file.get_tensor(name).to(device, dtype)
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise ModelError(
+            f"the connectors in {source.component('connectors')} lack {', '.join(missing)}; "
+            "download them again"
+        )
+    extractor.load_state_dict(found, assign=True)
+    return extractor.eval().requires_grad_(False)
+
+
+class CaptionEncoder:
+    """Gemma and the feature extractor.
+
+    Each caption goes through Gemma alone and without padding, at the positions that left padding to
+    `max_tokens` would give it. That is the padded computation, less the padding: a caption's features
+    cannot depend on its neighbours in a batch, and short captions cost little.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        text_model: Any,
+        extractor: FeatureExtractor,
+        max_tokens: int,
+        feature_dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._text_model = text_model
+        self._extractor = extractor
+        self._max_tokens = max_tokens
+        self._feature_dtype = feature_dtype
+
+    def encode(self, captions: Sequence[str]) -> list[TextFeatures]:
+        """The features of each caption, on the CPU. The empty caption is BOS alone."""
+        return [self._encode(caption) for caption in captions]
+
+    @torch.no_grad()
+    def _encode(self, caption: str) -> TextFeatures:
+        tokens = self._tokenizer(caption.strip(), add_special_tokens=True, verbose=False)["input_ids"]
+        count = len(tokens)
+        kept = tokens[: self._max_tokens]
+        device = self._text_model.device
+        positions = torch.arange(self._max_tokens - len(kept), self._max_tokens, device=device)
+        output = self._text_model(
+            input_ids=torch.tensor([kept], device=device),
+            position_ids=positions[None],
+            output_hidden_states=True,
+            use_cache=False,
+        )
+        # The embeddings and every layer's output, feature-major: [T, channels, layers + 1].
+        hidden = torch.stack(output.hidden_states, dim=-1)[0]
+        video, audio = self._extractor(hidden)
+        return TextFeatures(
+            video=video.to("cpu", self._feature_dtype),
+            audio=None if audio is None else audio.to("cpu", self._feature_dtype),
+            truncated_from=count if count > self._max_tokens else 0,
+        )
+
+
+@torch.no_grad()
+def connect(
+    connectors: Any, features: Sequence[TextFeatures], max_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run the connectors on stored features.
+
+    Args:
+        connectors: `LTX2TextConnectors`; its extractor is not used.
+        features: one a sample.
+        max_tokens: slots of the result; real tokens come first, learned registers fill the rest. A
+            multiple of the register count.
+
+    Returns:
+        `[B, max_tokens, Dv]` and `[B, max_tokens, Da]`, in the connectors' dtype. Every slot is valid: the
+        transformer gets no mask.
+
+    Raises:
+        ValueError: a caption has more tokens than `max_tokens`.
+    """
+    longest = max(len(feature.video) for feature in features)
+    if longest > max_tokens:
+        raise ValueError(f"a caption has {longest} tokens, but the connectors were given {max_tokens} slots")
+    dtype, device = connectors.dtype, connectors.device
+    mask = torch.full((len(features), 1, 1, max_tokens), torch.finfo(dtype).min, dtype=dtype, device=device)
+    for row, feature in enumerate(features):
+        mask[row, ..., : len(feature.video)] = 0
+    video = _padded([feature.video for feature in features], max_tokens).to(device, dtype)
+    shared = features[0].audio is None
+    audio = video if shared else _padded([_sound(feature) for feature in features], max_tokens)
+    return (
+        connectors.video_connector(video, mask)[0],
+        connectors.audio_connector(audio.to(device, dtype), mask)[0],
+    )
+
+
+def _sound(feature: TextFeatures) -> torch.Tensor:
+    if feature.audio is None:
+        raise ValueError("features of different versions in one batch: one of them has no audio feature")
+    return feature.audio
+
+
+def _padded(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
+    padded = rows[0].new_zeros(len(rows), length, rows[0].shape[-1])
+    for number, row in enumerate(rows):
+        padded[number, : len(row)] = row
+    return padded

@@ -1,0 +1,42 @@
+"""Frames to video latents, as the transformer is trained on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def encode_video(vae: Any, frames: np.ndarray[Any, Any] | torch.Tensor) -> torch.Tensor:
+    """Posterior mode of the frames, normalised with the VAE's own statistics.
+
+    Args:
+        vae: `AutoencoderKLLTX2Video`; the frames are moved to its device and dtype.
+        frames: uint8 `[F, H, W, 3]`, F = 8n + 1, H and W multiples of 32.
+
+    Returns:
+        bf16 `[C, (F - 1) / 8 + 1, H / 32, W / 32]` on the CPU: (z - mean) / std per channel.
+
+    Raises:
+        ValueError: not uint8 `[F, H, W, 3]`, or a size that the VAE cannot encode.
+    """
+    from diffusers import LTX2Pipeline
+
+    pixels = torch.as_tensor(frames)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ValueError(f"frames must be uint8 [F, H, W, 3]; found {pixels.dtype} {list(pixels.shape)}")
+    count, height, width, _ = pixels.shape
+    temporal, spatial = vae.temporal_compression_ratio, vae.spatial_compression_ratio
+    if count % temporal != 1 or height % spatial or width % spatial:
+        raise ValueError(
+            f"the video VAE takes {temporal}n + 1 frames of sizes that {spatial} divides; found "
+            f"{count} frames of {width}x{height}"
+        )
+    video = pixels.permute(3, 0, 1, 2)[None].to(vae.device, torch.float32) / 127.5 - 1
+    with torch.no_grad():
+        mode = vae.encode(video.to(vae.dtype)).latent_dist.mode().float()
+    latents = LTX2Pipeline._normalize_latents(
+        mode, vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+    )
+    return latents[0].to("cpu", torch.bfloat16)

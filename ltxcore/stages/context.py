@@ -1,0 +1,52 @@
+"""What a stage is run for: a workspace, a recipe, and the datasets or a committed snapshot of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from ltxcore.config.datasets import Datasets, load_datasets
+from ltxcore.config.recipe import Recipe
+from ltxcore.models.source import ModelSource, resolve_model
+from ltxcore.stages.contract import PROBE, MissingInput, Stage
+from ltxcore.store.blobs import Blobs
+from ltxcore.store.snapshot import Snapshot
+from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parameters of a stage, with what they name read when it is first asked for."""
+
+    workspace: Workspace
+    recipe: Recipe = field(default_factory=Recipe)
+    datasets_file: Path = Path("datasets.yaml")
+    snapshot_id: str = LATEST
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        return load_datasets(self.datasets_file)
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        return self.workspace.load_snapshot(self.snapshot_id)
+
+    @cached_property
+    def source(self) -> ModelSource:
+        return resolve_model(self.recipe.model, self.workspace.models)
+
+    @cached_property
+    def store(self) -> Blobs:
+        return self.workspace.store
+
+    def require_snapshot(self, stage: Stage) -> Snapshot:
+        """The snapshot, or the word that probe-media has to run first.
+
+        Raises:
+            MissingInput: the workspace does not hold it.
+        """
+        try:
+            return self.snapshot
+        except UnknownSnapshot as error:
+            raise MissingInput(stage, f"a snapshot ({error})", PROBE) from error

@@ -1,0 +1,120 @@
+"""The stage contract, in one place: name, inputs, outputs, budget, pool.
+
+A stage reads only what earlier stages committed in the workspace. `version` is raised by hand when a
+change to its code changes what it writes; it is part of every key, so old results are not mistaken for new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ltxcore.config.errors import nearest
+
+Pool = Literal["cpu", "gpu"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the orchestrator and the other stages may know of a stage."""
+
+    name: str
+    title: str
+    version: str
+    pool: Pool
+    inputs: tuple[str, ...]
+    """Stages whose committed outputs it reads."""
+    models: tuple[str, ...]
+    """Parts of the model that it loads. No two stages' processes hold the same big one by accident."""
+    outputs: tuple[str, ...]
+    ram_gib: float
+    """What it may use of host memory beside the model parts it loads, unless the recipe says otherwise."""
+
+
+PROBE = Stage(
+    name="probe-media",
+    title="look at every file, choose buckets",
+    version="1",
+    pool="cpu",
+    inputs=(),
+    models=(),
+    outputs=("snapshot",),
+    ram_gib=2,
+)
+AUDIO = Stage(
+    name="split-audio",
+    title="cut the clips' sound at their frames",
+    version="1",
+    pool="cpu",
+    inputs=("probe-media",),
+    models=(),
+    outputs=("waveforms",),
+    ram_gib=4,
+)
+LATENTS = Stage(
+    name="encode-latents",
+    title="frames and sound to latents",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media", "split-audio"),
+    models=("vae", "audio_vae"),
+    outputs=("latents",),
+    ram_gib=8,
+)
+TEXT = Stage(
+    name="embed-text",
+    title="captions to text features",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media",),
+    models=("tokenizer", "text_encoder", "text_projection"),
+    outputs=("text features",),
+    ram_gib=8,
+)
+TRAIN = Stage(
+    name="train-lora",
+    title="train the adapter",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media", "encode-latents", "embed-text"),
+    models=("transformer", "connectors"),
+    outputs=("LoRA", "metrics"),
+    ram_gib=8,
+)
+RENDER = Stage(
+    name="render-validation",
+    title="render base and LoRA side by side",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media", "embed-text", "train-lora"),
+    models=("transformer", "connectors", "vae", "audio_vae", "vocoder"),
+    outputs=("videos", "gallery"),
+    ram_gib=8,
+)
+
+STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, TRAIN, RENDER)
+BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
+
+
+class UnknownStage(LookupError):
+    """A name that is no stage's."""
+
+
+class MissingInput(RuntimeError):
+    """A stage whose inputs are not committed; says which, and which stage makes them."""
+
+    def __init__(self, stage: Stage, what: str, maker: Stage) -> None:
+        super().__init__(f"{stage.name} needs {what}; run the stage {maker.name} first")
+        self.stage, self.maker = stage, maker
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of a name.
+
+    Raises:
+        UnknownStage: with the nearest known name.
+    """
+    try:
+        return BY_NAME[name]
+    except KeyError:
+        raise UnknownStage(f"there is no stage {name!r}; {nearest(name, BY_NAME)}") from None

@@ -1,0 +1,102 @@
+"""embed-text: captions and prompts through Gemma and the feature extractor, real tokens only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ltxcore.stages.batches import in_batches
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import TEXT
+from ltxcore.stages.keys import TextSpace
+from ltxcore.stages.prompts import all_texts
+from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.store.bf16 import to_bits
+from ltxcore.store.fingerprint import fingerprint
+from ltxcore.store.locks import exclusive
+from ltxcore.store.texts import Embedded, TextStore
+
+logger = logging.getLogger(__name__)
+
+# Captions of one Arrow file, committed together.
+BATCH_CAPTIONS = 128
+# Captions that go through Gemma at once.
+GEMMA_BATCH = 8
+
+
+def request(ctx: Context) -> dict[str, Any]:
+    texts = all_texts(ctx.recipe, ctx.require_snapshot(TEXT))
+    return {"texts": fingerprint(texts), **space_request(ctx)}
+
+
+def space_request(ctx: Context) -> dict[str, Any]:
+    space = TextSpace.of(ctx.source)
+    return {"text_encoder": space.encoder, "tokenizer": space.tokenizer, "projection": space.projection}
+
+
+def present(ctx: Context, stamp: Stamp) -> bool:
+    return not TextStore(ctx.store).missing(_keys(ctx))
+
+
+def _keys(ctx: Context) -> dict[str, str]:
+    space = TextSpace.of(ctx.source)
+    return {space.key(text).value: text for text in all_texts(ctx.recipe, ctx.snapshot)}
+
+
+def to_do(ctx: Context, store: TextStore) -> list[str]:
+    """The texts without features, in a fixed order."""
+    keys = _keys(ctx)
+    return [keys[key] for key in store.missing(keys)]
+
+
+class Embedder:
+    """Gemma and the feature extractor, loaded once, and the store that they fill."""
+
+    def __init__(self, ctx: Context, device: str) -> None:
+        import torch
+
+        from ltxcore.models.loading import load_text_encoder
+        from ltxcore.models.text import CaptionEncoder, load_feature_extractor
+
+        self.ctx = ctx
+        self.space = TextSpace.of(ctx.source)
+        self.store = TextStore(ctx.store)
+        tokenizer, text_model = load_text_encoder(ctx.source, torch.bfloat16, device)
+        extractor = load_feature_extractor(ctx.source, torch.bfloat16, device)
+        self.encoder = CaptionEncoder(tokenizer, text_model, extractor, ctx.source.text_max_tokens)
+
+    def embed_batch(self, captions: Sequence[str]) -> int:
+        """Embed one batch of captions and commit it as one Arrow file. Returns how many were cut."""
+        rows: list[Embedded] = []
+        for batch in in_batches(captions, GEMMA_BATCH):
+            rows += self._embed(batch)
+        with exclusive(self.ctx.workspace.locks / "text", TEXT.name):
+            self.store.put(rows)
+        cut = [row for row in rows if row.truncated_from]
+        for row in cut:
+            logger.warning(
+                "a caption of %d tokens was cut to %d: %.60s…",
+                row.truncated_from,
+                len(row.video),
+                row.caption,
+            )
+        return len(cut)
+
+    def _embed(self, captions: Sequence[str]) -> list[Embedded]:
+        features = self.encoder.encode(list(captions))
+        return [
+            Embedded(
+                key=self.space.key(caption).value,
+                caption=caption,
+                video=to_bits(feature.video),
+                audio=None if feature.audio is None else to_bits(feature.audio),
+                truncated_from=feature.truncated_from,
+            )
+            for caption, feature in zip(captions, features, strict=True)
+        ]
+
+
+def outcome(ctx: Context, done: int, cut: int) -> Outcome:
+    total = len(_keys(ctx))
+    return Outcome(counts={"captions": total, "done": done, "hits": total - done, "cut": cut})

@@ -1,0 +1,114 @@
+"""The content keys of waveforms, latents and text features, each with the inputs that went into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ltxcore.config.recipe import Recipe
+from ltxcore.models.source import ModelSource
+from ltxcore.stages.contract import AUDIO, LATENTS, TEXT
+from ltxcore.store.fingerprint import fingerprint
+from ltxcore.store.snapshot import AudioPlan, Sample
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key and what it is the hash of."""
+
+    inputs: dict[str, Any]
+
+    @property
+    def value(self) -> str:
+        return fingerprint(self.inputs)[:40]
+
+
+def waveform_key(media_id: str, plan: AudioPlan) -> Key:
+    """Sound depends on the file and on the stretch of it that belongs to the frames."""
+    return Key(
+        {
+            "kind": "waveform",
+            "media": media_id,
+            "start_s": plan.start_s,
+            "duration_s": plan.duration_s,
+            "version": AUDIO.version,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class LatentSpaces:
+    """What both VAEs contribute to the keys of latents."""
+
+    vae: str
+    audio_vae: str
+    dtype: str
+
+    @classmethod
+    def of(cls, source: ModelSource, recipe: Recipe) -> LatentSpaces:
+        return cls(source.fingerprint("vae"), source.fingerprint("audio_vae"), recipe.encode.vae_dtype)
+
+    def video_key(self, sample: Sample) -> Key:
+        """Frames (by source index, which a file's content ties to its timestamps), box, size, VAE."""
+        return Key(
+            {
+                "kind": "video",
+                "media": sample.media_id,
+                "frames": fingerprint(list(sample.frames.indices)),
+                "geometry": sample.geometry.model_dump(mode="json"),
+                "vae": self.vae,
+                "dtype": self.dtype,
+                "tiling": "none",
+                "version": LATENTS.version,
+            }
+        )
+
+    def audio_key(self, sample: Sample, plan: AudioPlan) -> Key:
+        return Key(
+            {
+                "kind": "audio",
+                "waveform": waveform_key(sample.media_id, plan).value,
+                "vae": self.audio_vae,
+                "dtype": self.dtype,
+                "version": LATENTS.version,
+            }
+        )
+
+    def keys(self, sample: Sample) -> list[str]:
+        """All keys that a sample needs before it can be trained on."""
+        keys = [self.video_key(sample).value]
+        if sample.audio is not None:
+            keys.append(self.audio_key(sample, sample.audio).value)
+        return keys
+
+
+@dataclass(frozen=True)
+class TextSpace:
+    """What the text encoder contributes to the keys of captions."""
+
+    encoder: str
+    tokenizer: str
+    projection: str
+    max_tokens: int
+
+    @classmethod
+    def of(cls, source: ModelSource) -> TextSpace:
+        return cls(
+            encoder=source.fingerprint("text_encoder"),
+            tokenizer=source.fingerprint("tokenizer"),
+            projection=source.fingerprint("connectors"),
+            max_tokens=source.text_max_tokens,
+        )
+
+    def key(self, caption: str) -> Key:
+        return Key(
+            {
+                "kind": "text",
+                "caption": caption,
+                "encoder": self.encoder,
+                "tokenizer": self.tokenizer,
+                "projection": self.projection,
+                "max_tokens": self.max_tokens,
+                "version": TEXT.version,
+            }
+        )

@@ -1,0 +1,221 @@
+"""probe-media: every file of the datasets gets a verdict, and the good ones a decoding plan: a snapshot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltxcore.config.datasets import VideoDataset
+from ltxcore.media.captions import caption_files
+from ltxcore.media.discover import list_files, plan_sample, sample_id
+from ltxcore.media.errors import MediaError
+from ltxcore.media.probe import MediaProbe, probe
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import PROBE
+from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
+from ltxcore.store.index import Index, Record
+from ltxcore.store.locks import exclusive
+from ltxcore.store.snapshot import Rejection, Sample, Snapshot
+
+# ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
+PROBES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+BATCH_FILES = 64
+
+
+class NothingToTrain(RuntimeError):
+    """No file of the datasets can be trained on, or none has the sound that was asked for."""
+
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file that was found in a dataset."""
+
+    dataset: VideoDataset
+    root: Path
+    path: Path
+
+    @property
+    def id(self) -> str:
+        return sample_id(self.dataset, self.root, self.path)
+
+    @property
+    def name(self) -> str:
+        """The path inside the dataset, as text."""
+        return self.id.removeprefix(f"{self.dataset.id}/")
+
+    @property
+    def memo_key(self) -> str:
+        return fingerprint({"root": str(self.root), "name": self.name})[:40]
+
+
+def request(ctx: Context) -> dict[str, Any]:
+    """The configuration, and what `stat` says of every file: so an unchanged dataset costs stats only."""
+    listing = {
+        file.id: [_stat(path) for path in (file.path, *caption_files(file.path))] for file in find_files(ctx)
+    }
+    return {
+        "datasets": [d.fingerprint_data() for d in ctx.datasets.video],
+        "roots": {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.video},
+        "files": fingerprint(listing),
+    }
+
+
+def _stat(path: Path) -> list[int] | None:
+    """None for a file that is not there: it may vanish while a large dataset is being looked at."""
+    try:
+        return stat_key(path)
+    except OSError:
+        return None
+
+
+def present(ctx: Context, stamp: Stamp) -> bool:
+    return (ctx.workspace.snapshots / f"{stamp.outcome.facts['snapshot']}.json").exists()
+
+
+def find_files(ctx: Context) -> list[MediaFile]:
+    """The media files of all datasets, in a fixed order."""
+    found = []
+    skip = (ctx.workspace.root,)
+    for dataset in ctx.datasets.video:
+        root = ctx.datasets.directory(dataset)
+        found += [MediaFile(dataset, root, path) for path in list_files(root, skip)]
+    return found
+
+
+class Memo:
+    """What is known of files already: content hash by (path, size, mtime, inode), probe by content."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.files = Index(ctx.store, "media/files")
+        self.probes = Index(ctx.store, "media/probes")
+        self._lock = ctx.workspace.locks / "media"
+
+    def unknown(self, files: Sequence[MediaFile]) -> list[MediaFile]:
+        return [file for file in files if self.look_up(file) is None]
+
+    def look_up(self, file: MediaFile) -> tuple[str, Record] | None:
+        """Media id and probe record of a file that has not changed since it was probed."""
+        known = self.files.get(file.memo_key)
+        if known is None or known["stat"] != _stat(file.path):
+            return None
+        record = self.probes.get(known["media_id"])
+        return None if record is None or record["version"] != PROBE.version else (known["media_id"], record)
+
+    def probe_batch(self, files: Sequence[MediaFile], on_file: Callable[[], None]) -> int:
+        """Hash and probe a batch of files and commit what was learnt. Returns how many were probed."""
+        with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
+            stats = {file.memo_key: _stat(file.path) for file in files}
+            learnt: dict[str, Record] = {}
+            probed: dict[str, Record] = {}
+            for file, (media_id, record) in zip(files, pool.map(self._learn, files), strict=True):
+                learnt[file.memo_key] = {
+                    "name": file.name,
+                    "stat": stats[file.memo_key],
+                    "media_id": media_id,
+                }
+                probed[media_id] = record
+                on_file()
+        with exclusive(self._lock, "probe-media"):
+            self.probes.commit(probed)
+            self.files.commit(learnt)
+        return len(files)
+
+    def _learn(self, file: MediaFile) -> tuple[str, Record]:
+        try:
+            media_id = hash_file(file.path)
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror or error}"
+            return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": reason}
+        known = self.probes.get(media_id)
+        if known is not None and known["version"] == PROBE.version:
+            return media_id, known
+        try:
+            found = probe(file.path)
+        except MediaError as error:
+            return media_id, {"version": PROBE.version, "error": str(error)}
+        return media_id, {"version": PROBE.version, "probe": found.model_dump(mode="json")}
+
+
+def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
+    """Plan every file whose content is known.
+
+    Raises:
+        NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
+    """
+    samples: list[Sample] = []
+    rejections: list[Rejection] = []
+    for file in files:
+        try:
+            samples.append(_plan(memo, file))
+        except MediaError as error:
+            path = file.path.relative_to(file.root).as_posix()
+            rejections.append(Rejection(id=file.id, dataset=file.dataset.id, path=path, reason=str(error)))
+    samples = _mark_duplicates(samples)
+    wants_audio = any(d.audio.auto_split for d in ctx.datasets.video)
+    _refuse_empty(samples, rejections, ctx, wants_audio)
+    return Snapshot(
+        roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.video},
+        samples=tuple(samples),
+        rejections=tuple(rejections),
+        wants_audio=wants_audio,
+        fps=tuple(sorted({sample.frames.fps for sample in samples})),
+    )
+
+
+def _plan(memo: Memo, file: MediaFile) -> Sample:
+    known = memo.look_up(file)
+    if known is None:
+        raise MediaError("changed while it was being looked at; run probe-media again")
+    media_id, record = known
+    if "error" in record:
+        raise MediaError(record["error"])
+    found = MediaProbe.model_validate(record["probe"])
+    return plan_sample(file.dataset, file.root, file.path, media_id, found)
+
+
+def _mark_duplicates(samples: Sequence[Sample]) -> list[Sample]:
+    """Note on every later sample of equal content which one it repeats."""
+    first: dict[str, str] = {}
+    marked = []
+    for sample in samples:
+        original = first.setdefault(sample.media_id, sample.id)
+        note = (f"the same content as {original}",) if original != sample.id else ()
+        marked.append(sample.model_copy(update={"notes": (*sample.notes, *note)}))
+    return marked
+
+
+def _refuse_empty(
+    samples: Sequence[Sample], rejections: Sequence[Rejection], ctx: Context, wants_audio: bool
+) -> None:
+    where = ", ".join(str(ctx.datasets.directory(d)) for d in ctx.datasets.video)
+    if not samples and not rejections:
+        raise NothingToTrain(f"there are no clips in {where}")
+    if not samples:
+        told = "\n".join(f"  {r.path}: {r.reason}" for r in rejections[:20])
+        more = f"\n  and {len(rejections) - 20} more" if len(rejections) > 20 else ""
+        raise NothingToTrain(f"all {len(rejections)} files in {where} were rejected:\n{told}{more}")
+    if wants_audio and not any(sample.audio for sample in samples):
+        raise NothingToTrain(
+            f"sound was asked for and none of the {len(samples)} clips in {where} has any; "
+            "add clips with sound, or write `audio: {auto_split: false}`"
+        )
+
+
+def outcome(snapshot: Snapshot, probed: int) -> Outcome:
+    total = len(snapshot.samples) + len(snapshot.rejections)
+    return Outcome(
+        counts={
+            "files": total,
+            "taken": len(snapshot.samples),
+            "rejected": len(snapshot.rejections),
+            "with_sound": sum(s.audio is not None for s in snapshot.samples),
+            "done": probed,
+            "hits": total - probed,
+        },
+        facts={"snapshot": snapshot.id, "data": snapshot.data_id},
+    )

@@ -1,0 +1,70 @@
+"""Tables about the data, as plain rows: for artifacts, files and the terminal alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from ltxcore.store.snapshot import Sample, Snapshot
+
+Row = dict[str, Any]
+
+
+def dataset_rows(snapshot: Snapshot, quarantined: dict[str, str] | None = None) -> list[Row]:
+    """One row for each file: clip, verdict, reason, bucket, seconds, fps, audio."""
+    broken = quarantined or {}
+    rows = [_sample_row(sample, broken.get(sample.id)) for sample in snapshot.samples]
+    rows += [
+        {
+            "clip": rejection.id,
+            "verdict": "rejected",
+            "reason": rejection.reason,
+            "bucket": "",
+            "seconds": "",
+            "fps": "",
+            "audio": "",
+        }
+        for rejection in snapshot.rejections
+    ]
+    return sorted(rows, key=lambda row: str(row["clip"]))
+
+
+def _sample_row(sample: Sample, error: str | None) -> Row:
+    return {
+        "clip": sample.id,
+        "verdict": "taken" if error is None else "quarantined",
+        "reason": error or "; ".join(sample.notes),
+        "bucket": sample.bucket,
+        "seconds": round(sample.source_duration_s, 2),
+        "fps": round(sample.source_fps, 3),
+        "audio": sample.audio.layout if sample.audio else "none",
+    }
+
+
+def bucket_rows(snapshot: Snapshot) -> list[Row]:
+    """One row for each bucket."""
+    return [
+        {
+            "bucket": bucket,
+            "clips": len(samples),
+            "with sound": sum(s.audio is not None for s in samples),
+            "video tokens": video_tokens(samples[0]),
+            "visits an epoch": sum(s.visits for s in samples),
+        }
+        for bucket, samples in snapshot.buckets().items()
+    ]
+
+
+def video_tokens(sample: Sample) -> int:
+    """((F-1)/8+1)(H/32)(W/32)."""
+    width, height = sample.geometry.target
+    return ((sample.frames.count - 1) // 8 + 1) * (height // 32) * (width // 32)
+
+
+def as_csv(rows: list[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

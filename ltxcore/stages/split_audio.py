@@ -1,0 +1,84 @@
+"""split-audio: the sound that belongs to each sample's frames, as 16 kHz stereo waveforms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ltxcore.media.errors import MediaError
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import AUDIO
+from ltxcore.stages.keys import waveform_key
+from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.store.locks import exclusive
+from ltxcore.store.snapshot import AudioPlan, Sample
+from ltxcore.store.waveforms import Waveform, WaveformStore
+
+DECODES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+BATCH_CLIPS = 64
+
+
+def request(ctx: Context) -> dict[str, Any]:
+    return {"data": ctx.require_snapshot(AUDIO).data_id}
+
+
+def present(ctx: Context, stamp: Stamp) -> bool:
+    return not WaveformStore(ctx.store).missing(all_keys(ctx))
+
+
+def all_keys(ctx: Context) -> list[str]:
+    return [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
+
+
+def to_do(ctx: Context, store: WaveformStore) -> list[Sample]:
+    """One sample for each waveform that is missing, in a fixed order."""
+    wanted = {waveform_key(s.media_id, s.audio).value: s for s in ctx.snapshot.samples if s.audio}
+    return [wanted[key] for key in store.missing(wanted)]
+
+
+def split_batch(
+    ctx: Context, store: WaveformStore, samples: Sequence[Sample], on_clip: Callable[[], None]
+) -> None:
+    """Decode the sound of a batch of clips and commit it; what cannot be decoded is quarantined."""
+    from ltxcore.media.audio import decode_audio
+
+    def decode(sample: Sample) -> Waveform | MediaError:
+        try:
+            return decode_audio(ctx.snapshot.file(sample), _audio(sample)).numpy()
+        except MediaError as error:
+            return error
+
+    waveforms: dict[str, Waveform] = {}
+    errors: dict[str, str] = {}
+    keys = [waveform_key(sample.media_id, _audio(sample)) for sample in samples]
+    with ThreadPoolExecutor(DECODES_AT_ONCE) as pool:
+        for key, result in zip(keys, pool.map(decode, samples), strict=True):
+            if isinstance(result, MediaError):
+                errors[key.value] = f"its sound cannot be decoded: {result}"
+            else:
+                waveforms[key.value] = result
+            on_clip()
+    inputs = {key.value: key.inputs for key in keys}
+    with exclusive(ctx.workspace.locks / "audio", AUDIO.name):
+        store.put(waveforms, inputs)
+        store.quarantine(errors, inputs)
+
+
+def _audio(sample: Sample) -> AudioPlan:
+    if sample.audio is None:
+        raise ValueError(f"{sample.id} has no sound to split")
+    return sample.audio
+
+
+def outcome(ctx: Context, store: WaveformStore, done: int) -> Outcome:
+    keys = set(all_keys(ctx))
+    return Outcome(
+        counts={
+            "clips": len(keys),
+            "done": done,
+            "hits": len(keys) - done,
+            "quarantined": sum(store.error(key) is not None for key in keys),
+        }
+    )

@@ -1,0 +1,80 @@
+"""The summary of a pipeline run: what each stage did, from stamps and manifests alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltxcore.memory.plan import GIB
+from ltxcore.stages.contract import PROBE, RENDER, STAGES, TRAIN
+from ltxcore.stages.stamp import ManifestEntry, Stamp, read_manifest, read_stamp
+from ltxcore.store.snapshot import Snapshot
+from ltxcore.store.workspace import Workspace
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a person wants to know of a finished run."""
+
+    snapshot: Snapshot
+    stages: list[tuple[ManifestEntry, Stamp]]
+
+    def stamp(self, stage_name: str) -> Stamp | None:
+        return next((stamp for entry, stamp in self.stages if entry.stage == stage_name), None)
+
+    def files(self, workspace: Workspace, stage_name: str) -> list[Path]:
+        stamp = self.stamp(stage_name)
+        return [] if stamp is None else [workspace.root / file.path for file in stamp.outcome.files]
+
+
+def read_summary(workspace: Workspace, run: Path) -> RunSummary | None:
+    """The summary of a run, or None where it has not got past probe-media."""
+    entries = [entry for stage in STAGES if (entry := read_manifest(run, stage)) is not None]
+    stages = [(entry, read_stamp(workspace, entry)) for entry in entries]
+    probe = next((stamp for entry, stamp in stages if entry.stage == PROBE.name), None)
+    if probe is None:
+        return None
+    return RunSummary(workspace.load_snapshot(probe.outcome.facts["snapshot"]), stages)
+
+
+def stage_rows(workspace: Workspace, run: Path) -> list[Row]:
+    """One row for each stage that a run had."""
+    summary = read_summary(workspace, run)
+    if summary is None:
+        return []
+    return [
+        {
+            "stage": entry.stage,
+            "state": "up to date" if entry.up_to_date else "done",
+            "why": entry.why,
+            "done": entry.counts.get("done", 0),
+            "hits": entry.counts.get("hits", 0),
+            "seconds": round(entry.seconds, 1),
+            "peak GiB": round(stamp.peak_rss_bytes / GIB, 2),
+            "peak GPU GiB": round(stamp.peak_vram_bytes / GIB, 2),
+            "process": entry.process,
+        }
+        for entry, stamp in summary.stages
+    ]
+
+
+def losses(summary: RunSummary) -> tuple[float, float] | None:
+    """Loss of the first and the last steps, or None where there was no training."""
+    stamp = summary.stamp(TRAIN.name)
+    if stamp is None:
+        return None
+    return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
+
+
+def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:
+    """The gallery page, or None where nothing was rendered."""
+    files = summary.files(workspace, RENDER.name)
+    return next((path for path in files if path.name == "index.html"), None)
+
+
+def loras(workspace: Workspace, summary: RunSummary) -> list[Path]:
+    """The LoRA files."""
+    return [p for p in summary.files(workspace, TRAIN.name) if p.suffix == ".safetensors"]

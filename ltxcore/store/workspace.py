@@ -1,0 +1,76 @@
+"""The workspace: where everything is that a pipeline makes, and the snapshots in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ltxcore.store.blobs import Blobs, read_json, write_json
+from ltxcore.store.snapshot import Snapshot
+
+LATEST = "latest"
+
+
+class UnknownSnapshot(LookupError):
+    """A snapshot id that the workspace does not hold."""
+
+
+class Workspace:
+    """Paths in one workspace. Nothing is created before it is written to."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser().resolve()
+        self.store_root = self.root / "store"
+        self.models = self.root / "models"
+        self.snapshots = self.root / "snapshots"
+        self.stages = self.root / "stages"
+        self.runs = self.root / "runs"
+        self.prefect = self.root / "prefect"
+        self.mlflow = self.root / "mlflow"
+        self.logs = self.root / "logs"
+        self.locks = self.store_root / "locks"
+
+    @property
+    def store(self) -> Blobs:
+        return Blobs(self.store_root)
+
+    def run(self, pipeline_run: str) -> Path:
+        """The folder of one run of the pipeline.
+
+        Raises:
+            ValueError: the name is no plain word, so that it could leave the workspace.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", pipeline_run):
+            raise ValueError(f"pipeline_run {pipeline_run!r} may hold letters, digits, `.`, `_` and `-` only")
+        return self.runs / pipeline_run
+
+    def relative(self, path: Path) -> str:
+        """A path as it stands in stamps and manifests, so that a workspace can be moved."""
+        return path.resolve().relative_to(self.root).as_posix()
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Publish a snapshot and make it the latest."""
+        write_json(self._snapshot_file(snapshot.id), snapshot.model_dump(mode="json"))
+        write_json(self.snapshots / "latest.json", {"id": snapshot.id})
+
+    def load_snapshot(self, snapshot_id: str = LATEST) -> Snapshot:
+        """A snapshot by id, or the latest.
+
+        Raises:
+            UnknownSnapshot: there is none of that id, or none at all.
+        """
+        wanted = snapshot_id
+        if snapshot_id == LATEST:
+            pointer = self.snapshots / "latest.json"
+            if not pointer.exists():
+                raise UnknownSnapshot(f"{self.root} holds no snapshot yet; the stage probe-media makes one")
+            wanted = read_json(pointer)["id"]
+        if not re.fullmatch(r"[0-9a-f]{16}", wanted) or not self._snapshot_file(wanted).exists():
+            raise UnknownSnapshot(
+                f"{self.root} holds no snapshot {wanted!r}; the stage probe-media makes them, "
+                "and `latest` names the newest"
+            )
+        return Snapshot.model_validate(read_json(self._snapshot_file(wanted)))
+
+    def _snapshot_file(self, snapshot_id: str) -> Path:
+        return self.snapshots / f"{snapshot_id}.json"

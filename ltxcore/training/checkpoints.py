@@ -1,0 +1,165 @@
+"""Checkpoints: whole or absent, verified before use, safetensors and JSON only.
+
+A `checkpoint-<step>` is written under a temporary name, its manifest (sha256 of every file) last, and
+then renamed. No state of any random generator is in it: every draw of the training is derived from seed
+and step.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltxcore.store.blobs import read_json, sync_directory
+from ltxcore.store.fingerprint import hash_file
+
+log = logging.getLogger(__name__)
+
+LORA, MOMENTS, STATE, MANIFEST = "lora.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+NAME = re.compile(r"checkpoint-(\d+)")
+UNFINISHED = ".unfinished-"
+
+
+class BrokenCheckpoint(ValueError):
+    """A checkpoint whose files are not those of its manifest."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that training continues from."""
+
+    step: int
+    """Optimizer steps done."""
+    run_fingerprint: str
+    """What the training is made of; another one must not be continued from here."""
+    lora: dict[str, torch.Tensor]
+    moments: dict[str, torch.Tensor]
+    schedule: dict[str, Any]
+
+
+def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int) -> Path:
+    """Publish `checkpoint-<step>` in `directory` and drop the oldest beyond `limit`, never the newest.
+
+    Raises:
+        OSError: the disk is full or not writable; no checkpoint of that step appears then.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(directory)
+    target = directory / f"checkpoint-{checkpoint.step}"
+    if target.exists():
+        # Only a broken one can be here: training continues from the newest that is whole.
+        shutil.rmtree(target)
+    temporary = directory / f"{UNFINISHED}{target.name}"
+    temporary.mkdir()
+    _save(temporary / LORA, checkpoint.lora)
+    _save(temporary / MOMENTS, checkpoint.moments)
+    state = {
+        "step": checkpoint.step,
+        "run_fingerprint": checkpoint.run_fingerprint,
+        "schedule": checkpoint.schedule,
+    }
+    _write(temporary / STATE, state)
+    _write(temporary / MANIFEST, {name: hash_file(temporary / name) for name in (LORA, MOMENTS, STATE)})
+    sync_directory(temporary)
+    temporary.rename(target)
+    sync_directory(directory)
+    _prune(directory, checkpoint.step, limit)
+    return target
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint after verifying it.
+
+    Raises:
+        BrokenCheckpoint: a file is missing, or is not what was written.
+    """
+    _verify(path)
+    state = read_json(path / STATE)
+    return Checkpoint(
+        step=state["step"],
+        run_fingerprint=state["run_fingerprint"],
+        lora=load_file(path / LORA),
+        moments=load_file(path / MOMENTS),
+        schedule=state["schedule"],
+    )
+
+
+def latest(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None. A broken one is logged and passed over."""
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            return read_checkpoint(path)
+        except BrokenCheckpoint as error:
+            log.warning("%s; trying the checkpoint before it", error)
+    return None
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Published checkpoints, by step."""
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if NAME.fullmatch(p.name)), key=_step)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what interrupted writes left behind."""
+    if not directory.is_dir():
+        return
+    for leftover in directory.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(leftover)
+
+
+def _step(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not named checkpoint-<step>")
+    return int(match.group(1))
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, path)
+    _sync(path)
+
+
+def _write(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _verify(path: Path) -> None:
+    try:
+        manifest = read_json(path / MANIFEST)
+    except (OSError, ValueError) as error:
+        raise BrokenCheckpoint(f"{path} has no readable {MANIFEST} ({error})") from error
+    if not isinstance(manifest, dict) or manifest.keys() != {LORA, MOMENTS, STATE}:
+        raise BrokenCheckpoint(f"{path / MANIFEST} does not list {LORA}, {MOMENTS} and {STATE}")
+    for name, digest in manifest.items():
+        file = path / name
+        if not file.is_file():
+            raise BrokenCheckpoint(f"{file} is missing")
+        if hash_file(file) != digest:
+            raise BrokenCheckpoint(f"{file} is not what was written: its sha256 is not the manifest's")
+
+
+def _prune(directory: Path, newest: int, limit: int) -> None:
+    paths = list_checkpoints(directory)
+    # Training continues from the newest whole checkpoint, so what is beyond the one just written is broken.
+    beyond = [path for path in paths if _step(path) > newest]
+    whole = [path for path in paths if _step(path) <= newest]
+    for path in (*beyond, *whole[: -max(1, limit)]):
+        shutil.rmtree(path)

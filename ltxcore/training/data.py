@@ -1,0 +1,135 @@
+"""What a training sample is, where samples come from, and how a batch is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from ltxcore.models.text import TextFeatures
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sample as the batch plan sees it. Samples of equal `group` may share a batch."""
+
+    sample_id: str
+    bucket: str
+    """`WxH@F`: equal buckets have latents of equal shape."""
+    fps: float
+    has_audio: bool
+    captions: int
+    visits: int = 1
+    """Visits in an epoch, before thinning."""
+    probability: float = 1.0
+    """The share of visits that is kept in an epoch."""
+
+    @property
+    def group(self) -> tuple[str, float, bool]:
+        """Shape, frame rate (so sound has one length) and whether there is sound.
+
+        Silent clips stay apart from those with sound: a batch without any sound can be computed with the
+        modalities isolated, so that noise in place of sound never reaches the picture.
+        """
+        return self.bucket, self.fps, self.has_audio
+
+
+@dataclass(frozen=True)
+class TrainingSample:
+    """One visit's tensors, on the CPU."""
+
+    video: torch.Tensor
+    """Normalised latent [C, F, H, W]."""
+    audio: torch.Tensor | None
+    """Normalised packed latent [L, D]; None for a clip without sound."""
+    audio_valid: int
+    """How many of the L are real; the rest is padding and takes no part in the loss."""
+    features: TextFeatures
+    fps: float
+
+
+class SampleSource(Protocol):
+    """Where training gets its samples; reads only what earlier stages committed."""
+
+    def entries(self) -> Sequence[Entry]:
+        """Every sample that will be trained on, each once."""
+        ...
+
+    def load(self, sample_id: str, caption: int | None) -> TrainingSample:
+        """A sample with its caption of that index; None asks for the empty caption (caption dropout)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one group."""
+
+    sample_ids: tuple[str, ...]
+    video: torch.Tensor
+    """[B, C, F, H, W]."""
+    audio: torch.Tensor | None
+    """[B, L, D]; None where no sample has sound."""
+    audio_mask: torch.Tensor | None
+    """[B, L], 1 where sound is real and 0 on padding."""
+    features: tuple[TextFeatures, ...]
+    fps: float
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its latents on a device; the text features follow when they are connected."""
+        return Batch(
+            self.sample_ids,
+            self.video.to(device),
+            None if self.audio is None else self.audio.to(device),
+            None if self.audio_mask is None else self.audio_mask.to(device),
+            self.features,
+            self.fps,
+        )
+
+
+def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Batch:
+    """Stack samples of one group.
+
+    Sound of unequal length is padded with zeros to the longest, and a sample without sound among others
+    that have it gets zeros; both are masked.
+
+    Raises:
+        ValueError: the samples differ in latent shape or frame rate, or state more sound than they hold.
+    """
+    shapes = sorted({(tuple(s.video.shape), s.fps) for s in samples})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"samples of one batch differ in (latent shape, fps): {shapes}; ids {list(sample_ids)}"
+        )
+    audio, mask = _stack_audio(sample_ids, samples)
+    return Batch(
+        sample_ids=tuple(sample_ids),
+        video=torch.stack([s.video for s in samples]),
+        audio=audio,
+        audio_mask=mask,
+        features=tuple(s.features for s in samples),
+        fps=samples[0].fps,
+    )
+
+
+def _stack_audio(
+    sample_ids: Sequence[str], samples: Sequence[TrainingSample]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    sounds = [s.audio for s in samples if s.audio is not None]
+    if not sounds:
+        return None, None
+    length = max(len(sound) for sound in sounds)
+    audio = sounds[0].new_zeros(len(samples), length, sounds[0].shape[-1])
+    mask = torch.zeros(len(samples), length)
+    for row, (sample_id, sample) in enumerate(zip(sample_ids, samples, strict=True)):
+        if sample.audio is None:
+            continue
+        if not 0 <= sample.audio_valid <= len(sample.audio):
+            raise ValueError(
+                f"sample {sample_id}: audio_valid is {sample.audio_valid}, but its sound is "
+                f"{len(sample.audio)} latents long"
+            )
+        audio[row, : len(sample.audio)] = sample.audio
+        mask[row, : sample.audio_valid] = 1
+    return audio, mask

@@ -1,0 +1,78 @@
+"""What each step measured, one JSON line a step: the record that everything else is drawn from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from ltxcore.store.blobs import write_atomic
+
+METRICS_FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """One optimizer step."""
+
+    step: int
+    """Steps done, this one included."""
+    epoch: int
+    loss: float
+    """Mean over the accumulated batches; `video_loss` likewise."""
+    video_loss: float
+    audio_loss: float | None
+    """Mean over the accumulated batches that have sound; None where none has."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    step_s: float
+    data_wait_s: float
+    """The part of step_s that stood waiting for samples."""
+    peak_vram_bytes: int
+    peak_rss_bytes: int
+    sample_ids: tuple[str, ...]
+
+
+class MetricsLog:
+    """Appends to a metrics file, and continues one after a checkpoint."""
+
+    def __init__(self, path: Path, continue_from: int) -> None:
+        """Open `path`, dropping the lines of steps after `continue_from`: they are computed again."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [m for m in read_metrics(path) if m.step <= continue_from]
+        write_atomic(path, "".join(map(_line, kept)).encode())
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, metrics: StepMetrics) -> None:
+        """Add a line and hand it to the operating system, so that a killed process loses none."""
+        self._file.write(_line(metrics))
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[StepMetrics]:
+    """All whole lines, in order; a last line that a crash cut short is left out, and no file is no lines."""
+    if not path.exists():
+        return []
+    # Not splitlines: a file name in a sample id may hold what Python takes for a line end.
+    *whole, _cut_short = path.read_text(encoding="utf-8").split("\n")
+    return [_parse(line) for line in whole]
+
+
+def _parse(line: str) -> StepMetrics:
+    data = json.loads(line)
+    return StepMetrics(**{**data, "sample_ids": tuple(data["sample_ids"])})
+
+
+def _line(metrics: StepMetrics) -> str:
+    return json.dumps(asdict(metrics), ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,135 @@
+"""Which samples are in which batch: a pure function of seed and position, so that resuming needs no replay.
+
+Every draw is a hash of what it belongs to, not the next number of a generator: adding a clip changes no
+other clip's caption, and batch 10,000 is known without drawing the 9,999 before it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ltxcore.store.fingerprint import SEED_BITS, derive_seed
+from ltxcore.training.data import Entry
+
+STAGE = "train-lora"
+
+
+class NothingToTrain(ValueError):
+    """No sample at all."""
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One look at a sample."""
+
+    sample_id: str
+    caption: int | None
+    """Index of the caption; None is the empty caption."""
+
+
+PlannedBatch = tuple[Visit, ...]
+
+
+def plan_epoch(
+    entries: Sequence[Entry], *, seed: int, epoch: int, batch_size: int, caption_dropout: float
+) -> tuple[PlannedBatch, ...]:
+    """The batches of an epoch, in order.
+
+    Each sample is visited `visits` times. Of the visits that share a group and a probability p, the
+    rounded share p (at least one) is kept; which ones changes with the epoch, how many does not, so all
+    epochs have equally many batches. Visits are shuffled inside their group and cut into batches of
+    `batch_size`; what is left over forms one smaller batch, so that no sample is seen more often than its
+    visits say. The batches of all groups are then shuffled together.
+    """
+    batches: list[tuple[int, PlannedBatch]] = []
+    for group, members in sorted(_groups(entries).items()):
+        visits = _shuffled_visits(members, seed, epoch)
+        for number, start in enumerate(range(0, len(visits), batch_size)):
+            batch = tuple(
+                Visit(entry.sample_id, _caption(entry, visit, seed, epoch, caption_dropout))
+                for entry, visit in visits[start : start + batch_size]
+            )
+            batches.append((derive_seed(seed, STAGE, epoch, *map(str, group), number, "batch order"), batch))
+    return tuple(batch for _, batch in sorted(batches, key=lambda keyed: keyed[0]))
+
+
+class BatchPlan:
+    """The endless sequence of batches: epoch after epoch."""
+
+    def __init__(
+        self, entries: Sequence[Entry], *, seed: int, batch_size: int, caption_dropout: float
+    ) -> None:
+        """Plan over `entries`.
+
+        Raises:
+            NothingToTrain: there is no sample.
+            ValueError: two samples have one id, or a sample has no caption.
+        """
+        if not entries:
+            raise NothingToTrain("there is no sample to train on; the report of probe-media says why")
+        times = Counter(entry.sample_id for entry in entries)
+        twice = sorted(sample_id for sample_id, count in times.items() if count > 1)
+        if twice:
+            raise ValueError(f"samples are named twice: {', '.join(twice)}")
+        mute = sorted(entry.sample_id for entry in entries if entry.captions < 1)
+        if mute:
+            raise ValueError(f"samples have no caption: {', '.join(mute)}")
+        self._entries = tuple(entries)
+        self._seed, self._batch_size, self._caption_dropout = seed, batch_size, caption_dropout
+        self._planned: tuple[int, tuple[PlannedBatch, ...]] = (0, self._plan(0))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return len(self._planned[1])
+
+    def epoch_at(self, index: int) -> int:
+        """The epoch that batch `index` (from 0) belongs to."""
+        return index // self.batches_per_epoch
+
+    def batch_at(self, index: int) -> PlannedBatch:
+        """Batch `index` of the whole training, counted from 0."""
+        epoch, position = divmod(index, self.batches_per_epoch)
+        if epoch != self._planned[0]:
+            self._planned = (epoch, self._plan(epoch))
+        return self._planned[1][position]
+
+    def _plan(self, epoch: int) -> tuple[PlannedBatch, ...]:
+        return plan_epoch(
+            self._entries,
+            seed=self._seed,
+            epoch=epoch,
+            batch_size=self._batch_size,
+            caption_dropout=self._caption_dropout,
+        )
+
+
+def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool], list[Entry]]:
+    groups: dict[tuple[str, float, bool], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda e: e.sample_id):
+        groups.setdefault(entry.group, []).append(entry)
+    return groups
+
+
+def _shuffled_visits(members: Sequence[Entry], seed: int, epoch: int) -> list[tuple[Entry, int]]:
+    """(entry, number of the visit), thinned and in the epoch's order."""
+    by_probability: dict[float, list[tuple[Entry, int]]] = {}
+    for entry in members:
+        by_probability.setdefault(entry.probability, []).extend((entry, v) for v in range(entry.visits))
+    kept: list[tuple[Entry, int]] = []
+    for probability, visits in sorted(by_probability.items()):
+        share = max(1, round(probability * len(visits)))
+        kept += sorted(visits, key=lambda v: _draw(v, seed, epoch, "thinning"))[:share]
+    return sorted(kept, key=lambda v: _draw(v, seed, epoch, "visit order"))
+
+
+def _caption(entry: Entry, visit: int, seed: int, epoch: int, dropout: float) -> int | None:
+    if _draw((entry, visit), seed, epoch, "caption dropout") < dropout * 2**SEED_BITS:
+        return None
+    return _draw((entry, visit), seed, epoch, "caption") % entry.captions
+
+
+def _draw(visit: tuple[Entry, int], seed: int, epoch: int, purpose: str) -> int:
+    """A uniform integer below 2^63 that belongs to one visit."""
+    return derive_seed(seed, STAGE, epoch, visit[0].sample_id, visit[1], purpose)

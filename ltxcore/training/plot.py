@@ -1,0 +1,56 @@
+"""The loss curves as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ltxcore.training.metrics import read_metrics
+
+SMOOTHING_SHARE = 0.05
+"""The smoothed curve is a running mean over this share of the steps."""
+
+
+def plot_losses(metrics_file: Path, picture: Path) -> None:
+    """Draw loss, video loss and audio loss over the steps, each step faintly and smoothed.
+
+    Raises:
+        ValueError: the file holds no step.
+    """
+    # The object interface: pyplot keeps global state and picks a window system.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(metrics_file)
+    if not metrics:
+        raise ValueError(f"{metrics_file} holds no step to draw")
+    curves = {
+        "loss": [(m.step, m.loss) for m in metrics],
+        "video": [(m.step, m.video_loss) for m in metrics],
+        "audio": [(m.step, m.audio_loss) for m in metrics if m.audio_loss is not None],
+    }
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for (name, points), colour in zip(curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=True):
+        if not points:
+            continue
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=name)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=110)
+
+
+def smooth(values: Sequence[float]) -> list[float]:
+    """A running mean over the present and the earlier values, as many as SMOOTHING_SHARE of them all."""
+    window = max(1, round(len(values) * SMOOTHING_SHARE))
+    return [
+        sum(values[max(0, end - window) : end]) / (end - max(0, end - window))
+        for end in range(1, len(values) + 1)
+    ]

@@ -1,0 +1,42 @@
+"""Tasks of embed-text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from ltxcore.stages import embed_text as stage
+from ltxcore.stages.batches import in_batches
+from ltxcore.stages.run import StageRun
+from ltxcore.store.texts import TextStore
+
+
+@task(name="load-text-encoder", cache_policy=NO_CACHE)
+def load_text_encoder(run: StageRun) -> stage.Embedder:
+    """Load Gemma's text tower and the feature extractor on the stage's device."""
+    from ltxcore.memory.device import cap_device_memory, pick_device
+
+    device = pick_device()
+    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
+    return stage.Embedder(run.ctx, device)
+
+
+@task(name="embed-batch", cache_policy=NO_CACHE, retries=1)
+def embed_batch(embedder: stage.Embedder, captions: Sequence[str]) -> int:
+    """Embed up to 128 captions and commit them as one Arrow file."""
+    return embedder.embed_batch(captions)
+
+
+def embed_all(run: StageRun) -> None:
+    """The whole stage."""
+    waiting = stage.to_do(run.ctx, TextStore(run.ctx.store))
+    run.progress.begin(len(waiting), "captions", "captions through Gemma")
+    cut = 0
+    if waiting:
+        embedder = load_text_encoder(run)
+        for batch in in_batches(waiting, stage.BATCH_CAPTIONS):
+            cut += embed_batch(embedder, batch)
+            run.progress.advance(len(batch))
+    run.finish(stage.outcome(run.ctx, len(waiting), cut))

@@ -1,0 +1,55 @@
+"""Tasks of encode-latents."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ltxcore.stages import encode_latents as stage
+from ltxcore.stages.contract import LATENTS
+from ltxcore.stages.progress import Progress
+from ltxcore.stages.reports import dataset_rows
+from ltxcore.stages.run import StageRun
+from ltxcore.store.latents import LatentStore
+from ltxcore.store.locks import exclusive
+from tasks import artifacts
+
+
+@task(name="load-vaes", cache_policy=NO_CACHE)
+def load_vaes(run: StageRun) -> stage.Encoder:
+    """Load both VAEs on the stage's device."""
+    from ltxcore.memory.device import cap_device_memory, pick_device
+
+    device = pick_device()
+    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
+    return stage.Encoder(run.ctx, device)
+
+
+@task(name="encode-batch", cache_policy=NO_CACHE, retries=1)
+def encode_batch(encoder: stage.Encoder, batch: stage.Batch, progress: Progress) -> None:
+    """Decode, encode and commit the samples of one batch."""
+    encoder.encode_batch(batch, progress.advance)
+
+
+def encode_all(run: StageRun) -> None:
+    """The whole stage. One process at a time hands out rows of a store."""
+    tell = get_run_logger().info
+    with exclusive(
+        run.ctx.workspace.locks / "latents", LATENTS.name, on_wait=lambda who: tell("waiting for %s", who)
+    ):
+        store = LatentStore(run.ctx.store)
+        batches = stage.plan_batches(run.ctx, store)
+        clips = sum(len(batch.samples) for batch in batches)
+        run.progress.begin(clips, "clips", "frames and sound to latents")
+        encoder = load_vaes(run) if batches else None
+        if encoder is not None:
+            for batch in batches:
+                encode_batch(encoder, batch, run.progress)
+            store = encoder.store
+        outcome = stage.outcome(run.ctx, encoder, store)
+    errors = outcome.facts["quarantined"]
+    if errors:
+        rows = [row for row in dataset_rows(run.ctx.snapshot, errors) if row["verdict"] == "quarantined"]
+        artifacts.table("quarantined", rows, "Clips that could not be encoded, and why")
+    run.finish(outcome)

@@ -1,0 +1,67 @@
+"""Tasks of the parent: what may be passed over, what a run is made of, and its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import PROBE, STAGES, Stage
+from ltxcore.stages.run import find_result, note_up_to_date
+from ltxcore.stages.stamp import read_manifest, read_stamp
+from ltxcore.stages.summary import stage_rows
+from ltxcore.store.blobs import write_json
+from tasks import artifacts
+
+
+@task(name="check-configuration", cache_policy=NO_CACHE)
+def begin_run(ctx: Context, run: Path) -> None:
+    """Refuse a broken dataset file before any stage starts, and note what this run was asked for."""
+    request = {
+        "datasets": str(ctx.datasets.source),
+        "recipe": ctx.recipe.fingerprint_data(),
+        "workspace": str(ctx.workspace.root),
+    }
+    write_json(run / "run.json", request)
+    write_json(ctx.workspace.runs / "newest.json", {"run": run.name})
+
+
+@task(name="up-to-date", task_run_name="is-{stage.name}-up-to-date", cache_policy=NO_CACHE)
+def up_to_date(stage: Stage, ctx: Context, run: Path) -> bool:
+    """Whether a stage's result is in place; found without starting a process or importing torch."""
+    _, stamp = find_result(stage, ctx)
+    if stamp is None:
+        return False
+    entry = note_up_to_date(stage, ctx, stamp, run)
+    get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
+    return True
+
+
+def snapshot_of(ctx: Context, run: Path) -> str:
+    """The snapshot that this run's probe-media made or found.
+
+    Raises:
+        RuntimeError: probe-media has not finished in this run.
+    """
+    entry = read_manifest(run, PROBE)
+    if entry is None:
+        raise RuntimeError(f"{run} has no {PROBE.name}.json although that stage completed")
+    return str(read_stamp(ctx.workspace, entry).outcome.facts["snapshot"])
+
+
+@task(name="report", cache_policy=NO_CACHE)
+def report_run(ctx: Context, run: Path) -> None:
+    """The summary as a table, and the links to what was made."""
+    artifacts.table("summary", stage_rows(ctx.workspace, run), "What each stage did")
+    for stage in STAGES:
+        entry = read_manifest(run, stage)
+        if entry is None:
+            continue
+        for file in read_stamp(ctx.workspace, entry).outcome.files:
+            path = ctx.workspace.root / file.path
+            if path.suffix == ".safetensors" or path.name == "index.html":
+                key = path.stem.lower().replace("_", "-")
+                artifacts.link(f"{stage.name}-{key}", path, ctx.workspace.root, f"{stage.name}: {path.name}")

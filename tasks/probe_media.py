@@ -1,0 +1,51 @@
+"""Tasks of probe-media."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from ltxcore.stages import probe_media as stage
+from ltxcore.stages.batches import in_batches
+from ltxcore.stages.context import Context
+from ltxcore.stages.progress import Progress
+from ltxcore.stages.reports import as_csv, bucket_rows, dataset_rows
+from ltxcore.stages.run import StageRun
+from ltxcore.stages.stamp import output_file
+from ltxcore.store.blobs import write_atomic
+from ltxcore.store.snapshot import Snapshot
+from tasks import artifacts
+
+
+@task(name="probe-batch", cache_policy=NO_CACHE, retries=1)
+def probe_batch(memo: stage.Memo, files: Sequence[stage.MediaFile], progress: Progress) -> int:
+    """Hash and probe up to 64 files and commit what was learnt."""
+    return memo.probe_batch(files, progress.advance)
+
+
+@task(name="plan-snapshot", cache_policy=NO_CACHE)
+def plan_snapshot(ctx: Context, memo: stage.Memo, files: Sequence[stage.MediaFile]) -> Snapshot:
+    """Give every file its verdict and publish the snapshot."""
+    snapshot = stage.make_snapshot(ctx, memo, files)
+    ctx.workspace.save_snapshot(snapshot)
+    return snapshot
+
+
+def probe_all(run: StageRun) -> None:
+    """The whole stage."""
+    files = stage.find_files(run.ctx)
+    memo = stage.Memo(run.ctx)
+    unknown = memo.unknown(files)
+    run.progress.begin(len(unknown), "files", "looking at new files")
+    for batch in in_batches(unknown, stage.BATCH_FILES):
+        probe_batch(memo, batch, run.progress)
+    snapshot = plan_snapshot(run.ctx, memo, files)
+    rows = dataset_rows(snapshot)
+    report = run.directory / "dataset-report.csv"
+    write_atomic(report, as_csv(rows))
+    artifacts.table("dataset-report", rows, "Every file, its verdict and why")
+    artifacts.table("buckets", bucket_rows(snapshot), "Samples of equal shape")
+    outcome = stage.outcome(snapshot, len(unknown))
+    run.finish(outcome.model_copy(update={"files": (output_file(run.ctx.workspace, report),)}))

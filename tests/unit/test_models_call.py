@@ -1,0 +1,200 @@
+"""Cross modulation, and the one call of the transformer, against the bare model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ltxcore.config.recipe import ModelSettings
+from ltxcore.models.call import predict_velocity
+from ltxcore.models.loading import load_transformer
+from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.source import resolve_model
+from ltxcore.models.tiny import write_tiny
+
+FRAMES, HEIGHT, WIDTH, LENGTH = 3, 2, 3, 17
+TOKENS = FRAMES * HEIGHT * WIDTH
+SCALE_SHIFT = ("av_cross_attn_video_scale_shift", "av_cross_attn_audio_scale_shift")
+GATES = ("av_cross_attn_video_a2v_gate", "av_cross_attn_audio_v2a_gate")
+
+
+@pytest.fixture(params=["2.0", "2.3"])
+def transformer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny(directory, request.param)
+    source = resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+    return load_transformer(source, torch.float32, "cpu")
+
+
+def _inputs(transformer: Any) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    config = transformer.config
+    projected = config.use_prompt_embeddings
+    return {
+        "video": torch.randn(2, 16, FRAMES, HEIGHT, WIDTH, generator=generator),
+        "audio": torch.randn(2, LENGTH, 8, generator=generator),
+        "video_embeds": torch.randn(2, 16, 48 if projected else 64, generator=generator),
+        "audio_embeds": torch.randn(2, 16, 48 if projected else 32, generator=generator),
+    }
+
+
+def _bare(transformer: Any, given: dict[str, torch.Tensor], fps: float, **more: Any) -> Any:
+    """diffusers' call as its pipeline makes it: packed by hand, positions by the model itself."""
+    with torch.no_grad():
+        video, audio = transformer(
+            hidden_states=given["video"].permute(0, 2, 3, 4, 1).flatten(1, 3),
+            audio_hidden_states=given["audio"],
+            encoder_hidden_states=given["video_embeds"],
+            audio_encoder_hidden_states=given["audio_embeds"],
+            num_frames=FRAMES,
+            height=HEIGHT,
+            width=WIDTH,
+            fps=fps,
+            audio_num_frames=given["audio"].shape[1],
+            return_dict=False,
+            **more,
+        )
+    return video.unflatten(1, (FRAMES, HEIGHT, WIDTH)).permute(0, 4, 1, 2, 3), audio
+
+
+def _predict(transformer: Any, given: dict[str, Any], **more: Any) -> Any:
+    sigma = torch.tensor([0.3, 0.8])
+    times = {name: sigma for name in ("video_times", "audio_times", "video_sigma", "audio_sigma")}
+    with torch.no_grad():
+        return predict_velocity(transformer, **{**given, **times, "fps": 25.0, **more})
+
+
+def test_with_equal_times_nothing_changes(transformer: Any) -> None:
+    given = _inputs(transformer)
+    sigma = torch.tensor([300.0, 800.0])
+    stock = [
+        _bare(transformer, given, 25.0, timestep=sigma, sigma=sigma, use_cross_timestep=crossed)
+        for crossed in (False, True)
+    ]
+    install_cross_modulation(transformer)
+    found = _predict(transformer, given)
+    for expected in stock:
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1])
+
+
+def test_scale_and_shift_follow_the_own_times_and_gates_the_other_sigma(transformer: Any) -> None:
+    given = _inputs(transformer)
+    video_sigma, audio_sigma = torch.tensor([0.3, 0.8]), torch.tensor([0.55, 0.1])
+    video_times = video_sigma[:, None].repeat(1, TOKENS)
+    video_times[:, : HEIGHT * WIDTH] = 0  # a clean first frame
+    more = {
+        "video_times": video_times,
+        "audio_times": audio_sigma,
+        "video_sigma": video_sigma,
+        "audio_sigma": audio_sigma,
+    }
+    stock = _predict(transformer, given, **more)
+    install_cross_modulation(transformer)
+    # What the modules put out is what the blocks receive, so their inputs decide the modulation.
+    received: dict[str, torch.Tensor] = {}
+    for name in (*SCALE_SHIFT, *GATES):
+        transformer.get_submodule(f"{name}.emb").register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: received.update({name: args[0]}), with_kwargs=True
+        )
+    blocks: dict[str, torch.Tensor] = {}
+    transformer.transformer_blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: blocks.update(kwargs), with_kwargs=True
+    )
+    found = _predict(transformer, given, **more)
+    assert torch.equal(received[SCALE_SHIFT[0]], video_times.flatten() * 1000)
+    assert torch.equal(received[SCALE_SHIFT[1]], audio_sigma * 1000)
+    assert torch.equal(received[GATES[0]], audio_sigma * 1000)
+    assert torch.equal(received[GATES[1]], video_sigma * 1000)
+    assert blocks["temb_ca_scale_shift"].shape[:2] == (2, TOKENS)
+    assert blocks["temb_ca_gate"].shape[:2] == (2, 1)
+    # By hand: the same block inputs from the submodules themselves.
+    with torch.no_grad():
+        module = transformer.av_cross_attn_video_scale_shift
+        embedded = module.emb(
+            video_times.flatten() * 1000,
+            {"resolution": None, "aspect_ratio": None},
+            batch_size=2,
+            hidden_dtype=torch.float32,
+        )
+        by_hand = module.linear(module.silu(embedded)).view(2, TOKENS, -1)
+    assert torch.equal(blocks["temb_ca_scale_shift"], by_hand)
+    assert not torch.allclose(found[0], stock[0], atol=1e-5)
+
+
+def test_removing_it_gives_the_stock_model_back(transformer: Any) -> None:
+    given = _inputs(transformer)
+    more = {"audio_times": torch.tensor([0.9, 0.2]), "audio_sigma": torch.tensor([0.9, 0.2])}
+    stock = _predict(transformer, given, **more)
+    modulation = install_cross_modulation(transformer)
+    assert not torch.equal(_predict(transformer, given, **more)[0], stock[0])
+    modulation.remove()
+    assert torch.equal(_predict(transformer, given, **more)[0], stock[0])
+
+
+def test_calls_that_would_modulate_wrongly_are_refused(transformer: Any) -> None:
+    install_cross_modulation(transformer)
+    given = _inputs(transformer)
+    sigma = torch.tensor([300.0, 800.0])
+    with pytest.raises(TypeError, match="use_cross_timestep=None, absent: sigma"):
+        _bare(transformer, given, 25.0, timestep=sigma)
+    with pytest.raises(TypeError, match="found 1 positional"):
+        transformer(given["video"], timestep=sigma, sigma=sigma, use_cross_timestep=True)
+    with pytest.raises(TypeError, match="per-token timestep needs audio_timestep too"):
+        tokens = sigma[:, None].repeat(1, TOKENS)
+        _bare(transformer, given, 25.0, timestep=tokens, sigma=sigma, use_cross_timestep=True)
+    # The text-to-video pipeline gives one time for both, without naming the sound's.
+    _bare(transformer, given, 25.0, timestep=sigma, sigma=sigma, use_cross_timestep=True)
+
+
+def test_the_frame_rate_of_each_sample_sets_its_positions(transformer: Any) -> None:
+    given = _inputs(transformer)
+    slow, fast = (_predict(transformer, given, fps=rate)[0] for rate in (8.0, 30_000 / 1001))
+    mixed = _predict(transformer, given, fps=torch.tensor([8.0, 30_000 / 1001]))[0]
+    assert torch.allclose(mixed[0], slow[0], atol=1e-6)
+    assert torch.allclose(mixed[1], fast[1], atol=1e-6)
+    assert not torch.allclose(slow, fast, atol=1e-4)
+
+
+def test_video_alone_is_the_isolated_video_stream(transformer: Any) -> None:
+    install_cross_modulation(transformer)
+    given = _inputs(transformer)
+    sigma = torch.tensor([300.0, 800.0])
+    expected, _ = _bare(
+        transformer,
+        given,
+        25.0,
+        timestep=sigma,
+        sigma=sigma,
+        isolate_modalities=True,
+        use_cross_timestep=True,
+    )
+    without = dict.fromkeys(("audio", "audio_times", "audio_sigma"))
+    video, audio = _predict(transformer, given | without, **without)
+    assert audio is None
+    assert torch.allclose(video, expected, atol=1e-6)
+    assert not torch.allclose(video, _predict(transformer, given)[0], atol=1e-5)
+    with pytest.raises(ValueError, match="are given together or all None"):
+        _predict(transformer, given | {"audio": None})
+
+
+def test_gradients_reach_the_weights_through_checkpointing(transformer: Any) -> None:
+    install_cross_modulation(transformer)
+    weight = transformer.transformer_blocks[0].audio_to_video_attn.to_q.weight.requires_grad_()
+    given = _inputs(transformer)
+    more = {name: torch.tensor([0.3, 0.8]) for name in ("video_times", "video_sigma")}
+    more |= {name: torch.tensor([0.6, 0.1]) for name in ("audio_times", "audio_sigma")}
+    gradients = []
+    for checkpointing in (False, True):
+        transformer.train()
+        transformer.gradient_checkpointing = checkpointing
+        if checkpointing:
+            transformer.enable_gradient_checkpointing()
+        video, audio = predict_velocity(transformer, **given, **more, fps=25.0)
+        assert audio is not None
+        (gradient,) = torch.autograd.grad(video.square().mean() + audio.square().mean(), weight)
+        gradients.append(gradient)
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(*gradients, atol=1e-8)

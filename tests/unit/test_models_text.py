@@ -1,0 +1,134 @@
+"""Caption features in two steps against the pipeline's own text encoding in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import LTX2Pipeline
+from safetensors.torch import load_file, save_file
+
+from ltxcore.config.recipe import ModelSettings
+from ltxcore.models import loading
+from ltxcore.models.errors import ModelError
+from ltxcore.models.source import ModelSource, resolve_model
+from ltxcore.models.text import CaptionEncoder, TextFeatures, connect, load_feature_extractor
+from ltxcore.models.tiny import write_tiny
+
+CAPTIONS = ["a red ball rolls over wet grass", "", "  Schnee fällt – 雪  ", "x" * 300]
+
+
+@pytest.fixture(scope="module", params=["2.0", "2.3"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny(directory, request.param)
+    return resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+
+
+def _encoder(source: ModelSource, feature_dtype: torch.dtype = torch.float32) -> CaptionEncoder:
+    return CaptionEncoder(
+        *loading.load_text_encoder(source, torch.float32, "cpu"),
+        load_feature_extractor(source, torch.float32, "cpu"),
+        source.text_max_tokens,
+        feature_dtype,
+    )
+
+
+def test_features_and_connectors_give_the_pipelines_embeddings(source: ModelSource) -> None:
+    pipeline = LTX2Pipeline.from_pretrained(source.root, local_files_only=True)
+    with torch.no_grad():
+        hidden, mask = pipeline._get_gemma_prompt_embeds(CAPTIONS, max_sequence_length=128)
+        video, audio, _ = pipeline.connectors(hidden, mask)
+
+    features = _encoder(source).encode(CAPTIONS)
+    connectors = loading.load_connectors(source, torch.float32, "cpu")
+    found_video, found_audio = connect(connectors, features, source.text_max_tokens)
+    assert found_video.shape == video.shape
+    assert found_audio.shape == audio.shape
+    # The normalised output has unit scale; only the order of additions differs.
+    assert (found_video - video).abs().max() < 5e-6
+    assert (found_audio - audio).abs().max() < 5e-6
+
+
+def test_the_extractor_and_connect_are_exact_on_the_same_hidden_states(source: ModelSource) -> None:
+    connectors = loading.load_connectors(source, torch.float32, "cpu")
+    extractor = load_feature_extractor(source, torch.float32, "cpu")
+    hidden = torch.randn(2, 32, 48, 4, generator=torch.Generator().manual_seed(0)) * 5 + 1
+    lengths = [32, 9]
+    mask = torch.zeros(2, 32, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        mask[row, 32 - length :] = 1
+    with torch.no_grad():
+        video, audio, _ = connectors(hidden, mask)
+        pairs = [extractor(hidden[row, 32 - length :]) for row, length in enumerate(lengths)]
+    features = [TextFeatures(*pair) for pair in pairs]
+    found_video, found_audio = connect(connectors, features, 32)
+    assert (found_video - video).abs().max() < 1e-6
+    assert (found_audio - audio).abs().max() < 1e-6
+
+
+def test_a_caption_has_the_same_features_alone_and_in_company(source: ModelSource) -> None:
+    encoder = _encoder(source, torch.bfloat16)
+    together = encoder.encode(CAPTIONS)
+    for caption, expected in zip(CAPTIONS, together, strict=True):
+        (alone,) = encoder.encode([caption])
+        assert torch.equal(alone.video, expected.video)
+        assert (alone.audio is None) == (source.version.name == "2.0")
+        if alone.audio is not None and expected.audio is not None:
+            assert torch.equal(alone.audio, expected.audio)
+
+
+def test_features_are_real_tokens_only_and_truncation_is_told(source: ModelSource) -> None:
+    ball, empty, stripped, long = _encoder(source, torch.bfloat16).encode(CAPTIONS)
+    assert [len(f.video) for f in (ball, empty, stripped, long)] == [32, 1, 21, 128]
+    assert [f.truncated_from for f in (ball, empty, stripped, long)] == [0, 0, 0, 301]
+    width = 48 if source.version.name == "2.0" else 64
+    assert ball.video.shape == (32, width)
+    assert ball.video.dtype == torch.bfloat16
+    assert torch.isfinite(empty.video).all()
+    if ball.audio is not None:
+        assert ball.audio.shape == (32, 32)
+
+
+def test_the_extractor_reads_its_own_tensors_from_one_file_or_shards(
+    source: ModelSource, tmp_path: Path
+) -> None:
+    whole = load_feature_extractor(source, torch.bfloat16, "cpu")
+    assert all("connector" not in name for name, _ in whole.named_parameters())
+    assert {p.dtype for p in whole.parameters()} == {torch.bfloat16}
+
+    for name in ("model_index.json", "transformer/config.json", "connectors/config.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((source.root / name).read_bytes())
+    (file,) = source.weight_files("connectors")
+    tensors = load_file(file)
+    shards = {
+        name: f"diffusion_pytorch_model-0000{n % 2 + 1}-of-00002.safetensors"
+        for n, name in enumerate(tensors)
+    }
+    for shard in set(shards.values()):
+        held = {name: tensors[name] for name, at in shards.items() if at == shard}
+        save_file(held, tmp_path / "connectors" / shard, {"format": "pt"})
+    index = tmp_path / "connectors" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    sharded = resolve_model(ModelSettings(pretrained_model_name_or_path=str(tmp_path)), tmp_path)
+    found = load_feature_extractor(sharded, torch.bfloat16, "cpu").state_dict()
+    assert set(found) == set(whole.state_dict())
+    assert all(torch.equal(found[name], value) for name, value in whole.state_dict().items())
+
+    index.write_text(json.dumps({"weight_map": {k: v for k, v in shards.items() if "proj_in" not in k}}))
+    (tmp_path / "connectors" / shards[next(n for n in shards if "text_proj_in" in n)]).unlink()
+    with pytest.raises(ModelError, match="connectors in .* lack"):
+        load_feature_extractor(sharded, torch.bfloat16, "cpu")
+
+
+def test_connect_refuses_captions_that_do_not_fit(source: ModelSource) -> None:
+    connectors = loading.load_connectors(source, torch.float32, "cpu")
+    (feature,) = _encoder(source).encode([CAPTIONS[0]])
+    with pytest.raises(ValueError, match="a caption has 32 tokens, but the connectors were given 16 slots"):
+        connect(connectors, [feature], 16)
+    if feature.audio is not None:
+        with pytest.raises(ValueError, match="features of different versions"):
+            connect(connectors, [feature, TextFeatures(feature.video)], 128)

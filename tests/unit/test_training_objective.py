@@ -1,0 +1,142 @@
+"""Noise, targets, conditioning and the masked loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltxcore.config.recipe import TrainingSettings
+from ltxcore.models.text import TextFeatures
+from ltxcore.training.data import Batch, TrainingSample, collate
+from ltxcore.training.objective import (
+    Noised,
+    first_frame_condition,
+    losses,
+    masked_loss,
+    noise_batch,
+    patchify,
+)
+
+
+def sample(
+    frames: int = 3, audio: int | None = 5, valid: int | None = None, fps: float = 25.0
+) -> TrainingSample:
+    return TrainingSample(
+        video=torch.randn(16, frames, 2, 2),
+        audio=None if audio is None else torch.randn(audio, 8),
+        audio_valid=(audio or 0) if valid is None else valid,
+        features=TextFeatures(video=torch.zeros(3, 48, dtype=torch.bfloat16), audio=None),
+        fps=fps,
+    )
+
+
+def batch(*samples: TrainingSample) -> Batch:
+    return collate([f"s{n}" for n in range(len(samples))], samples)
+
+
+def settings(**changes: object) -> TrainingSettings:
+    return TrainingSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_noise_and_velocity_follow_the_formulas() -> None:
+    clips = batch(sample(), sample())
+    noised = noise_batch(clips, settings(), 0).video
+    start, sigma = patchify(clips.video), noised.sigma[:, None, None]
+    noise = noised.target + start
+    torch.testing.assert_close(noised.tokens, (1 - sigma) * start + sigma * noise)
+    assert noise.std().item() == pytest.approx(1, abs=0.1)
+
+
+def test_tokens_are_frame_major() -> None:
+    video = torch.arange(2 * 3 * 2 * 2).reshape(1, 2, 3, 2, 2)
+    assert patchify(video)[0, 4 + 2 + 1].tolist() == video[0, :, 1, 1, 1].tolist()
+
+
+def test_draws_belong_to_seed_and_batch_number() -> None:
+    clips = batch(sample(), sample())
+    assert torch.equal(
+        noise_batch(clips, settings(), 7).video.tokens, noise_batch(clips, settings(), 7).video.tokens
+    )
+    for other in (noise_batch(clips, settings(), 8), noise_batch(clips, settings(seed=0), 7)):
+        assert not torch.equal(noise_batch(clips, settings(), 7).video.tokens, other.video.tokens)
+
+
+@pytest.mark.parametrize(("sampling", "equal"), [("independent", False), ("shared", True)])
+def test_sigmas_are_independent_or_shared(sampling: str, equal: bool) -> None:
+    noised = noise_batch(batch(sample(), sample()), settings(sigma_sampling=sampling), 0)
+    assert noised.audio is not None
+    assert torch.equal(noised.video.sigma, noised.audio.sigma) is equal
+
+
+def test_conditioned_tokens_stay_clean_and_leave_the_loss() -> None:
+    clips = batch(sample(), sample())
+    noised = noise_batch(clips, settings(ltx2_first_frame_conditioning_probability=1.0), 0).video
+    assert noised.clean is not None
+    assert noised.clean.sum(1).tolist() == [4, 4]
+    assert torch.equal(noised.tokens[:, :4], patchify(clips.video)[:, :4])
+    assert not torch.equal(noised.tokens[:, 4:], patchify(clips.video)[:, 4:])
+    assert torch.equal(noised.mask, (~noised.clean).float())
+
+
+def test_conditioning_comes_as_often_as_asked_and_never_on_one_frame() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean = first_frame_condition(torch.zeros(2000, 1, 2, 1, 1), 0.3, generator)
+    assert clean is not None
+    assert clean[:, 0].float().mean().item() == pytest.approx(0.3, abs=0.03)
+    assert not clean[:, 1].any()
+    assert first_frame_condition(torch.zeros(4, 1, 1, 2, 2), 1.0, generator) is None
+    assert first_frame_condition(torch.zeros(4, 1, 3, 2, 2), 0.0, generator) is None
+
+
+def test_masked_loss_is_the_mean_over_what_counts() -> None:
+    target = torch.randn(2, 6, 4)
+    mask = torch.tensor([[1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).float()
+    prediction = torch.randn(2, 6, 4, requires_grad=True)
+    noised = Noised(target, target, torch.ones(2), None, mask)
+    loss = masked_loss(prediction, noised)
+    error = (prediction - target).square()
+    expected = (error[0] * mask[0, :, None]).mean() / mask[0, :, None].mean()
+    torch.testing.assert_close(loss, torch.stack([expected, torch.zeros(())]))
+    loss.sum().backward()
+    assert prediction.grad is not None
+    assert torch.isfinite(prediction.grad).all()
+    assert not prediction.grad[1].any()
+    assert not prediction.grad[0, mask[0] == 0].any()
+
+
+def test_total_is_video_plus_audio_and_padding_counts_for_nothing() -> None:
+    clips = batch(sample(), sample(audio=3), sample(valid=2))
+    assert clips.audio_mask is not None
+    assert clips.audio_mask.sum(1).tolist() == [5, 3, 2]
+    noised = noise_batch(clips, settings(), 0)
+    assert noised.audio is not None
+    video, audio = torch.randn_like(noised.video.tokens), noised.audio.target.clone()
+    audio[clips.audio_mask == 0] += 100
+    result = losses(video, audio, noised)
+    assert result.audio is not None
+    assert result.audio.item() == 0
+    assert result.total.item() == result.video.item() > 0
+
+
+def test_without_sound_there_is_no_audio_loss() -> None:
+    clips = batch(sample(audio=None), sample(audio=None))
+    noised = noise_batch(clips, settings(), 0)
+    assert noised.audio is None
+    assert losses(torch.randn_like(noised.video.tokens), None, noised).audio is None
+
+
+def test_a_silent_clip_among_others_is_masked() -> None:
+    clips = batch(sample(), sample(audio=None))
+    assert clips.audio is not None
+    assert clips.audio_mask is not None
+    assert not clips.audio[1].any()
+    assert clips.audio_mask.sum(1).tolist() == [5, 0]
+
+
+def test_samples_that_do_not_belong_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in"):
+        batch(sample(), sample(frames=2))
+    with pytest.raises(ValueError, match="differ in"):
+        batch(sample(), sample(fps=30.0))
+    with pytest.raises(ValueError, match="audio_valid is 9"):
+        batch(sample(valid=9))
