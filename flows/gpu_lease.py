@@ -6,6 +6,7 @@ A work pool's own limit is not enough: a zombie holds its slot for ever. A lease
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
+logger = logging.getLogger(__name__)
 LEASE_S: Final = 60
 
 
@@ -38,7 +40,7 @@ def ensure_gpu_limit(client: SyncPrefectClient) -> GlobalConcurrencyLimitRespons
         try:
             client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         except ObjectAlreadyExists:
-            get_run_logger().debug("Another stage made the limit %s at the same moment", name)
+            logger.debug("another process made the limit %s at the same moment", name)
         return client.read_global_concurrency_limit_by_name(name)
 
 

@@ -44,13 +44,18 @@ class RunningServer:
         return self.url.removesuffix("/api")
 
 
-def healthy(api_url: str, limit_s: float = 2.0) -> bool:
-    """Whether a Prefect API answers there."""
+def answers(url: str, limit_s: float = 2.0) -> bool:
+    """Whether a GET there is answered with status 200."""
     try:
-        with DIRECT.open(f"{api_url}/health", timeout=limit_s) as answer:
-            return answer.status == 200 and answer.read().strip() == b"true"
+        with DIRECT.open(url, timeout=limit_s) as answer:
+            return bool(answer.status == 200)
     except (OSError, ValueError):
         return False
+
+
+def healthy(api_url: str, limit_s: float = 2.0) -> bool:
+    """Whether a Prefect API answers there."""
+    return answers(f"{api_url}/health", limit_s)
 
 
 def find_server(workspace: str | Path) -> RunningServer | None:
@@ -79,19 +84,26 @@ class LocalServer:
     """Context manager: a Prefect API for this workspace.
 
     In order: the server that `PREFECT_API_URL` names, the one that already runs for this workspace, one
-    of our own. A server of our own dies with us, also when we are killed. One database has one server:
-    the lock on `server.lock` is held by us and by the server process itself.
+    of our own; with `own` only the last. A server of our own dies with us, also when we are killed. One
+    database has one server: the server process itself holds the lock on `server.lock`.
 
     `environment` holds what a child process needs to reach it. Inside the block `os.environ` has it too.
     """
 
     def __init__(
-        self, workspace: str | Path, *, port: int | None = None, ui: bool = False, foreign: bool = True
+        self,
+        workspace: str | Path,
+        *,
+        host: str = LOOPBACK,
+        port: int | None = None,
+        ui: bool = False,
+        own: bool = False,
     ) -> None:
         self.workspace = Path(workspace).resolve()
+        self.host = host
         self.port = port
         self.ui = ui
-        self.foreign = foreign
+        self.own = own
         self.url = ""
         self.started_here = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -134,7 +146,7 @@ class LocalServer:
             self._stack.close()
 
     def _foreign_url(self) -> str | None:
-        url = os.environ.get("PREFECT_API_URL") if self.foreign else None
+        url = None if self.own else os.environ.get("PREFECT_API_URL")
         if not url:
             return None
         if not healthy(url.rstrip("/"), limit_s=10):
@@ -147,6 +159,11 @@ class LocalServer:
     def _found_or_started(self) -> str:
         deadline = time.monotonic() + START_LIMIT_S
         while (lock := _try_lock(prefect_home(self.workspace) / "server.lock")) is None:
+            if self.own:
+                raise ServerError(
+                    f"A run is using the Prefect database of {self.workspace} just now. "
+                    "Try again when it is over."
+                )
             with contextlib.ExitStack() as use:
                 # First the claim, then the look: its owner may be about to stop it.
                 use.enter_context(_shared_use(self.workspace))
@@ -164,7 +181,8 @@ class LocalServer:
 
     def _start(self, lock: IO[bytes]) -> str:
         port = self.port or free_port()
-        url = f"http://{LOOPBACK}:{port}/api"
+        reached = LOOPBACK if self.host == "0.0.0.0" else self.host  # noqa: S104 - compared, not bound
+        url = f"http://{reached}:{port}/api"
         record = prefect_home(self.workspace) / "server.json"
         record.unlink(missing_ok=True)
         environment = {

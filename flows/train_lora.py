@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.train_lora import train_all
 
 from flows.gpu_lease import gpu_lease
+from flows.interrupt import stop_on_sigterm
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import TRAIN
 from tasks.stage import context, open_stage
@@ -18,7 +18,9 @@ def train_lora(
     snapshot: str = "latest",
     pipeline_run: str = "",
 ) -> None:
-    """Train the adapter on committed latents and text features.
+    """Train the adapter on committed latents and text features, from the newest checkpoint on.
+
+    A cancellation writes a checkpoint first; the next run of the same request continues there.
 
     Args:
         workspace: directory of the store, the runs and the models.
@@ -27,6 +29,11 @@ def train_lora(
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
     """
     run = open_stage(TRAIN, context(workspace, recipe, snapshot=snapshot), pipeline_run)
-    if run is not None:
-        with gpu_lease():
-            train_all(run)
+    if run is None:
+        return
+    with gpu_lease():
+        # torch comes with this import: after the lease, so that a waiting stage stays small.
+        from tasks.train_lora import train_all
+
+        with stop_on_sigterm() as should_stop:
+            train_all(run, should_stop)

@@ -9,7 +9,6 @@ from pathlib import Path
 from ltxcore.config.datasets import VideoDataset
 from ltxcore.media.buckets import geometry
 from ltxcore.media.captions import read_captions
-from ltxcore.media.errors import MediaError
 from ltxcore.media.frames import plan_frames
 from ltxcore.media.probe import AudioStream, MediaProbe
 from ltxcore.store.snapshot import AudioPlan, FramePlan, Sample
@@ -71,18 +70,13 @@ def plan_sample(dataset: VideoDataset, root: Path, path: Path, media_id: str, pr
     Raises:
         MediaError: the clip cannot be used in this dataset, and why.
     """
-    relative = path.relative_to(root).as_posix()
-    try:
-        relative.encode("utf-8")
-    except UnicodeEncodeError:
-        raise MediaError("has a name that is not UTF-8; rename it") from None
     cut = geometry(dataset, probe.video.width, probe.video.height, media_id)
     frames = plan_frames(probe, dataset.video)
     audio, audio_notes = _plan_audio(dataset, probe.audio, frames)
     return Sample(
         id=sample_id(dataset, root, path),
         dataset=dataset.id,
-        path=relative,
+        path=path.relative_to(root).as_posix(),
         media_id=media_id,
         captions=read_captions(dataset, path),
         frames=frames,

@@ -11,11 +11,16 @@ import ffmpeg
 
 from ltxcore.media.errors import MediaError
 
-CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,gif,wav,mp3,flac,aac,image2,png_pipe"
+CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,gif,wav,mp3,flac,aac"
 """Demuxers that a file may choose by its content. Playlists (hls, concat) are not among them: they would
 make ffmpeg open what a stranger wrote into the file."""
 
-READ_OPTIONS: dict[str, Any] = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS, "fflags": "+genpts"}
+READ_OPTIONS: dict[str, Any] = {
+    "protocol_whitelist": "file",
+    "format_whitelist": CONTAINERS,
+    # AVI and MPEG leave out presentation times that follow from the decoding order.
+    "fflags": "+genpts",
+}
 _ADDRESS = re.compile(r"\s*@ 0x[0-9a-f]+")
 
 

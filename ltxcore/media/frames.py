@@ -15,7 +15,7 @@ from ltxcore.media.errors import MediaError
 from ltxcore.media.probe import MediaProbe, VideoStream
 from ltxcore.store.snapshot import FramePlan
 
-HALF = Fraction(1, 2)
+MAX_ROUNDING_S = Fraction(1, 2000)
 MAX_SLACK_S = Fraction(2, 1000)
 """Containers round the start and length of the last frame to a tick each (1 ms in Matroska)."""
 
@@ -24,7 +24,8 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings) -> FramePlan:
     """Choose the frames of a sample.
 
     Output frame k stands for the time t_k = t_first + k / frame_rate and takes the source frame that is
-    shown then: the last one whose timestamp is at most t_k, or half a tick later (timestamps are rounded).
+    shown then: the last one whose timestamp is at most t_k, or later by what rounding to ticks explains
+    (half a tick, at most half a millisecond: coarser ticks are whole frames, and exact).
     A clip slower than `frame_rate` repeats frames, a faster one skips some. The count is 8n+1: for
     `aspect_ratio` the dataset's num_frames, or the clip's own length where min_frames admits a shorter
     clip; for `resolution_frames` the clip's own length, floored to `frame_interval` first.
@@ -41,10 +42,11 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings) -> FramePlan:
     elif available >= settings.frame_interval:
         wanted = available - available % settings.frame_interval
     count = legal_frames(wanted)
-    ticks_per_frame = 1 / (rate * probe.video.tick_s)
+    tick_s = probe.video.tick_s
+    rounding = min(Fraction(1, 2), MAX_ROUNDING_S / tick_s)
     times = probe.video.timestamps()
     indices = tuple(
-        bisect_right(times, times[0] + floor(k * ticks_per_frame + HALF)) - 1 for k in range(count)
+        bisect_right(times, times[0] + floor(k / (rate * tick_s) + rounding)) - 1 for k in range(count)
     )
     return FramePlan(
         indices=indices, fps=settings.frame_rate, start_s=float(probe.video.first_pts * probe.video.tick_s)

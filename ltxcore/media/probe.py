@@ -26,7 +26,7 @@ HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
 CUT_SHORT = re.compile(r"partial file|ended prematurely|[Tt]runcat")
 
 _STREAM_FIELDS = (
-    "index,codec_name,codec_type,width,height,sample_aspect_ratio,pix_fmt,bits_per_raw_sample,field_order,"
+    "index,codec_name,codec_type,has_b_frames,width,height,sample_aspect_ratio,pix_fmt,bits_per_raw_sample,field_order,"
     "color_transfer,color_space,time_base,nb_frames,sample_rate,channels,channel_layout,start_time,duration"
 )
 _STREAM_ENTRIES = (
@@ -134,6 +134,11 @@ def read_streams(path: Path) -> MediaProbe:
     sound = next((s for s in streams if _is_sound(s)), None)
     if video is None:
         raise MediaError(_why_no_video(streams))
+    if _has_no_frame_times(report["format"]["format_name"], video):
+        raise MediaError(
+            f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does not hold "
+            "their times; convert it to MP4 or MKV"
+        )
     frames = _frame_times(path, video)
     stream = _video_stream(video, frames)
     return MediaProbe(
@@ -153,7 +158,9 @@ def measure_loudness(path: Path, index: int) -> float | None:
         MediaError: the sound cannot be decoded, or takes longer than `LOUDNESS_TIMEOUT_S`.
     """
     graph = open_input(path)[str(index)].filter("ebur128", framelog="verbose")
-    command = graph.output("pipe:", format="null").compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"])
+    command = graph.output("pipe:", format="null").compile(
+        cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"]
+    )
     done = run_tool(command, LOUDNESS_TIMEOUT_S)
     values = re.findall(rb"^\s*I:\s*(-?[\d.]+|-inf|nan) LUFS", done.stderr, re.MULTILINE)
     if done.returncode != 0 or not values:
@@ -164,6 +171,7 @@ def measure_loudness(path: Path, index: int) -> float | None:
 
 def _check_file(path: Path) -> None:
     try:
+        str(path).encode("utf-8")
         info = path.stat()
         if path.is_dir():
             with os.scandir(path):
@@ -173,7 +181,9 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as file:
             file.read(1)
     except FileNotFoundError:
-        raise MediaError("is a link to a file that is not there" if path.is_symlink() else "is not there") from None
+        raise MediaError(
+            "is a link to a file that is not there" if path.is_symlink() else "is not there"
+        ) from None
     except OSError as error:
         raise MediaError(f"cannot be read: {error.strerror}") from error
     if info.st_size == 0:
@@ -192,11 +202,9 @@ def _ffprobe_streams(path: Path) -> dict[str, Any]:
     if status == 0:
         report: dict[str, Any] = json.loads(out)
         return report
-    if b"moov atom not found" in err and seems_to_be(path) is None:
-        raise MediaError("has no index (moov): the recording or the copy of this MP4 was cut short")
     guess = seems_to_be(path)
     if guess is not None:
-        raise MediaError(f"is not a video: it seems to be {guess}")
+        raise MediaError(f"is not a video that can be read: it seems to be {guess}")
     raise MediaError(f"is not a video that can be read; ffprobe says: {last_words(err, path)}")
 
 
@@ -206,6 +214,11 @@ def _is_picture(stream: dict[str, Any]) -> bool:
 
 def _is_sound(stream: dict[str, Any]) -> bool:
     return stream.get("codec_type") == "audio" and int(stream.get("channels", 0)) > 0
+
+
+def _has_no_frame_times(container: str, stream: dict[str, Any]) -> bool:
+    """Reordered H.264 and HEVC in AVI: libavformat's guess at their times is not the decoder's."""
+    return container == "avi" and stream.get("codec_name") in ("h264", "hevc") and stream["has_b_frames"] > 0
 
 
 def _why_no_video(streams: list[dict[str, Any]]) -> str:
@@ -279,7 +292,9 @@ def _last_duration(times: list[int], durations: dict[int, int]) -> int:
 def _video_stream(stream: dict[str, Any], frames: _Frames) -> VideoStream:
     stored = (int(stream.get("width", 0)), int(stream.get("height", 0)))
     if min(stored) < MIN_EDGE:
-        raise MediaError(f"shows a picture of {stored[0]}x{stored[1]} pixels; at least {MIN_EDGE}x{MIN_EDGE} is needed")
+        raise MediaError(
+            f"shows a picture of {stored[0]}x{stored[1]} pixels; at least {MIN_EDGE}x{MIN_EDGE} is needed"
+        )
     rotation = _rotation(stream)
     ratio = _aspect_of_pixels(stream.get("sample_aspect_ratio"))
     width, height = max(1, round(stored[0] * ratio)), stored[1]
@@ -299,7 +314,9 @@ def _video_stream(stream: dict[str, Any], frames: _Frames) -> VideoStream:
         colour_space=stream.get("color_space"),
         time_base=stream["time_base"],
         first_pts=frames.times[0],
-        steps=tuple((step, len(list(run))) for step, run in groupby(b - a for a, b in pairwise(frames.times))),
+        steps=tuple(
+            (step, len(list(run))) for step, run in groupby(b - a for a, b in pairwise(frames.times))
+        ),
         last_duration=frames.last_duration,
     )
 

@@ -127,12 +127,30 @@ CLIPS = (
         jitter_s=0.011,
     ),
     SampleClip(
-        "orange-disc-silent.mp4", (256, 160), "25", 50, "orange", "disc", "down", ("203020", "385838"), channels=0
+        "orange-disc-silent.mp4",
+        (256, 160),
+        "25",
+        50,
+        "orange",
+        "disc",
+        "down",
+        ("203020", "385838"),
+        channels=0,
     ),
     SampleClip(
-        "cyan-disc-telephone.mp4", (320, 192), "30", 60, "cyan", "disc", "left", ("503028", "281410"), turned=True
+        "cyan-disc-telephone.mp4",
+        (320, 192),
+        "30",
+        60,
+        "cyan",
+        "disc",
+        "left",
+        ("503028", "281410"),
+        turned=True,
     ),
-    SampleClip("twin.mp4", (192, 192), "25", 45, "red", "box", "left", ("f0f0f0", "c0c0c0"), pitch_hz=(700.0, 350.0)),
+    SampleClip(
+        "twin.mp4", (192, 192), "25", 45, "red", "box", "left", ("f0f0f0", "c0c0c0"), pitch_hz=(700.0, 350.0)
+    ),
     SampleClip(
         "twin.mov", (192, 192), "25", 45, "blue", "disc", "up", ("302010", "604020"), pitch_hz=(180.0, 540.0)
     ),

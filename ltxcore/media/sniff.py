@@ -17,17 +17,20 @@ _BEGINNINGS = (
     (b"#EXTM3U", "a playlist"),
     (b"ffconcat", "a playlist"),
 )
+_MP4_BOXES = (b"ftyp", b"mdat", b"wide", b"free", b"skip", b"moov")
 _PIECE = 4096
 
 
 def seems_to_be(path: Path) -> str | None:
-    """A phrase for what the file is, or None when its bytes say nothing.
+    """A phrase for what a file that ffmpeg refused is, or None when its bytes say nothing.
 
     Raises:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(_PIECE)
+    if head[4:8] in _MP4_BOXES:
+        return "an MP4 without its index (moov): the recording or the copy was cut short"
     for beginning, what in _BEGINNINGS:
         if head.startswith(beginning):
             return what

@@ -58,7 +58,7 @@ class MemoryPlan:
             kind = "vram_gib" if self.on_device else "ram_gib"
             raise OverBudget(
                 f"{self.stage} needs {self.total_bytes / GIB:.1f} GiB with its weights resident, and "
-                f"memory.{kind} allows {self.budget_bytes / GIB:.1f}; allow more, or use shorter or smaller clips"
+                f"memory.{kind} allows {self.budget_bytes / GIB:.1f}; allow more or use smaller clips"
             )
 
 
@@ -92,6 +92,20 @@ def training_activations_bytes(
     return int(tokens * batch * per_token * scale)
 
 
+def vae_activations_bytes(*, frames: int, width: int, height: int, channels: int, value_bytes: int) -> int:
+    """Peak of a whole clip through the video VAE, beside its weights.
+
+    The largest feature map has `channels` at a quarter of each edge (the VAE's own patch size) and every
+    frame; a residual block holds its input, its output and two intermediates of that size at once.
+    """
+    return 4 * frames * (height // 4) * (width // 4) * channels * value_bytes
+
+
+def text_activations_bytes(*, tokens: int, width: int, states: int, captions: int, value_bytes: int) -> int:
+    """All hidden states of a batch of captions, and as much again for the stacked copy."""
+    return 2 * tokens * width * states * captions * value_bytes
+
+
 def adapter_bytes(folder: Path, suffixes: tuple[str, ...], rank: int) -> int:
     """A LoRA on the linears whose name ends in `suffixes`, with gradients and AdamW's moments, in fp32."""
     linears = [
@@ -102,6 +116,8 @@ def adapter_bytes(folder: Path, suffixes: tuple[str, ...], rank: int) -> int:
     return ADAPTER_BYTES_PER_PARAMETER * sum(rank * (rows + columns) for rows, columns in linears)
 
 
-def host_budget_bytes(ram_gib: float | None) -> int:
-    """What the recipe allows of host memory, or what the machine has."""
-    return int(ram_gib * GIB) if ram_gib is not None else int(psutil.virtual_memory().total)
+def host_budget_bytes(ram_gib: float | None, default_bytes: int) -> int:
+    """What the recipe allows of host memory; left out, the default, or all there is if that is less."""
+    if ram_gib is not None:
+        return int(ram_gib * GIB)
+    return min(default_bytes, int(psutil.virtual_memory().total))

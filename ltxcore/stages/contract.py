@@ -28,7 +28,7 @@ class Stage:
     """Parts of the model that it loads. No two stages' processes hold the same big one by accident."""
     outputs: tuple[str, ...]
     ram_gib: float
-    """What it may use of host memory beside the model parts it loads, unless the recipe says otherwise."""
+    """Its budget of host memory beside the weights it loads, unless the recipe says otherwise."""
 
 
 PROBE = Stage(

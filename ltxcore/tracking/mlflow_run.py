@@ -160,15 +160,15 @@ class MlflowRun:
 
     def _send(self) -> Sent:
         """Bring MLflow up to what is wanted, part by part; a part it refuses does not hold up the others."""
+        from mlflow.exceptions import MlflowException
+
         parts: dict[str, Callable[[], int]] = {
             "metrics": self._send_metrics,
             "params": self._send_params,
             "tags": self._send_tags,
             "artifacts": self._send_artifacts,
         }
-        from mlflow.exceptions import MlflowException
-
-        counts: dict[str, int] = {}
+        counts: dict[str, Any] = {}
         refusals: list[str] = []
         try:
             self._open_run()
@@ -184,13 +184,13 @@ class MlflowRun:
             self._send_status()
         except Exception as error:  # noqa: BLE001 - no fault of a tracking server may end a training
             self._forget_lost_run(error)
-            return _sent(counts, self._failed(_reason(error)))
+            return Sent(**counts, error=self._failed(_reason(error)))
         if refusals:
-            return _sent(counts, self._failed("; ".join(refusals)))
+            return Sent(**counts, error=self._failed("; ".join(refusals)))
         if self._failing:
             log.info("MLflow at %s answers again; nothing waits", redact(self._tracking.uri))
         self._failing = False
-        return _sent(counts, None)
+        return Sent(**counts)
 
     def _open_run(self) -> None:
         if self.run_id is not None:
@@ -353,10 +353,6 @@ def _chunks(items: Iterable[Any], size: int) -> Iterable[list[Any]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-def _sent(counts: Mapping[str, int], error: str | None) -> Sent:
-    return Sent(*(counts.get(part, 0) for part in ("metrics", "params", "tags", "artifacts")), error=error)
 
 
 def _code(error: BaseException) -> str:

@@ -103,8 +103,6 @@ def train(
         ForeignCheckpoint: the checkpoints in `directory` are of another `run_fingerprint`.
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
-    from accelerate import Accelerator
-
     settings, entries = recipe.training, source.entries()
     plan = BatchPlan(
         entries,
@@ -121,12 +119,7 @@ def train(
     transformer.train()
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        cpu=device.type == "cpu",
-        device_placement=False,
-    )
+    accelerator = _accelerator(settings, device)
     model = accelerator.prepare(transformer)
 
     def load(number: int) -> Batch:
@@ -141,7 +134,7 @@ def train(
     ):
         for step in range(done + 1, total + 1):
             started, waited_s = time.monotonic(), data.waited_s
-            parts: list[tuple[float, float, float | None]] = []
+            parts: list[_Values] = []
             sample_ids: list[str] = []
 
             for number in range((step - 1) * accumulation, step * accumulation):
@@ -149,8 +142,8 @@ def train(
                 sample_ids += batch.sample_ids
                 with accelerator.accumulate(model), _derived_dropout(settings.seed, number, device):
                     loss = batch_losses(model, connectors, batch, settings, number, max_tokens)
-                    parts.append(_values(loss))
-                    _require_finite("loss", parts[-1][0], step, batch.sample_ids)
+                    parts.append(_Values.of(loss))
+                    _require_finite("loss", parts[-1].total, step, batch.sample_ids)
                     accelerator.backward(loss.total)
 
             grad_norm = float(accelerator.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
@@ -158,21 +151,9 @@ def train(
             learning_rate = state.scheduler.get_last_lr()[0]
             state.advance()
 
-            peaks = measure_peaks()
-            metrics = StepMetrics(
-                step=step,
-                epoch=plan.epoch_at(step * accumulation - 1),
-                loss=_mean([total_loss for total_loss, _, _ in parts]),
-                video_loss=_mean([video for _, video, _ in parts]),
-                audio_loss=_mean_or_none([audio for _, _, audio in parts if audio is not None]),
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                step_s=time.monotonic() - started,
-                data_wait_s=data.waited_s - waited_s,
-                peak_vram_bytes=peaks.vram_bytes,
-                peak_rss_bytes=peaks.rss_bytes,
-                sample_ids=tuple(sample_ids),
-            )
+            epoch = plan.epoch_at(step * accumulation - 1)
+            times = time.monotonic() - started, data.waited_s - waited_s
+            metrics = _step_metrics(step, epoch, parts, sample_ids, learning_rate, grad_norm, times)
             record.append(metrics)
             on_step(metrics)
 
@@ -244,13 +225,25 @@ class _TrainingState:
             return 0
         if found.run_fingerprint != run_fingerprint:
             raise ForeignCheckpoint(
-                f"{directory} holds checkpoints of the training {found.run_fingerprint[:16]}, but this one is "
-                f"{run_fingerprint[:16]}: weights, data or recipe differ; give another directory"
+                f"{directory} holds checkpoints of the training {found.run_fingerprint[:16]}, but this one "
+                f"is {run_fingerprint[:16]}: weights, data or recipe differ; give another directory"
             )
         load_lora(self._transformer, found.lora)
         load_moments(self.optimizer, self.parameters, found.moments)
         load_schedule(self.scheduler, found.schedule)
         return found.step
+
+
+def _accelerator(settings: TrainingSettings, device: torch.device) -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(
+        mixed_precision=settings.mixed_precision,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        cpu=device.type == "cpu",
+        # The model is where its loader put it.
+        device_placement=False,
+    )
 
 
 @contextmanager
@@ -270,8 +263,45 @@ def _derived_dropout(seed: int, number: int, device: torch.device) -> Iterator[N
         yield
 
 
-def _values(loss: Losses) -> tuple[float, float, float | None]:
-    return loss.total.item(), loss.video.item(), None if loss.audio is None else loss.audio.item()
+@dataclass(frozen=True)
+class _Values:
+    """`Losses` as plain numbers."""
+
+    total: float
+    video: float
+    audio: float | None
+
+    @classmethod
+    def of(cls, loss: Losses) -> _Values:
+        audio = None if loss.audio is None else loss.audio.item()
+        return cls(loss.total.item(), loss.video.item(), audio)
+
+
+def _step_metrics(
+    step: int,
+    epoch: int,
+    parts: list[_Values],
+    sample_ids: list[str],
+    learning_rate: float,
+    grad_norm: float,
+    times: tuple[float, float],
+) -> StepMetrics:
+    sounds = [part.audio for part in parts if part.audio is not None]
+    peaks = measure_peaks()
+    return StepMetrics(
+        step=step,
+        epoch=epoch,
+        loss=_mean([part.total for part in parts]),
+        video_loss=_mean([part.video for part in parts]),
+        audio_loss=_mean(sounds) if sounds else None,
+        learning_rate=learning_rate,
+        grad_norm=grad_norm,
+        step_s=times[0],
+        data_wait_s=times[1],
+        peak_vram_bytes=peaks.vram_bytes,
+        peak_rss_bytes=peaks.rss_bytes,
+        sample_ids=tuple(sample_ids),
+    )
 
 
 def _require_finite(what: str, value: float, step: int, sample_ids: Any) -> None:
@@ -284,10 +314,6 @@ def _require_finite(what: str, value: float, step: int, sample_ids: Any) -> None
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-def _mean_or_none(values: list[float]) -> float | None:
-    return _mean(values) if values else None
 
 
 def _result(metrics: list[StepMetrics]) -> TrainResult:

@@ -48,7 +48,7 @@ def target_modules(
     Args:
         transformer: an LTX-2 transformer without adapter.
         with_audio: whether the data has sound.
-        suffixes: the recipe's own list. A suffix counts whole name parts: `ff.net.2` is not in `audio_ff.net.2`.
+        suffixes: the recipe's own list, in whole name parts: `ff.net.2` does not fit `audio_ff.net.2`.
 
     Raises:
         UnknownTarget: a suffix of the recipe fits no linear layer; names the nearest that does.
@@ -61,7 +61,8 @@ def target_modules(
             if not any(_fits(name, suffix) for name in linears):
                 known = {*PROJECTIONS, *map(_without_block, linears)}
                 raise UnknownTarget(
-                    f"lora_targets: `{suffix}` is no linear layer of the transformer; {nearest(suffix, known)}"
+                    f"lora_targets: `{suffix}` is no linear layer of the transformer; "
+                    + nearest(suffix, known)
                 )
     return tuple(name for name in linears if any(_fits(name, suffix) for suffix in wanted))
 
@@ -83,7 +84,7 @@ def add_lora(transformer: nn.Module, settings: LoraSettings, targets: Sequence[s
     from peft import LoraConfig
 
     transformer.requires_grad_(False)
-    transformer.add_adapter(  # type: ignore[operator]
+    transformer.add_adapter(
         LoraConfig(
             r=settings.lora_rank,
             lora_alpha=settings.alpha,
@@ -104,7 +105,7 @@ def add_lora(transformer: nn.Module, settings: LoraSettings, targets: Sequence[s
 
 
 def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters by the names of peft's files, e.g. `transformer_blocks.0.attn1.to_q.lora_A.weight`."""
+    """The trainable parameters, named as in peft's files: `transformer_blocks.0.attn1.to_q.lora_A.weight`."""
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in transformer.named_parameters()

@@ -118,7 +118,7 @@ def add_noise(
     clean: torch.Tensor | None,
     mask: torch.Tensor,
 ) -> Noised:
-    """Mix packed latents [B, N, C] with noise at levels sigma [B]; `clean` tokens stay, and leave the loss."""
+    """Mix packed latents [B, N, C] with noise at levels sigma [B]; `clean` tokens stay as they are."""
     device = latents.device
     start = latents.float()
     noise = torch.randn(start.shape, generator=generator).to(device)

@@ -66,8 +66,8 @@ def load_moments(
     """
     states: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
-        name, state = key.rsplit("/", 1)
-        states.setdefault(name, {})[state] = tensor
+        name, kind = key.rsplit("/", 1)
+        states.setdefault(name, {})[kind] = tensor
     odd = sorted(states.keys() - parameters.keys())
     if odd:
         raise ValueError(
@@ -78,8 +78,8 @@ def load_moments(
     for name, state in states.items():
         device = parameters[name].device
         optimizer.state[parameters[name]] = {
-            key: tensor.to(device if fused or key != "step" else "cpu", copy=True)
-            for key, tensor in state.items()
+            kind: tensor.to(device if fused or kind != "step" else "cpu", copy=True)
+            for kind, tensor in state.items()
         }
 
 

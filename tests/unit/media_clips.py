@@ -18,7 +18,12 @@ def ffmpeg(*arguments: str) -> None:
 
 
 def numbered_clip(
-    path: Path, frames: int, rate: str = "25", setpts: str = "", codec: tuple[str, ...] = (), size: str = "64x64"
+    path: Path,
+    frames: int,
+    rate: str = "25",
+    setpts: str = "",
+    codec: tuple[str, ...] = (),
+    size: str = "64x64",
 ) -> Path:
     """A clip in which frame n is a plain grey of luma 16 + 4n (at most 54 frames).
 

@@ -11,7 +11,7 @@ from ltxcore.config.recipe import ModelSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.loading import load_transformer
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.source import resolve_model
+from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.tiny import write_tiny
 
 FRAMES, HEIGHT, WIDTH, LENGTH = 3, 2, 3, 17
@@ -20,11 +20,15 @@ SCALE_SHIFT = ("av_cross_attn_video_scale_shift", "av_cross_attn_audio_scale_shi
 GATES = ("av_cross_attn_video_a2v_gate", "av_cross_attn_audio_v2a_gate")
 
 
-@pytest.fixture(params=["2.0", "2.3"])
-def transformer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+@pytest.fixture(scope="module", params=["2.0", "2.3"])
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
     directory = tmp_path_factory.mktemp("models") / "tiny"
     write_tiny(directory, request.param)
-    source = resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+    return resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+
+
+@pytest.fixture
+def transformer(source: ModelSource) -> Any:
     return load_transformer(source, torch.float32, "cpu")
 
 
@@ -61,7 +65,7 @@ def _bare(transformer: Any, given: dict[str, torch.Tensor], fps: float, **more: 
 
 def _predict(transformer: Any, given: dict[str, Any], **more: Any) -> Any:
     sigma = torch.tensor([0.3, 0.8])
-    times = {name: sigma for name in ("video_times", "audio_times", "video_sigma", "audio_sigma")}
+    times = dict.fromkeys(("video_times", "audio_times", "video_sigma", "audio_sigma"), sigma)
     with torch.no_grad():
         return predict_velocity(transformer, **{**given, **times, "fps": 25.0, **more})
 
@@ -110,18 +114,39 @@ def test_scale_and_shift_follow_the_own_times_and_gates_the_other_sigma(transfor
     assert torch.equal(received[GATES[1]], video_sigma * 1000)
     assert blocks["temb_ca_scale_shift"].shape[:2] == (2, TOKENS)
     assert blocks["temb_ca_gate"].shape[:2] == (2, 1)
-    # By hand: the same block inputs from the submodules themselves.
-    with torch.no_grad():
-        module = transformer.av_cross_attn_video_scale_shift
-        embedded = module.emb(
-            video_times.flatten() * 1000,
-            {"resolution": None, "aspect_ratio": None},
-            batch_size=2,
-            hidden_dtype=torch.float32,
-        )
-        by_hand = module.linear(module.silu(embedded)).view(2, TOKENS, -1)
-    assert torch.equal(blocks["temb_ca_scale_shift"], by_hand)
     assert not torch.allclose(found[0], stock[0], atol=1e-5)
+
+
+def test_it_equals_own_times_with_the_gates_given_the_other_sigma(transformer: Any) -> None:
+    """The other way to the same modulation: diffusers' "own, own", with the gates' time replaced."""
+    given = _inputs(transformer)
+    video_sigma, audio_sigma = torch.tensor([0.3, 0.8]), torch.tensor([0.55, 0.1])
+    video_times = video_sigma[:, None].repeat(1, TOKENS)
+    video_times[:, : HEIGHT * WIDTH] = 0
+    times = {"video_sigma": video_sigma, "audio_sigma": audio_sigma}
+    times |= {"video_times": video_times, "audio_times": audio_sigma}
+    hooks = [
+        transformer.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, sigma=sigma: (sigma * 1000,)
+        )
+        for name, sigma in zip(GATES, (audio_sigma, video_sigma), strict=True)
+    ]
+    expected = _bare(
+        transformer,
+        given,
+        25.0,
+        timestep=video_times * 1000,
+        audio_timestep=audio_sigma * 1000,
+        sigma=video_sigma * 1000,
+        audio_sigma=audio_sigma * 1000,
+        use_cross_timestep=False,
+    )
+    for hook in hooks:
+        hook.remove()
+    install_cross_modulation(transformer)
+    found = _predict(transformer, given, **times)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
 
 
 def test_removing_it_gives_the_stock_model_back(transformer: Any) -> None:
@@ -142,8 +167,8 @@ def test_calls_that_would_modulate_wrongly_are_refused(transformer: Any) -> None
         _bare(transformer, given, 25.0, timestep=sigma)
     with pytest.raises(TypeError, match="found 1 positional"):
         transformer(given["video"], timestep=sigma, sigma=sigma, use_cross_timestep=True)
+    tokens = sigma[:, None].repeat(1, TOKENS)
     with pytest.raises(TypeError, match="per-token timestep needs audio_timestep too"):
-        tokens = sigma[:, None].repeat(1, TOKENS)
         _bare(transformer, given, 25.0, timestep=tokens, sigma=sigma, use_cross_timestep=True)
     # The text-to-video pipeline gives one time for both, without naming the sound's.
     _bare(transformer, given, 25.0, timestep=sigma, sigma=sigma, use_cross_timestep=True)
@@ -198,3 +223,42 @@ def test_gradients_reach_the_weights_through_checkpointing(transformer: Any) -> 
         gradients.append(gradient)
     assert gradients[0].abs().max() > 0
     assert torch.allclose(*gradients, atol=1e-8)
+
+
+def test_the_stock_pipeline_samples_with_it_unchanged(source: ModelSource, transformer: Any) -> None:
+    from diffusers import LTX2Pipeline
+
+    pipeline = LTX2Pipeline.from_pretrained(source.root, transformer=transformer, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def render() -> tuple[torch.Tensor, torch.Tensor]:
+        result: tuple[torch.Tensor, torch.Tensor] = pipeline(
+            "a red ball",
+            height=64,
+            width=64,
+            num_frames=9,
+            frame_rate=25.0,
+            num_inference_steps=2,
+            spatio_temporal_guidance_blocks=[1],
+            max_sequence_length=128,
+            generator=torch.Generator().manual_seed(0),
+            output_type="latent",
+            return_dict=False,
+        )
+        return result
+
+    stock = render()
+    install_cross_modulation(transformer)
+    assert all(torch.equal(a, b) for a, b in zip(stock, render(), strict=True))
+
+
+def test_it_runs_in_bf16_with_times_in_fp32(source: ModelSource, transformer: Any) -> None:
+    half = load_transformer(source, torch.bfloat16, "cpu")
+    install_cross_modulation(half)
+    install_cross_modulation(transformer)
+    given = _inputs(transformer)
+    video, audio = _predict(half, {name: value.bfloat16() for name, value in given.items()})
+    assert video.dtype == audio.dtype == torch.bfloat16
+    expected = _predict(transformer, given)
+    assert (video.float() - expected[0]).std() < 0.03 * expected[0].std()
+    assert (audio.float() - expected[1]).std() < 0.03 * expected[1].std()

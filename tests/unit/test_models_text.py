@@ -82,7 +82,7 @@ def test_a_caption_has_the_same_features_alone_and_in_company(source: ModelSourc
 
 def test_features_are_real_tokens_only_and_truncation_is_told(source: ModelSource) -> None:
     ball, empty, stripped, long = _encoder(source, torch.bfloat16).encode(CAPTIONS)
-    assert [len(f.video) for f in (ball, empty, stripped, long)] == [32, 1, 21, 128]
+    assert [len(f.video) for f in (ball, empty, stripped, long)] == [32, 1, 22, 128]
     assert [f.truncated_from for f in (ball, empty, stripped, long)] == [0, 0, 0, 301]
     width = 48 if source.version.name == "2.0" else 64
     assert ball.video.shape == (32, width)
@@ -120,7 +120,7 @@ def test_the_extractor_reads_its_own_tensors_from_one_file_or_shards(
 
     index.write_text(json.dumps({"weight_map": {k: v for k, v in shards.items() if "proj_in" not in k}}))
     (tmp_path / "connectors" / shards[next(n for n in shards if "text_proj_in" in n)]).unlink()
-    with pytest.raises(ModelError, match="connectors in .* lack"):
+    with pytest.raises(ModelError, match=r"connectors in .* lack"):
         load_feature_extractor(sharded, torch.bfloat16, "cpu")
 
 

@@ -15,6 +15,7 @@ from ltxcore.training.objective import (
     masked_loss,
     noise_batch,
     patchify,
+    unpatchify,
 )
 
 
@@ -50,6 +51,7 @@ def test_noise_and_velocity_follow_the_formulas() -> None:
 def test_tokens_are_frame_major() -> None:
     video = torch.arange(2 * 3 * 2 * 2).reshape(1, 2, 3, 2, 2)
     assert patchify(video)[0, 4 + 2 + 1].tolist() == video[0, :, 1, 1, 1].tolist()
+    assert torch.equal(unpatchify(patchify(video), like=video), video)
 
 
 def test_draws_belong_to_seed_and_batch_number() -> None:
@@ -76,6 +78,20 @@ def test_conditioned_tokens_stay_clean_and_leave_the_loss() -> None:
     assert torch.equal(noised.tokens[:, :4], patchify(clips.video)[:, :4])
     assert not torch.equal(noised.tokens[:, 4:], patchify(clips.video)[:, 4:])
     assert torch.equal(noised.mask, (~noised.clean).float())
+
+
+def test_times_are_per_token_only_where_something_is_conditioned() -> None:
+    clips = batch(sample(), sample())
+    plain = noise_batch(clips, settings(), 0)
+    assert plain.audio is not None
+    assert torch.equal(plain.video.times, plain.video.sigma)
+    conditioned = noise_batch(clips, settings(ltx2_first_frame_conditioning_probability=1.0), 0)
+    assert conditioned.audio is not None
+    assert not conditioned.video.times[:, :4].any()
+    assert torch.equal(conditioned.video.times[:, 4:], conditioned.video.sigma[:, None].expand(2, 8))
+    # Conditioning draws from its own seed: it changes neither noise levels nor sound.
+    assert torch.equal(conditioned.video.sigma, plain.video.sigma)
+    assert torch.equal(conditioned.audio.tokens, plain.audio.tokens)
 
 
 def test_conditioning_comes_as_often_as_asked_and_never_on_one_frame() -> None:

@@ -1,0 +1,308 @@
+"""Text to video with sound, through diffusers' own pipeline, from stored text features: no Gemma in here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ltxcore.models.loading import (
+    load_audio_vae,
+    load_connectors,
+    load_transformer,
+    load_video_vae,
+    load_vocoder,
+)
+from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.source import ModelSource
+from ltxcore.models.text import TextFeatures, connect
+from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
+
+ADAPTER = "lora"
+REFERENCE_SHIFT = 2.05
+TERMINAL_SIGMA = 0.1
+ADAPTED = ("transformer.", "diffusion_model.")
+"""How weights are named in diffusers' and in ComfyUI's LoRA files."""
+
+Progress = Callable[[int, int], None]
+"""Called after each denoising step with the steps done and the steps in all."""
+
+
+class BrokenRendering(RuntimeError):
+    """A rendering that is not a number: the weights are broken, and a black picture would hide it."""
+
+
+class AdapterError(ValueError):
+    """A LoRA file that does not fit the model."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """The models that a rendering runs, frozen and on one device."""
+
+    transformer: Any
+    connectors: Any
+    vae: Any
+    audio_vae: Any
+    vocoder: Any
+    max_tokens: int
+    """Slots of the text: `ModelSource.text_max_tokens`."""
+
+
+def load_components(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Components:
+    """Load all that a rendering needs, which is all of the model but its text encoder.
+
+    Raises:
+        ModelError: a component is missing or incomplete.
+    """
+    return Components(
+        transformer=load_transformer(source, dtype, device),
+        connectors=load_connectors(source, dtype, device),
+        vae=load_video_vae(source, dtype, device),
+        audio_vae=load_audio_vae(source, dtype, device),
+        vocoder=load_vocoder(source, dtype, device),
+        max_tokens=source.text_max_tokens,
+    )
+
+
+class ConnectedText:
+    """Stands where the pipeline has its connectors, for text that went through them already.
+
+    The pipeline hands its connectors one tensor of text, so both modalities' embeddings travel in it side by
+    side, `[B, T, Dv + Da]`, and are taken apart here. There is no mask to return: registers fill the padding,
+    so that every slot is valid.
+    """
+
+    def __init__(self, video_width: int) -> None:
+        self._video_width = video_width
+
+    def __call__(
+        self, text: torch.Tensor, attention_mask: torch.Tensor, padding_side: str
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """Embeddings `[B, T, Dv]` and `[B, T, Da]`, and no mask."""
+        return text[..., : self._video_width], text[..., self._video_width :], None
+
+
+class Renderer:
+    """Renders prompts from one loaded model: the base, and inside `with renderer.adapter(file)` the LoRA.
+
+    Noise comes from the plan's seed and the prompt's name alone, so base and LoRA start from the same.
+    Classifier-free guidance is the recipe's, for the video and the sound alike.
+    """
+
+    def __init__(self, components: Components, plan: RenderPlan) -> None:
+        self.plan = plan
+        self._components = components
+        self._adapted = False
+        install_cross_modulation(components.transformer)
+        self._pipeline = _pipeline(components, _embeddings_width(components))
+
+    def render(
+        self,
+        name: str,
+        features: TextFeatures,
+        negative: TextFeatures | None = None,
+        progress: Progress | None = None,
+    ) -> Rendering:
+        """Render one prompt.
+
+        Args:
+            name: the prompt's short name; decides the noise.
+            features: the stored features of the prompt.
+            negative: those of the negative prompt; needed where the guidance is above 1.
+
+        Raises:
+            ValueError: the guidance needs a negative prompt and there is none.
+            BrokenRendering: the model gave NaN or infinity.
+        """
+        began = time.monotonic()
+        guided = self.plan.guidance > DISTILLED_GUIDANCE
+        if guided and negative is None:
+            raise ValueError(f"guidance {self.plan.guidance:g} needs the features of the negative prompt")
+        seed = self.plan.seed_of(name)
+        video, audio = self._pipeline(
+            **self._text(features, negative if guided else None),
+            **self._sampling(),
+            # Drawn on the CPU and then moved: the same noise on every device.
+            generator=torch.Generator("cpu").manual_seed(seed),
+            callback_on_step_end=None if progress is None else _told(progress, self.plan.steps),
+        )
+        return Rendering(
+            name=name,
+            frames=_frames(video[0], name),
+            audio=_sound(audio[0], name),
+            fps=self.plan.fps,
+            sample_rate=self._components.vocoder.config.output_sampling_rate,
+            seed=seed,
+            render_s=time.monotonic() - began,
+        )
+
+    @contextmanager
+    def adapter(self, file: Path) -> Iterator[None]:
+        """Put a LoRA file on the model, and take it off again without a trace.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            AdapterError: the file does not fit the model.
+            RuntimeError: another adapter is on the model.
+        """
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no LoRA file {file}; the stage train-lora writes it")
+        if self._adapted:
+            raise RuntimeError("an adapter is on the model already; leave its `with` first")
+        self._adapted = True
+        try:
+            self._load(file)
+            yield
+        finally:
+            self._pipeline.unload_lora_weights()
+            self._adapted = False
+
+    def _load(self, file: Path) -> None:
+        _check_keys(file)
+        try:
+            self._pipeline.load_lora_weights(
+                str(file.parent),
+                weight_name=file.name,
+                adapter_name=ADAPTER,
+                local_files_only=True,
+                use_safetensors=True,
+            )
+        except (ValueError, RuntimeError, KeyError) as error:
+            raise AdapterError(f"{file} does not fit the model: {error}") from error
+
+    def _text(self, features: TextFeatures, negative: TextFeatures | None) -> dict[str, Any]:
+        """The pipeline's arguments for text that is embedded already."""
+        text = self._embedded(features)
+        valid = torch.ones(text.shape[:2], dtype=torch.int64, device=text.device)
+        arguments: dict[str, Any] = {"prompt_embeds": text, "prompt_attention_mask": valid}
+        if negative is not None:
+            arguments |= {
+                "negative_prompt_embeds": self._embedded(negative),
+                "negative_prompt_attention_mask": valid,
+            }
+        return arguments
+
+    def _embedded(self, features: TextFeatures) -> torch.Tensor:
+        """`[1, T, Dv + Da]`."""
+        both = connect(self._components.connectors, [features], self._components.max_tokens)
+        return torch.cat(both, dim=-1)
+
+    def _sampling(self) -> dict[str, Any]:
+        """Size, schedule and guidance.
+
+        The pipeline reads a sound's 0.0 as "the video's value", so every scale here is the same for both.
+        """
+        plan = self.plan
+        return {
+            "width": plan.width,
+            "height": plan.height,
+            "num_frames": plan.num_frames,
+            "frame_rate": plan.fps,
+            "num_inference_steps": plan.steps,
+            "guidance_scale": plan.guidance,
+            "audio_guidance_scale": plan.guidance,
+            "stg_scale": 0.0,
+            "audio_stg_scale": 0.0,
+            "modality_scale": 1.0,
+            "audio_modality_scale": 1.0,
+            "guidance_rescale": 0.0,
+            "audio_guidance_rescale": 0.0,
+            "spatio_temporal_guidance_blocks": None,
+            "use_cross_timestep": True,
+            "output_type": "pt",
+            "return_dict": False,
+        }
+
+
+def reference_scheduler() -> Any:
+    """The reference's schedule for every size: a fixed shift of 2.05 and a last non-zero sigma of 0.1.
+
+    diffusers' default shift depends on the token count and differs by up to 0.22 (ltx2-facts section 6).
+    """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=REFERENCE_SHIFT,
+        max_shift=REFERENCE_SHIFT,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=TERMINAL_SIGMA,
+    )
+
+
+def _pipeline(components: Components, video_width: int) -> Any:
+    from diffusers import LTX2Pipeline
+
+    pipeline = LTX2Pipeline(
+        scheduler=reference_scheduler(),
+        vae=components.vae,
+        audio_vae=components.audio_vae,
+        text_encoder=None,
+        tokenizer=None,
+        connectors=ConnectedText(video_width),
+        transformer=components.transformer,
+        vocoder=components.vocoder,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _embeddings_width(components: Components) -> int:
+    """Dv, the width of the video connector's output."""
+    config = components.connectors.config
+    heads: int = config.video_connector_num_attention_heads
+    width: int = config.video_connector_attention_head_dim
+    return heads * width
+
+
+def _check_keys(file: Path) -> None:
+    """Refuse what diffusers would take without a word and not apply."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            names = list(tensors.keys())
+    except SafetensorError as error:
+        raise AdapterError(f"{file} is no safetensors file: {error}") from error
+    foreign = [name for name in names if not name.startswith(ADAPTED)]
+    if foreign or not names:
+        raise AdapterError(
+            f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
+            f"found {', '.join(foreign[:3]) or 'nothing'}"
+        )
+
+
+def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+    def tell(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        progress(step + 1, steps)
+        return tensors
+
+    return tell
+
+
+def _frames(video: torch.Tensor, name: str) -> np.ndarray:
+    """uint8 `[F, H, W, 3]` of the pipeline's `[F, 3, H, W]` in [0, 1]."""
+    _finite(video, name, "picture")
+    return (video.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _sound(audio: torch.Tensor, name: str) -> np.ndarray:
+    """float32 `[2, N]`."""
+    _finite(audio, name, "sound")
+    return audio.float().cpu().numpy()
+
+
+def _finite(values: torch.Tensor, name: str, what: str) -> None:
+    if not torch.isfinite(values).all():
+        raise BrokenRendering(
+            f"the {what} of {name!r} holds NaN or infinity: the weights are broken; "
+            "look at the training's loss"
+        )

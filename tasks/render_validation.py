@@ -1,0 +1,42 @@
+"""Tasks of render-validation."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ltxcore.stages import render_validation as stage
+from ltxcore.stages.run import StageRun
+from tasks import artifacts
+
+
+@task(name="render", cache_policy=NO_CACHE)
+def render(session: stage.Session, run: StageRun) -> list[stage.Pair]:
+    """Render every prompt from the base and from the LoRA."""
+    run.progress.begin(session.denoising_steps, "denoising steps", "loading")
+    return session.render(lambda what: run.progress.advance(1, what))
+
+
+@task(name="write-gallery", cache_policy=NO_CACHE)
+def write_gallery(session: stage.Session, pairs: list[stage.Pair]) -> None:
+    """Write the videos and the page that shows them."""
+    session.write(pairs)
+    root = session.ctx.workspace.root
+    artifacts.picture("contact-sheet", session.directory / stage.CONTACT_SHEET, "Frames of every rendering")
+    artifacts.link("gallery", session.directory / stage.PAGE, root, "Base and LoRA side by side")
+    artifacts.link("lora", session.lora_file, root, "The LoRA for diffusers")
+
+
+def render_all(run: StageRun) -> None:
+    """The whole stage."""
+    from ltxcore.memory.device import cap_device_memory, pick_device
+
+    device = pick_device()
+    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
+    session = stage.Session(run.ctx, run.directory, device)
+    if session.prompts:
+        write_gallery(session, render(session, run))
+    else:
+        get_run_logger().info("validation_disable is set: nothing is rendered")
+    run.finish(session.finish())

@@ -1,0 +1,50 @@
+"""Tasks of train-lora."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from ltxcore.stages import train_lora as stage
+from ltxcore.stages.memory_plans import plan_rows
+from ltxcore.stages.run import StageRun
+from ltxcore.stages.stamp import Outcome
+from ltxcore.training.metrics import StepMetrics
+from tasks import artifacts
+
+
+@task(name="plan-memory", cache_policy=NO_CACHE)
+def plan_memory(training: stage.Training) -> None:
+    """Predict what each stage needs, show it, and refuse here what cannot fit."""
+    artifacts.table("memory-plan", plan_rows(training.ctx), "What each stage needs of memory")
+    training.plan()
+
+
+@task(name="train", cache_policy=NO_CACHE)
+def train(training: stage.Training, run: StageRun, should_stop: Callable[[], bool]) -> Outcome:
+    """Train to the last step; never retried in this process, which may hold what leaked."""
+
+    def tell(metrics: StepMetrics) -> None:
+        run.progress.at(metrics.step, f"loss {metrics.loss:.4f}")
+
+    result = training.run(tell, should_stop)
+    artifacts.picture("loss", training.loss_picture, "Loss over the steps")
+    return training.finish(result)
+
+
+def train_all(run: StageRun, should_stop: Callable[[], bool]) -> None:
+    """The whole stage."""
+    from ltxcore.memory.device import cap_device_memory, pick_device
+
+    device = pick_device()
+    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
+    training = stage.Training(run.ctx, run.directory, run.request, device)
+    plan_memory(training)
+    run.progress.begin(run.ctx.recipe.training.max_train_steps, "steps", "loading")
+    outcome = train(training, run, should_stop)
+    if outcome.facts["mlflow_error"]:
+        get_run_logger().warning("MLflow does not have all of it yet: %s", outcome.facts["mlflow_error"])
+    run.finish(outcome)

@@ -1,0 +1,201 @@
+"""Sound: in sync with the frames, mixed by weights, to the sample."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ltxcore.config.datasets import VideoDataset
+from ltxcore.media.audio import SAMPLE_RATE, decode_audio, down_mix
+from ltxcore.media.decode import decode_frames
+from ltxcore.media.discover import plan_sample
+from ltxcore.media.errors import MediaError
+from ltxcore.media.probe import probe
+from ltxcore.store.snapshot import AudioPlan, Sample
+from tests.unit.media_clips import ffmpeg
+
+FLASH_S = 0.48
+DATASET = VideoDataset(
+    id="d", dataset_type="video", instance_data_dir="x", resolution=64, caption_strategy="filename",
+    video={"num_frames": 25},
+)  # fmt: skip
+
+
+def plan(path: Path, dataset: VideoDataset = DATASET) -> Sample:
+    return plan_sample(dataset, path.parent, path, "m", probe(path))
+
+
+def sound(path: Path, start_s: float = 0.0, duration_s: float = 1.0) -> torch.Tensor:
+    return decode_audio(path, AudioPlan(start_s=start_s, duration_s=duration_s, channels=2, layout="stereo"))
+
+
+def beep(rate: int = 48000, at_s: float = FLASH_S, length_s: float = 0.1, seconds: float = 2.0) -> str:
+    return f"aevalsrc='0.5*sin(2*PI*1000*t)*between(t,{at_s},{at_s + length_s})':s={rate}:d={seconds}"
+
+
+def onset_s(waveform: torch.Tensor) -> float:
+    return int((waveform.abs().amax(dim=0) > 0.1).nonzero()[0]) / SAMPLE_RATE
+
+
+IRREGULAR = "settb=1/1000,setpts=round(1000*(N/30+0.011*sin(1.7*N)))"
+FLASHES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "fifty.mp4": ("50", "null", ("-c:a", "aac")),
+    "film.mkv": ("24000/1001", "null", ("-c:a", "libopus")),
+    "film.mov": ("24000/1001", "null", ("-c:a", "pcm_s16le")),
+    "irregular.mp4": ("30", IRREGULAR, ("-c:a", "aac", "-enc_time_base:v", "1:1000")),
+}
+
+
+@pytest.mark.parametrize("name", FLASHES)
+def test_a_beep_is_in_sync_with_its_flash(name: str, tmp_path: Path) -> None:
+    rate, timing, options = FLASHES[name]
+    clip = tmp_path / name
+    # The time stamps are set first, so that the flash is where the clock of the picture says.
+    flash = (
+        f"color=black:s=64x64:r={rate}:d=2,{timing},drawbox=c=white:t=fill:enable='between(t,{FLASH_S},1)'"
+    )
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        flash,
+        "-f",
+        "lavfi",
+        "-i",
+        beep(),
+        "-fps_mode:v",
+        "passthrough",
+        *options,
+        str(clip),
+    )
+    sample = plan(clip)
+    assert sample.audio is not None
+    frames = decode_frames(clip, sample.frames, sample.geometry)
+    waveform = decode_audio(clip, sample.audio)
+    assert waveform.shape == (2, SAMPLE_RATE)
+    lit = int(np.argmax(frames.mean(axis=(1, 2, 3)) > 128))
+    shown_s = probe(clip).video.timestamps()[sample.frames.indices[lit]] * float(probe(clip).video.tick_s)
+    # The flash itself is drawn on the first frame at or after its time; the sound knows no frames.
+    frame_late_s = shown_s - sample.frames.start_s - FLASH_S
+    heard_s = onset_s(waveform)
+    assert abs(heard_s - (shown_s - sample.frames.start_s - frame_late_s)) < 0.010
+    assert heard_s <= lit / sample.frames.fps + 0.010
+
+
+def test_a_pulse_keeps_its_place_to_the_sample(tmp_path: Path) -> None:
+    clip = tmp_path / "pulse.mkv"
+    pulse = "aevalsrc='eq(n,24000)*0.9':s=48000:d=1.5:c=mono"
+    ffmpeg("-f", "lavfi", "-i", "color=s=32x32:d=1.5", "-f", "lavfi", "-i", pulse, "-c:a", "flac", str(clip))
+    assert int(sound(clip)[0].abs().argmax()) == 8000
+    assert int(sound(clip, 0.25, 0.5)[0].abs().argmax()) == 4000
+    assert sound(clip, 0.25, 0.5).shape == (2, 8000)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv"])
+def test_sound_that_begins_late_is_preceded_by_silence(container: str, tmp_path: Path) -> None:
+    clip = tmp_path / f"late.{container}"
+    tone = "aevalsrc='0.5*sin(2*PI*500*t)':s=44100:d=1"
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=s=64x64:r=25:d=2", "-itsoffset", "0.5", "-f", "lavfi", "-i", tone,
+        "-c:a", "flac" if container == "mkv" else "aac", str(clip),
+    )  # fmt: skip
+    waveform = sound(clip)
+    assert onset_s(waveform) == pytest.approx(0.5, abs=0.003)
+    assert waveform[:, : int(0.49 * SAMPLE_RATE)].abs().max() < 1e-3
+    assert waveform[:, 9000:].pow(2).mean().sqrt() == pytest.approx(0.5 / math.sqrt(2), rel=0.02)
+
+
+def test_sound_that_begins_early_is_cut_at_the_first_frame(tmp_path: Path) -> None:
+    clip = tmp_path / "early.mkv"
+    ffmpeg(
+        "-itsoffset", "0.4", "-f", "lavfi", "-i", "color=s=64x64:r=25:d=1.5", "-f", "lavfi", "-i", beep(),
+        "-c:a", "flac", str(clip),
+    )  # fmt: skip
+    sample = plan(clip)
+    assert sample.audio is not None
+    assert sample.audio.start_s == 0.4
+    assert onset_s(decode_audio(clip, sample.audio)) == pytest.approx(FLASH_S - 0.4, abs=0.002)
+
+
+def test_sound_that_ends_early_is_followed_by_silence(tmp_path: Path) -> None:
+    clip = tmp_path / "brief.mkv"
+    tone = "aevalsrc='0.5*sin(2*PI*500*t)':s=48000:d=0.6"
+    ffmpeg(
+        "-f", "lavfi", "-i", "color=s=64x64:r=25:d=2", "-f", "lavfi", "-i", tone, "-c:a", "flac", str(clip)
+    )
+    waveform = sound(clip)
+    assert waveform.shape == (2, SAMPLE_RATE)
+    assert waveform[:, 9700:].abs().max() == 0
+    with pytest.raises(MediaError, match="has no sound between"):
+        sound(clip, 1.0, 0.5)
+
+
+def test_surround_keeps_its_centre_and_drops_its_rumble(tmp_path: Path) -> None:
+    clip = tmp_path / "surround.mkv"
+    front = "0.2*sin(2*PI*400*t)"
+    tones = f"{front}|0|0.4*sin(2*PI*1000*t)|0.8*sin(2*PI*50*t)|0|0.1*sin(2*PI*3000*t)"
+    source = f"aevalsrc='{tones}':s=48000:d=1.2:c=5.1"
+    ffmpeg("-f", "lavfi", "-i", "color=s=32x32:d=1.2", "-f", "lavfi", "-i", source, "-c:a", "flac", str(clip))
+    spectrum = torch.fft.rfft(sound(clip)).abs() / (SAMPLE_RATE / 2)
+    levels = {hertz: spectrum[:, hertz].tolist() for hertz in (400, 1000, 50, 3000)}
+    assert levels[400] == pytest.approx([0.2, 0], abs=1e-3)
+    assert levels[1000] == pytest.approx([0.4 * math.sqrt(0.5)] * 2, abs=1e-3)
+    assert levels[50] == pytest.approx([0, 0], abs=1e-3)
+    assert levels[3000] == pytest.approx([0, 0.1 * math.sqrt(0.5)], abs=1e-3)
+
+
+def test_mono_is_the_same_in_both_channels(sample_clips: Path) -> None:
+    left, right = sound(sample_clips / "yellow-box-down.mkv")
+    assert torch.equal(left, right)
+    assert left.pow(2).mean().sqrt() == pytest.approx(0.4 / math.sqrt(2), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("layout", "channels", "expected"),
+    [
+        ("mono", 1, [[1.0], [1.0]]),
+        ("stereo", 2, [[1, 0], [0, 1]]),
+        ("quad", 4, [[1, 0, 0.7071, 0], [0, 1, 0, 0.7071]]),
+        ("unknown", 6, [[1, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071]]),
+        (
+            "7.1",
+            8,
+            [[1, 0, 0.7071, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071, 0, 0.7071]],
+        ),
+    ],
+)
+def test_weights_of_the_down_mix(layout: str, channels: int, expected: Any) -> None:
+    mixed = down_mix(torch.eye(channels), layout)
+    torch.testing.assert_close(mixed, torch.tensor(expected, dtype=torch.float32), atol=1e-4, rtol=0)
+
+
+def test_an_unknown_layout_is_refused() -> None:
+    with pytest.raises(MediaError, match=r"sound in 16 channels \(hexadecagonal\); convert it"):
+        down_mix(torch.zeros(16, 4), "hexadecagonal")
+
+
+def test_damaged_sound_is_an_error_where_it_is_needed(sample_clips: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "holed.mkv"
+    whole = bytearray((sample_clips / "white-disc-circle-surround.mkv").read_bytes())
+    middle = len(whole) // 2
+    whole[middle : middle + 60000] = bytes(60000)
+    clip.write_bytes(whole)
+    with pytest.raises(MediaError, match=r"s of its sound do not decode; ffmpeg says: \S"):
+        sound(clip, 0.0, 1.8)
+    assert sound(clip, 0.0, 0.5).shape == (2, 8000)
+
+
+def test_a_damaged_end_leaves_the_sound_before_it(sample_clips: Path) -> None:
+    assert onset_s(sound(sample_clips / "corrupt-tail.mp4")) < 0.01
+    with pytest.raises(MediaError, match="do not decode"):
+        sound(sample_clips / "corrupt-tail.mp4", 0.0, 1.9)
+
+
+def test_a_file_that_lost_its_sound_is_noticed(sample_clips: Path) -> None:
+    with pytest.raises(MediaError, match="no longer the file that was probed"):
+        sound(sample_clips / "orange-disc-silent.mp4")
