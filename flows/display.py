@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.panel import Panel
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from ltxcore.stages import summary as summaries
-from ltxcore.stages.contract import stage_named
+from ltxcore.stages.contract import LATENTS, stage_named
 from ltxcore.stages.progress import read_progress
 from ltxcore.stages.stamp import read_manifest
 from ltxcore.store.workspace import Workspace
@@ -62,46 +64,61 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
     summary = summaries.read_summary(workspace, run)
     if summary is None:
         return
+    console.print()
     console.print(_clips(summary))
     console.print(_stages(workspace, run))
-    console.print(_places(workspace, summary, ui_command))
+    for label, place in _places(workspace, summary, ui_command):
+        # Soft wrap: a path that a terminal has broken in two cannot be copied or clicked.
+        console.print(f"[bold]{label:<8}[/] {place}", soft_wrap=True, highlight=False)
 
 
 def _clips(summary: summaries.RunSummary) -> Group:
     snapshot = summary.snapshot
     taken, rejected = len(snapshot.samples), len(snapshot.rejections)
-    parts: list[Table | str] = [
-        f"[bold]Clips[/]: {taken} taken in {len(snapshot.buckets())} buckets, {rejected} rejected"
-    ]
-    encode = summary.stamp("encode-latents")
+    encode = summary.stamp(LATENTS.name)
     broken = {} if encode is None else encode.outcome.facts["quarantined"]
-    rows = [(r.id, "rejected", r.reason) for r in snapshot.rejections]
-    rows += [(clip, "quarantined", reason) for clip, reason in broken.items()]
+    parts: list[Table | str] = [
+        f"[bold]Clips[/]    {taken} taken in {len(snapshot.buckets())} buckets, "
+        f"{rejected} rejected, {len(broken)} quarantined"
+    ]
+    rows = [(r.id, r.reason) for r in snapshot.rejections] + list(broken.items())
     if rows:
-        table = Table("clip", "verdict", "reason", box=None, padding=(0, 2))
-        for row in rows:
-            table.add_row(*row)
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        for clip, reason in rows:
+            table.add_row(Text(f"         {clip}"), Text(reason, style="dim"))
         parts.append(table)
     return Group(*parts)
 
 
 def _stages(workspace: Workspace, run: Path) -> Table:
     rows = summaries.stage_rows(workspace, run)
-    table = Table(title="Stages", title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("stage", "state", "why") else "right")
+    numbers = ["done", "hits", "seconds", "peak GiB", "peak GPU GiB", "process"]
+    if not any(row["peak GPU GiB"] for row in rows):
+        numbers.remove("peak GPU GiB")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
+    table.add_column("state")
+    for heading in numbers:
+        table.add_column(heading.replace("peak GPU GiB", "GPU GiB"), justify="right")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        state = "up to date" if row["state"] == "up to date" else row["why"]
+        table.add_row(row["stage"], Text(state), *(str(row[number]) for number in numbers))
     return table
 
 
-def _places(workspace: Workspace, summary: summaries.RunSummary, ui_command: str) -> Panel:
-    lines = []
+def _places(
+    workspace: Workspace, summary: summaries.RunSummary, ui_command: str
+) -> Iterator[tuple[str, str]]:
     if (loss := summaries.losses(summary)) is not None:
-        lines.append(f"Loss     {loss[0]:.4f} -> {loss[1]:.4f}")
-    lines += [f"LoRA     {path}" for path in summaries.loras(workspace, summary)]
+        yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
+    for path in summaries.loras(workspace, summary):
+        yield "LoRA", _short(path)
     page = summaries.gallery(workspace, summary)
     if page is not None:
-        lines.append(f"Gallery  {page}")
-    lines.append(f"UIs      {ui_command}")
-    return Panel("\n".join(lines), title="Where it is", title_align="left", expand=False)
+        yield "Gallery", _short(page)
+    yield "UIs", ui_command
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return escape(str(path.relative_to(here) if path.is_relative_to(here) else path))

@@ -1,4 +1,4 @@
-"""Sizes of samples: legal frame counts, the size that a clip's shape leads to, and how the clip is cut to it."""
+"""Sizes of samples: legal frame counts, the size that a clip's shape leads to, and how it is cut to it."""
 
 from __future__ import annotations
 

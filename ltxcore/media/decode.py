@@ -21,8 +21,8 @@ DECODE_TIMEOUT_S = 600.0
 STDERR_KEPT_BYTES = 64 << 10
 SCALER = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
 FIRST_HD_HEIGHT = 720
-# One thread: a decoder with frame threads holds back as many frames more, which a damaged end would
-# swallow; clips are decoded side by side instead. -xerror and explode: a fault is an error, never a grey frame.
+# -xerror and explode: a fault is an error, never a grey frame. One thread: a decoder with frame threads
+# holds back as many frames more, which a damaged end would swallow; decode clips side by side instead.
 STRICT = ["ffmpeg", "-nostdin", "-nostats", "-v", "error", "-xerror"]
 STRICT_INPUT = {"copyts": None, "threads": 1, "err_detect": "explode"}
 
@@ -39,23 +39,25 @@ def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArra
     """
     stream = read_streams(path).video
     times = stream.timestamps()
-    if plan.indices[-1] >= len(times) or (stream.width, stream.height) != geometry.source:
+    if max(plan.indices) >= len(times) or (stream.width, stream.height) != geometry.source:
         raise MediaError(
             f"is no longer the file that was probed: {len(times)} frames of {stream.width}x{stream.height}, "
-            f"but frame {plan.indices[-1]} of {geometry.source[0]}x{geometry.source[1]} is needed"
+            f"but frame {max(plan.indices)} of {geometry.source[0]}x{geometry.source[1]} is needed"
         )
     wanted = sorted(set(plan.indices))
     width, height = geometry.target
-    frames = np.empty((len(wanted), height, width, 3), np.uint8)
+    frames = np.empty((plan.count, height, width, 3), np.uint8)
     command = _command(path, stream, [times[index] for index in wanted], geometry)
     with _reading(command) as running:
-        for number, frame in enumerate(frames):
-            if not _fill(running.stdout, frame):
+        for number, index in enumerate(wanted):
+            first, *repeats = np.flatnonzero(np.equal(plan.indices, index))
+            if not _fill(running.stdout, frames[first]):
                 raise MediaError(
                     f"does not decode: {number} of the {len(wanted)} frames needed are readable; "
                     f"ffmpeg says: {last_words(running.stderr(), path)}"
                 )
-    return frames[np.searchsorted(wanted, plan.indices)]
+            frames[repeats] = frames[first]
+    return frames
 
 
 def _command(path: Path, stream: VideoStream, times: list[int], geometry: Geometry) -> list[str]:
@@ -78,7 +80,7 @@ def _colour_matrix(stream: VideoStream) -> dict[str, Any]:
 
 def _fill(pipe: IO[bytes], frame: npt.NDArray[np.uint8]) -> bool:
     """Read one whole frame; False when the output ends before it does."""
-    view = memoryview(frame.reshape(-1))
+    view = frame.reshape(-1).data
     at = 0
     while at < len(view):
         read = pipe.readinto(view[at:])  # type: ignore[attr-defined]
@@ -94,6 +96,8 @@ class _Running:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         if process.stdout is None or process.stderr is None:
             raise ValueError("the process must have pipes")
+        self._process = process
+        self._timed_out = False
         self.stdout: IO[bytes] = process.stdout
         self._said = bytearray()
         self._drain = threading.Thread(target=self._read, args=(process.stderr,), daemon=True)
@@ -104,8 +108,15 @@ class _Running:
             self._said += piece
             del self._said[:-STDERR_KEPT_BYTES]
 
+    def time_out(self) -> None:
+        """Kill it, and remember why."""
+        self._timed_out = True
+        self._process.kill()
+
     def stderr(self) -> bytes:
-        """What it said, after it has ended its output."""
+        """What it said, after it has ended its output; a timeout is said in its place."""
+        if self._timed_out:
+            return f"stopped because it took more than {DECODE_TIMEOUT_S:g} s".encode()
         self._drain.join(timeout=10)
         return bytes(self._said)
 
@@ -116,11 +127,12 @@ def _reading(command: list[str]) -> Iterator[_Running]:
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
-        alarm = threading.Timer(DECODE_TIMEOUT_S, process.kill)
+        running = _Running(process)
+        alarm = threading.Timer(DECODE_TIMEOUT_S, running.time_out)
         alarm.daemon = True
         alarm.start()
         try:
-            yield _Running(process)
+            yield running
         finally:
             alarm.cancel()
             process.kill()

@@ -55,7 +55,7 @@ def _is_special(entry: Path) -> bool:
 
 
 def sample_id(dataset: VideoDataset, root: Path, path: Path) -> str:
-    """`dataset/relative path with its extension`. Bytes of a name that are not UTF-8 are written as `\\xNN`."""
+    """`dataset/relative path with its extension`; bytes that are not UTF-8 are written as `\\xNN`."""
     relative = path.relative_to(root).as_posix()
     printable = os.fsencode(relative).decode("utf-8", "backslashreplace")
     return f"{dataset.id}/{printable}"

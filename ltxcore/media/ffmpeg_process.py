@@ -21,11 +21,12 @@ READ_OPTIONS: dict[str, Any] = {
     # AVI and MPEG leave out presentation times that follow from the decoding order.
     "fflags": "+genpts",
 }
+PROBE_TIMEOUT_S = 120.0
 _ADDRESS = re.compile(r"\s*@ 0x[0-9a-f]+")
 
 
 def file_url(path: Path) -> str:
-    """The file for ffmpeg's command line; the prefix keeps `-x.mp4` and `a:b.mp4` from meaning anything else."""
+    """The file for ffmpeg's command line: so that `-x.mp4` is no option and `a:b.mp4` no protocol."""
     return f"file:{path}"
 
 
@@ -48,6 +49,18 @@ def run_tool(arguments: list[str], timeout_s: float) -> subprocess.CompletedProc
         raise MediaError(f"{arguments[0]} did not finish within {timeout_s:g} s and was stopped") from None
     except FileNotFoundError:
         raise MediaError(f"{arguments[0]} is not installed or not on the PATH") from None
+
+
+def ffprobe(path: Path, *arguments: str) -> tuple[int, bytes, bytes]:
+    """Exit status, output and messages of ffprobe on one file.
+
+    Raises:
+        MediaError: it took longer than `PROBE_TIMEOUT_S`.
+    """
+    # ffmpeg.probe has no timeout, and always lists every field of every stream.
+    options = [text for key, value in READ_OPTIONS.items() for text in (f"-{key}", str(value))]
+    done = run_tool(["ffprobe", "-v", "error", *options, *arguments, file_url(path)], PROBE_TIMEOUT_S)
+    return done.returncode, done.stdout, done.stderr
 
 
 def last_words(stderr: bytes | str, path: Path) -> str:

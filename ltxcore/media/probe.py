@@ -1,29 +1,30 @@
-"""What is in a media file: streams, the exact time of every frame, and how loud it is. Nothing is decoded but sound."""
+"""What is in a media file: its streams, the exact time of every frame, and how loud it is.
+
+Only sound is decoded, for its loudness.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import statistics
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import READ_OPTIONS, file_url, last_words, open_input, run_tool
+from ltxcore.media.ffmpeg_process import ffprobe, last_words, open_input, run_tool
+from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
 
-PROBE_TIMEOUT_S = 120.0
 LOUDNESS_TIMEOUT_S = 300.0
 SILENCE_LUFS = -70.0
 """The absolute gate of EBU R128: ffmpeg reports it when nothing is louder."""
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
-CUT_SHORT = re.compile(r"partial file|ended prematurely|[Tt]runcat")
 
 _STREAM_FIELDS = (
     "index,codec_name,codec_type,has_b_frames,width,height,sample_aspect_ratio,pix_fmt,bits_per_raw_sample,field_order,"
@@ -136,10 +137,10 @@ def read_streams(path: Path) -> MediaProbe:
         raise MediaError(_why_no_video(streams))
     if _has_no_frame_times(report["format"]["format_name"], video):
         raise MediaError(
-            f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does not hold "
-            "their times; convert it to MP4 or MKV"
+            f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does "
+            "not hold their times; convert it to MP4 or MKV"
         )
-    frames = _frame_times(path, video)
+    frames = read_frame_times(path, video)
     stream = _video_stream(video, frames)
     return MediaProbe(
         container=report["format"]["format_name"],
@@ -180,6 +181,8 @@ def _check_file(path: Path) -> None:
             raise MediaError("is not a regular file")
         with path.open("rb") as file:
             file.read(1)
+    except UnicodeEncodeError:
+        raise MediaError("has a name that is not UTF-8; rename it") from None
     except FileNotFoundError:
         raise MediaError(
             "is a link to a file that is not there" if path.is_symlink() else "is not there"
@@ -190,15 +193,8 @@ def _check_file(path: Path) -> None:
         raise MediaError("is empty (zero bytes)")
 
 
-def _ffprobe(path: Path, *arguments: str) -> tuple[int, bytes, bytes]:
-    # ffmpeg.probe would do the same, but cannot be given a timeout and reads every packet's payload into JSON.
-    options = [text for key, value in READ_OPTIONS.items() for text in (f"-{key}", str(value))]
-    done = run_tool(["ffprobe", "-v", "error", *options, *arguments, file_url(path)], PROBE_TIMEOUT_S)
-    return done.returncode, done.stdout, done.stderr
-
-
 def _ffprobe_streams(path: Path) -> dict[str, Any]:
-    status, out, err = _ffprobe(path, "-show_entries", _STREAM_ENTRIES, "-of", "json")
+    status, out, err = ffprobe(path, "-show_entries", _STREAM_ENTRIES, "-of", "json")
     if status == 0:
         report: dict[str, Any] = json.loads(out)
         return report
@@ -228,68 +224,7 @@ def _why_no_video(streams: list[dict[str, Any]]) -> str:
     return "has no video stream"
 
 
-class _Frames(NamedTuple):
-    times: list[int]
-    last_duration: int
-    declared: int | None
-    cut_short: bool
-
-
-def _frame_times(path: Path, stream: dict[str, Any]) -> _Frames:
-    """Times of all frames that are shown, in presentation order.
-
-    Where the file ends early, frames are kept only up to the last decoding time read: what would be
-    decoded later may have to be shown between the frames after it.
-    """
-    entries = "packet=pts,dts,duration,flags"
-    status, out, err = _ffprobe(
-        path, "-select_streams", str(stream["index"]), "-show_entries", entries, "-of", "compact=p=0"
-    )
-    if status != 0:
-        raise MediaError(f"its frames cannot be listed; ffprobe says: {last_words(err, path)}")
-    cut_short = CUT_SHORT.search(err.decode("utf-8", "replace")) is not None
-    packets = list(_packets(out.decode("utf-8", "replace")))
-    if cut_short:
-        packets = _whole_packets(packets)
-    times = sorted({packet.pts for packet in packets if packet.shown})
-    if not times:
-        raise MediaError("has a header but no frame that can be read")
-    durations = {packet.pts: packet.duration for packet in packets}
-    declared = int(stream["nb_frames"]) if str(stream.get("nb_frames", "")).isdigit() else None
-    return _Frames(times, _last_duration(times, durations), declared, cut_short)
-
-
-class _Packet(NamedTuple):
-    pts: int
-    dts: int | None
-    duration: int
-    shown: bool
-
-
-def _packets(report: str) -> Iterator[_Packet]:
-    for line in report.splitlines():
-        fields = dict(part.split("=", 1) for part in line.split("|") if "=" in part)
-        pts, dts = _ticks(fields.get("pts")), _ticks(fields.get("dts"))
-        shown_at = pts if pts is not None else dts
-        if shown_at is None:
-            continue
-        yield _Packet(shown_at, dts, _ticks(fields.get("duration")) or 0, "D" not in fields.get("flags", ""))
-
-
-def _whole_packets(packets: list[_Packet]) -> list[_Packet]:
-    kept = packets[:-1]  # The last one read is the one that the end of the file cuts.
-    decoded_to = [packet.dts for packet in kept if packet.dts is not None]
-    return [p for p in kept if p.pts <= decoded_to[-1]] if decoded_to else kept
-
-
-def _last_duration(times: list[int], durations: dict[int, int]) -> int:
-    if durations[times[-1]] > 0:
-        return durations[times[-1]]
-    gaps = [after - before for before, after in pairwise(times)]
-    return round(statistics.median(gaps)) if gaps else 1
-
-
-def _video_stream(stream: dict[str, Any], frames: _Frames) -> VideoStream:
+def _video_stream(stream: dict[str, Any], frames: FrameTimes) -> VideoStream:
     stored = (int(stream.get("width", 0)), int(stream.get("height", 0)))
     if min(stored) < MIN_EDGE:
         raise MediaError(
@@ -333,7 +268,7 @@ def _audio_stream(stream: dict[str, Any]) -> AudioStream:
     )
 
 
-def _notes(stream: dict[str, Any], video: VideoStream, frames: _Frames) -> Iterator[str]:
+def _notes(stream: dict[str, Any], video: VideoStream, frames: FrameTimes) -> Iterator[str]:
     if frames.cut_short:
         of = "" if frames.declared is None else f" of {frames.declared}"
         yield f"the file ends early: {len(frames.times)}{of} frames are readable"
@@ -364,10 +299,6 @@ def _bit_depth(stream: dict[str, Any], pixel_format: str) -> int:
         return int(declared)
     deep = re.search(r"(9|10|12|14|16)(le|be)$", pixel_format)
     return int(deep.group(1)) if deep else 8
-
-
-def _ticks(text: str | None) -> int | None:
-    return int(text) if text and text.lstrip("-").isdigit() else None
 
 
 def _seconds(text: str | None) -> float | None:

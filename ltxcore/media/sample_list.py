@@ -198,30 +198,30 @@ CLIPS = (
 
 BAD_FILES: dict[str, SampleClip | str] = {
     "corrupt-tail.mp4": SampleClip("corrupt-tail.mp4", (256, 160), "25", 50, "gold", "disc", "circle"),
-    "not-a-video.mp4": "This is a note about the clips, saved under the wrong name.\n",
+    "not-a-video.mp4": "This is a note about the clips, saved under the wrong name.",
 }
 
 CAPTIONS = {
-    "red-disc-right.txt": "A red disc moves from left to right over a dark blue background while a tone rises by an octave.\n",
-    "blue-box-up.txt": "A blue box climbs from the bottom to the top of a tall beige picture, and a tone climbs with it.\n",
-    "green-disc-left.txt": "A green disc glides from right to left over a dark grey background. A tone falls by an octave.\n",
-    "yellow-box-down.txt": "A yellow box sinks from the top to the bottom of a purple background; its tone sinks too.\n",
+    "red-disc-right.txt": "A red disc moves from left to right over dark blue while a tone rises.",
+    "blue-box-up.txt": "A blue box climbs through a tall beige picture, and a tone climbs with it.",
+    "green-disc-left.txt": "A green disc glides from right to left over dark grey. A tone falls.",
+    "yellow-box-down.txt": "A yellow box sinks down a purple background; its tone sinks too.",
     "white-disc-circle-surround.txt": (
         "A white disc runs around in a circle over a blue background.\n"
         "A white ball circles once, and a tone swings up and down with it.\n"
-        "A circling white disc on blue, with a swinging tone in the middle of the room.\n"
+        "A circling white disc on blue, with a swinging tone in the middle of the room."
     ),
-    "purple-box-irregular.txt": "A purple box moves from left to right over a pale green background while a tone rises.\n",
-    "orange-disc-silent.txt": "An orange disc falls over a dark green background. There is no sound.\n",
+    "purple-box-irregular.txt": "A purple box moves from left to right over pale green while a tone rises.",
+    "orange-disc-silent.txt": "An orange disc falls over a dark green background. There is no sound.",
     "cyan-disc-telephone.txt": (
-        "A cyan disc rises through a tall brown picture filmed with a telephone. A tone rises with it.\n"
+        "A cyan disc rises through a tall brown picture filmed with a telephone. A tone rises with it."
     ),
-    "twin.mp4.txt": "A red box moves from right to left over a white background while a high tone falls.\n",
-    "twin.mov.txt": "A blue disc rises over a brown background, and a low tone rises far up.\n",
-    "pink-disc-down.txt": "A pink disc drops through a tall dark blue picture while a tone drops.\n",
-    "more/teal-box-circle.txt": "A teal box runs around in a circle over a sand-coloured background; a tone swings with it.\n",
-    "more/silver-disc-up.txt": "A large silver disc rises over a violet background, and a tone rises with it.\n",
-    "too-short.txt": "A red disc, for an instant.\n",
-    "corrupt-tail.txt": "A gold disc runs around in a circle over a dark blue background while a tone swings up and down.\n",
-    "not-a-video.txt": "This file has a caption, but it is not a video.\n",
+    "twin.mp4.txt": "A red box moves from right to left over a white background while a high tone falls.",
+    "twin.mov.txt": "A blue disc rises over a brown background, and a low tone rises far up.",
+    "pink-disc-down.txt": "A pink disc drops through a tall dark blue picture while a tone drops.",
+    "more/teal-box-circle.txt": "A teal box runs in a circle over sand; a tone swings with it.",
+    "more/silver-disc-up.txt": "A large silver disc rises over violet, and a tone rises with it.",
+    "too-short.txt": "A red disc, for an instant.",
+    "corrupt-tail.txt": "A gold disc runs in a circle over dark blue while a tone swings up and down.",
+    "not-a-video.txt": "This file has a caption, but it is not a video.",
 }

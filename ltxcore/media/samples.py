@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +60,9 @@ def _complete(directory: Path) -> bool:
 
 
 def _jobs() -> dict[str, Callable[[Path], object]]:
-    jobs: dict[str, Callable[[Path], object]] = {}
-    for clip in CLIPS:
-        jobs[clip.name] = lambda path, clip=clip: _render(clip, path)
-    for name, bad in BAD_FILES.items():
-        jobs[name] = lambda path, bad=bad: _damage(bad, path)
-    for name, text in CAPTIONS.items():
-        jobs[name] = lambda path, text=text: path.write_bytes(text.encode())
-    return jobs
+    jobs: dict[str, Callable[[Path], object]] = {clip.name: partial(_render, clip) for clip in CLIPS}
+    jobs |= {name: partial(_damage, bad) for name, bad in BAD_FILES.items()}
+    return jobs | {name: partial(_write, text) for name, text in CAPTIONS.items()}
 
 
 def _make(directory: Path, jobs: Iterable[tuple[str, Callable[[Path], object]]]) -> None:
@@ -84,10 +80,14 @@ def _publish(path: Path, job: Callable[[Path], object]) -> None:
         draft.replace(path)
 
 
+def _write(text: str, path: Path) -> None:
+    path.write_bytes(f"{text}\n".encode())
+
+
 def _damage(bad: SampleClip | str, path: Path) -> None:
     """Text under a video's name, or a clip whose last bytes are missing while its index is whole."""
     if isinstance(bad, str):
-        path.write_text(bad)
+        _write(bad, path)
         return
     _render(bad, path)
     whole = path.read_bytes()

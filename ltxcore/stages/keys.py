@@ -49,12 +49,12 @@ class LatentSpaces:
         return cls(source.fingerprint("vae"), source.fingerprint("audio_vae"), recipe.encode.vae_dtype)
 
     def video_key(self, sample: Sample) -> Key:
-        """Frames (by source index, which a file's content ties to its timestamps), box, size, VAE."""
+        """Frames (source index and the time each stands for), box, size, VAE."""
         return Key(
             {
                 "kind": "video",
                 "media": sample.media_id,
-                "frames": fingerprint(list(sample.frames.indices)),
+                "frames": fingerprint([sample.frames.fps, *sample.frames.indices]),
                 "geometry": sample.geometry.model_dump(mode="json"),
                 "vae": self.vae,
                 "dtype": self.dtype,

@@ -20,6 +20,7 @@ from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
 if TYPE_CHECKING:
+    from ltxcore.stages.samples import StoredFeatures
     from ltxcore.validation.gallery import Entry, GalleryFacts, Side
     from ltxcore.validation.render import Renderer
 
@@ -121,18 +122,16 @@ class Session:
         return Renderer(load_components(self.ctx.source, dtype, self.device), self.plan)
 
     def _render_all(
-        self, renderer: Renderer, features: Any, label: str, on_step: Callable[[str], None]
+        self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
     ) -> list[Rendering]:
         negative = features.load(self.ctx.recipe.validation.validation_negative_prompt)
-        return [
-            renderer.render(
-                name,
-                features.load(prompt),
-                negative,
-                progress=lambda done, total, name=name: on_step(f"{name}, {label}"),
+
+        def render(name: str, prompt: str) -> Rendering:
+            return renderer.render(
+                name, features.load(prompt), negative, lambda done, total: on_step(f"{name}, {label}")
             )
-            for name, prompt in self.prompts.items()
-        ]
+
+        return [render(name, prompt) for name, prompt in self.prompts.items()]
 
     def write(self, pairs: list[Pair]) -> None:
         """Videos, posters, contact sheet and the page that shows them."""

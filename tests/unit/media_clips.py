@@ -35,8 +35,8 @@ def numbered_clip(
     encoding = codec or ("-c:v", "libx264", "-preset", "medium", "-bf", "3", "-crf", "1")
     time_base = ("-enc_time_base", "1:1000") if setpts else ()
     ffmpeg(
-        "-f", "lavfi", "-i", picture + grey, "-fps_mode", "passthrough", *time_base, *encoding, "-threads", "1",
-        f"file:{path}",
+        "-f", "lavfi", "-i", picture + grey, "-fps_mode", "passthrough", *time_base, *encoding,
+        "-threads", "1", f"file:{path}",
     )  # fmt: skip
     return path
 

@@ -125,6 +125,12 @@ def test_any_file_name_is_safe(
     assert decode_frames(Path(name), frames_of((0, 1)), plain(192, 192)).shape == (2, 192, 192, 3)
 
 
+def test_decoding_that_takes_too_long_is_stopped(sample_clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "DECODE_TIMEOUT_S", 0.001)
+    with pytest.raises(MediaError, match=r"stopped because it took more than 0\.001 s"):
+        decode_frames(sample_clips / "twin.mp4", frames_of(tuple(range(45))), plain(192, 192))
+
+
 def test_nothing_is_left_running_after_an_error(sample_clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 

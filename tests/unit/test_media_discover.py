@@ -111,6 +111,6 @@ def test_every_bad_sample_has_its_reason(sample_clips: Path) -> None:
     for name, reason in reasons.items():
         with pytest.raises(MediaError, match=reason):
             plan(sample_clips, name)
-    with pytest.raises(MediaError, match="too short.*the file ends early"):
+    with pytest.raises(MediaError, match=r"too short.*the file ends early"):
         plan(sample_clips, "corrupt-tail.mp4", dataset(video={"num_frames": 41}))
     assert "ends early" in plan(sample_clips, "corrupt-tail.mp4").notes[0]

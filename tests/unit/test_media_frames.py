@@ -19,8 +19,8 @@ def clip(times: list[int], time_base: str, last_duration: int, notes: tuple[str,
     steps = tuple((step, len(list(run))) for step, run in groupby(b - a for a, b in pairwise(times)))
     video = VideoStream(
         index=0, codec="h264", width=64, height=64, stored=(64, 64), rotation=0, sample_aspect_ratio="1:1",
-        pixel_format="yuv420p", bit_depth=8, colour_space=None, time_base=time_base, first_pts=times[0], steps=steps,
-        last_duration=last_duration,
+        pixel_format="yuv420p", bit_depth=8, colour_space=None, time_base=time_base, first_pts=times[0],
+        steps=steps, last_duration=last_duration,
     )  # fmt: skip
     return MediaProbe(
         container="mp4", duration_s=video.duration_s, video=video, audio=None, loudness_lufs=None, notes=notes
@@ -109,7 +109,7 @@ def test_shorter_and_longer_clips_are_dropped_with_the_reason() -> None:
         plan_frames(constant(16, "25"), settings(min_frames=20))
     with pytest.raises(MediaError, match="too long: it has 30 frames at 25 fps, and max_frames is 29"):
         plan_frames(constant(30, "25"), settings(max_frames=29))
-    with pytest.raises(MediaError, match="too short.*the file ends early: 9 of 50"):
+    with pytest.raises(MediaError, match=r"too short.*the file ends early: 9 of 50"):
         plan_frames(
             clip([0, 1], "1/25", 1, ("the file ends early: 9 of 50 frames are readable",)), settings()
         )

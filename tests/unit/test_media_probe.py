@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.media import probe as probing
+from ltxcore.media import ffmpeg_process
 from ltxcore.media.errors import MediaError
 from ltxcore.media.probe import MediaProbe, measure_loudness, probe
 from tests.unit.media_clips import ffmpeg, numbered_clip
@@ -70,8 +70,8 @@ def test_a_cover_is_not_a_video(sample_clips: Path, tmp_path: Path) -> None:
 def test_notes_name_hdr_and_interlacing(tmp_path: Path) -> None:
     clip = tmp_path / "hdr.mkv"
     ffmpeg(
-        "-f", "lavfi", "-i", "color=s=64x64:d=0.2,format=yuv420p10le", "-c:v", "libx264", "-color_trc", "smpte2084",
-        "-flags", "+ildct+ilme", "-top", "1", str(clip),
+        "-f", "lavfi", "-i", "color=s=64x64:d=0.2,format=yuv420p10le", "-c:v", "libx264",
+        "-color_trc", "smpte2084", "-flags", "+ildct+ilme", "-top", "1", str(clip),
     )  # fmt: skip
     found = probe(clip)
     assert found.video.bit_depth == 10
@@ -195,7 +195,7 @@ def test_any_file_name_is_safe(
 def test_a_probe_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = tmp_path / "long.mkv"
     ffmpeg("-f", "lavfi", "-i", "color=s=64x64:r=60:d=2", "-c:v", "mpeg4", str(clip))
-    monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 0.001)
+    monkeypatch.setattr(ffmpeg_process, "PROBE_TIMEOUT_S", 0.001)
     began = time.monotonic()
     with pytest.raises(MediaError, match="did not finish within"):
         probe(clip)

@@ -1,0 +1,85 @@
+"""When each frame is shown, from the packets of a stream. Nothing is decoded."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ltxcore.media.errors import MediaError
+from ltxcore.media.ffmpeg_process import ffprobe, last_words
+
+CUT_SHORT = re.compile(r"partial file|ended prematurely|[Tt]runcat")
+
+
+class FrameTimes(NamedTuple):
+    """When the frames of a stream are shown, in ticks of its time base."""
+
+    times: list[int]
+    last_duration: int
+    declared: int | None
+    cut_short: bool
+
+
+class _Packet(NamedTuple):
+    pts: int
+    dts: int | None
+    duration: int
+    shown: bool
+
+
+def read_frame_times(path: Path, stream: dict[str, Any]) -> FrameTimes:
+    """Times of all frames that are shown, in presentation order.
+
+    Where the file ends early, frames are kept only up to the last decoding time read: what would be
+    decoded later may have to be shown between the frames after it.
+
+    Raises:
+        MediaError: there is no frame that is whole.
+    """
+    entries = "packet=pts,dts,duration,flags"
+    status, out, err = ffprobe(
+        path, "-select_streams", str(stream["index"]), "-show_entries", entries, "-of", "compact=p=0"
+    )
+    if status != 0:
+        raise MediaError(f"its frames cannot be listed; ffprobe says: {last_words(err, path)}")
+    cut_short = CUT_SHORT.search(err.decode("utf-8", "replace")) is not None
+    packets = list(_packets(out.decode("utf-8", "replace")))
+    if cut_short:
+        packets = _whole_packets(packets)
+    times = sorted({packet.pts for packet in packets if packet.shown})
+    if not times:
+        raise MediaError("has a header but no frame that can be read")
+    durations = {packet.pts: packet.duration for packet in packets}
+    declared = int(stream["nb_frames"]) if str(stream.get("nb_frames", "")).isdigit() else None
+    return FrameTimes(times, _last_duration(times, durations), declared, cut_short)
+
+
+def _packets(report: str) -> Iterator[_Packet]:
+    for line in report.splitlines():
+        fields = dict(part.split("=", 1) for part in line.split("|") if "=" in part)
+        pts, dts = _ticks(fields.get("pts")), _ticks(fields.get("dts"))
+        shown_at = pts if pts is not None else dts
+        if shown_at is None:
+            continue
+        yield _Packet(shown_at, dts, _ticks(fields.get("duration")) or 0, "D" not in fields.get("flags", ""))
+
+
+def _whole_packets(packets: list[_Packet]) -> list[_Packet]:
+    kept = packets[:-1]  # The last one read is the one that the end of the file cuts.
+    decoded_to = [packet.dts for packet in kept if packet.dts is not None]
+    return [p for p in kept if p.pts <= decoded_to[-1]] if decoded_to else kept
+
+
+def _last_duration(times: list[int], durations: dict[int, int]) -> int:
+    if durations[times[-1]] > 0:
+        return durations[times[-1]]
+    gaps = [after - before for before, after in pairwise(times)]
+    return round(statistics.median(gaps)) if gaps else 1
+
+
+def _ticks(text: str | None) -> int | None:
+    return int(text) if text and text.lstrip("-").isdigit() else None

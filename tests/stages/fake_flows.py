@@ -1,0 +1,60 @@
+"""Two stages and a parent that leave traces, for the tests of the orchestration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from prefect import flow
+
+from flows.gpu_lease import gpu_lease
+from flows.interrupt import stop_on_sigterm
+from flows.run_stage import run_stage
+
+
+def note(workspace: str, stage: str) -> None:
+    with (Path(workspace) / "trace").open("a") as trace:
+        trace.write(f"{stage} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}\n")
+
+
+@flow(name="first-stage")
+def first_stage(workspace: str = "", mode: str = "") -> None:
+    note(workspace, "first")
+
+
+@flow(name="second-stage")
+def second_stage(workspace: str = "", mode: str = "") -> None:
+    """Do what `mode` says; a file `mended` in the workspace stops it from failing."""
+    note(workspace, "second")
+    root = Path(workspace)
+    if (root / "mended").exists():
+        return
+    if mode == "raise":
+        raise ValueError("the second stage is broken")
+    if mode == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "kill-with-lease":
+        with gpu_lease():
+            os.kill(os.getpid(), signal.SIGKILL)
+    if mode == "lease":
+        with gpu_lease():
+            note(workspace, "leased")
+    if mode == "sleep":
+        time.sleep(120)
+    if mode == "train":
+        with stop_on_sigterm() as should_stop:
+            while not should_stop():
+                time.sleep(0.1)
+            (root / "checkpoint").write_text("whole")
+
+
+@flow(name="two-stages")
+def two_stages(workspace: str = "", mode: str = "", retries: int = 0) -> None:
+    note(workspace, "parent")
+    run_stage(first_stage, {"workspace": workspace, "mode": mode})
+    run_stage(second_stage, {"workspace": workspace, "mode": mode}, retries=retries)
+    if "torch" in sys.modules:
+        raise AssertionError("the parent has imported torch")

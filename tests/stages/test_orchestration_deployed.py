@@ -1,0 +1,197 @@
+"""Stages as deployments: parent and children in a real worker on a real Prefect server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.environment import worker_environment
+from flows.leash import ROOT, start_leashed
+from flows.server import LocalServer, stop
+
+pytestmark = pytest.mark.e2e
+
+FLOWS = {"first-stage": "first_stage", "second-stage": "second_stage", "two-stages": "two_stages"}
+
+
+def prefect_file(directory: Path) -> Path:
+    document = {
+        "pull": [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $LTX2_ROOT }}"}}],
+        "deployments": [
+            {
+                "name": name,
+                "entrypoint": f"tests/stages/fake_flows.py:{function}",
+                "work_pool": {"name": "cpu"},
+            }
+            for name, function in FLOWS.items()
+        ],
+    }
+    path = directory / "prefect.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    workspace = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with LocalServer(workspace) as running:
+            from flows.deployment import deploy, prepare_server
+
+            prepare_server()
+            deploy(prefect_file(workspace), running.environment)
+            worker = start_worker(running)
+            yield running
+            stop(worker, 10)
+
+
+def start_worker(server: LocalServer) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "cpu", "--type", "process"]
+    environment = {
+        **os.environ,
+        **worker_environment(server.workspace),
+        "PREFECT_API_URL": server.url,
+        "LTX2_ROOT": str(ROOT),
+        "PYTHONPATH": str(ROOT),
+    }
+    with (server.workspace / "logs" / "worker.log").open("ab") as log:
+        return start_leashed(command, environment, log=log)
+
+
+def start_run(workspace: Path, mode: str) -> Any:
+    from prefect.deployments import run_deployment
+
+    return run_deployment(
+        "two-stages/two-stages",
+        parameters={"workspace": str(workspace), "mode": mode},
+        timeout=0,
+        as_subflow=False,
+    )
+
+
+def read(run_id: Any) -> Any:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(run_id)
+
+
+def children(workspace: Path) -> dict[str, Any]:
+    """The stages' runs of the parent whose workspace this is, by flow."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        runs = [r for r in client.read_flow_runs() if r.parameters.get("workspace") == str(workspace)]
+        names = {r.flow_id: client.read_flow(r.flow_id).name for r in runs}
+    stages = [r for r in runs if names[r.flow_id] != "two-stages"]
+    found = {names[r.flow_id]: r for r in stages}
+    assert len(found) == len(stages), "a stage has more than one run"
+    return found
+
+
+def until(condition: Callable[[], bool], limit_s: float) -> float:
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < limit_s, f"it did not come in {limit_s} s"
+        time.sleep(0.2)
+    return time.monotonic() - start
+
+
+def set_state(run_id: Any, kind: str, name: str) -> None:
+    from prefect import get_client
+    from prefect.client.schemas.objects import State, StateType
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, State(type=StateType(kind), name=name))
+
+
+def is_final(run_id: Any) -> Callable[[], bool]:
+    return lambda: bool(read(run_id).state.is_final())
+
+
+def trace(root: Path) -> list[list[str]]:
+    path = root / "trace"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_retried_parent_reruns_only_what_failed(server: LocalServer, tmp_path: Path) -> None:
+    run = start_run(tmp_path, "kill")
+    until(is_final(run.id), 60)
+    failed = read(run.id)
+    assert failed.state.name == "Failed"
+    assert "second-stage crashed" in failed.state.message
+    assert "SIGKILL" in failed.state.message
+    assert len({pid for _, pid, _ in trace(tmp_path)}) == 3
+    before = children(tmp_path)
+    assert before["second-stage"].state.name == "Crashed"
+
+    (tmp_path / "mended").touch()
+    set_state(run.id, "SCHEDULED", "AwaitingRetry")
+    until(lambda: read(run.id).state.is_completed(), 60)
+    after = children(tmp_path)
+    assert {name: r.id for name, r in after.items()} == {name: r.id for name, r in before.items()}
+    assert {name: r.run_count for name, r in after.items()} == {"first-stage": 1, "second-stage": 2}
+    assert [name for name, _, _ in trace(tmp_path)] == ["parent", "first", "second", "parent", "second"]
+
+
+@pytest.mark.parametrize("mode", ["sleep", "train"])
+def test_cancelling_the_parent_cancels_its_stage(server: LocalServer, tmp_path: Path, mode: str) -> None:
+    run = start_run(tmp_path, mode)
+    until(lambda: [name for name, _, _ in trace(tmp_path)] == ["parent", "first", "second"], 60)
+    time.sleep(1)
+    set_state(run.id, "CANCELLING", "Cancelling")
+    child = children(tmp_path)["second-stage"]
+    assert until(is_final(child.id), 30) < 20
+    until(is_final(run.id), 15)
+    assert read(run.id).state.name == "Cancelled"
+    assert read(child.id).state.name == "Cancelled"
+    if mode == "train":
+        assert (tmp_path / "checkpoint").read_text() == "whole"
+    process = int(trace(tmp_path)[-1][1])
+    until(lambda: not Path(f"/proc/{process}").exists(), 10)
+
+
+def test_preparing_and_deploying_again_changes_nothing(server: LocalServer) -> None:
+    from prefect import get_client
+
+    from flows.deployment import deploy, prepare_server
+    from flows.gpu_lease import gpu_limit_name
+
+    def everything() -> list[Any]:
+        with get_client(sync_client=True) as client:
+            return [
+                sorted(d.id for d in client.read_deployments()),
+                sorted(p.id for p in client.read_work_pools()),
+                client.request("POST", "/automations/count").json(),
+                client.read_global_concurrency_limit_by_name(gpu_limit_name()).limit,
+            ]
+
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(gpu_limit_name(), 2)
+    before = everything()
+    prepare_server()
+    deploy(server.workspace / "prefect.yaml", server.environment)
+    assert everything() == before
+    assert before[2:] == [1, 2]
+
+
+def test_a_worker_stops_on_sigterm(server: LocalServer) -> None:
+    """A worker started with SIGINT ignored could be stopped by SIGKILL only."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker = start_worker(server)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    time.sleep(4)
+    worker.terminate()
+    assert worker.wait(15) == 0

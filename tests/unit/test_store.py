@@ -1,0 +1,219 @@
+"""The store's promises: whole or absent, index after data, holes are loud, lost bytes are noticed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ltxcore.store.bf16 import from_bits, to_bits
+from ltxcore.store.blobs import Blobs, OutsideRoot, write_atomic
+from ltxcore.store.fingerprint import canonical, derive_seed, fingerprint
+from ltxcore.store.index import Index
+from ltxcore.store.latents import BF16_NAN, Encoded, LatentsLost, LatentStore
+from ltxcore.store.locks import StoreBusy, exclusive
+from ltxcore.store.texts import Embedded, TextLost, TextStore
+from ltxcore.store.waveforms import WaveformLost, WaveformStore
+
+SHAPE = (4, 2, 3)
+
+
+def sample(number: int) -> Encoded:
+    bits = np.random.default_rng(number).integers(1, 0x7000, SHAPE, dtype=np.uint16)
+    return Encoded(key=f"key-{number}", bits=bits, inputs={"kind": "video", "number": number})
+
+
+def filled(root: Path, count: int) -> LatentStore:
+    store = LatentStore(Blobs(root))
+    store.reserve("latents/video/space/4x2x3", SHAPE, count)
+    store.put("latents/video/space/4x2x3", [sample(n) for n in range(count)])
+    return store
+
+
+def test_bf16_survives_as_bits() -> None:
+    values = torch.tensor([[1.0, -2.5, 3.0e-5], [float("inf"), 0.0, -0.0]]).to(torch.bfloat16)
+    assert torch.equal(from_bits(to_bits(values)).view(torch.int16), values.view(torch.int16))
+
+
+def test_a_fingerprint_depends_on_content_not_on_order() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
+    with pytest.raises(ValueError, match="JSON"):
+        canonical(float("nan"))
+
+
+def test_derived_seeds_differ_by_every_part() -> None:
+    seeds = {derive_seed(0, "a", 1), derive_seed(1, "a", 1), derive_seed(0, "b", 1), derive_seed(0, "a", 2)}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_names_cannot_leave_the_root(tmp_path: Path) -> None:
+    blobs = Blobs(tmp_path / "store")
+    for name in ("../outside", "/etc/passwd", "a/../../b"):
+        with pytest.raises(OutsideRoot):
+            blobs.write(name, b"x")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "file"
+    write_atomic(target, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_index_is_read_by_others_and_later_segments_win(tmp_path: Path) -> None:
+    mine, theirs = Index(Blobs(tmp_path), "index"), Index(Blobs(tmp_path), "index")
+    mine.commit({"a": {"v": 1}, "b": {"v": 1}})
+    assert "a" not in theirs
+    theirs.commit({"a": {"v": 2}})
+    mine.refresh()
+    assert (mine["a"]["v"], theirs["b"]["v"], Index(Blobs(tmp_path), "index")["a"]["v"]) == (2, 1, 2)
+
+
+def test_latents_come_back_and_a_hole_is_nan(tmp_path: Path) -> None:
+    store = filled(tmp_path, 3)
+    store.reserve("latents/video/space/4x2x3", SHAPE, 2)
+    again = LatentStore(Blobs(tmp_path))
+    assert np.array_equal(again.read("key-1"), sample(1).bits)
+    assert again.missing(["key-0", "key-2", "key-9"]) == ["key-9"]
+    array = again._open("latents/video/space/4x2x3")
+    assert array.shape[0] == 5
+    assert (np.asarray(array[4]) == BF16_NAN).all(), "an unwritten row must be NaN, never zeros"
+    assert torch.isnan(from_bits(np.asarray(array[4]))).all()
+
+
+def test_latents_without_room_are_refused(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    with pytest.raises(ValueError, match="no room"):
+        store.put("latents/video/space/4x2x3", [sample(7)])
+
+
+def test_deleted_bytes_make_a_sample_missing_although_the_index_names_it(tmp_path: Path) -> None:
+    store = filled(tmp_path, 2)
+    chunk = tmp_path / "latents/video/space/4x2x3/c/1/0/0/0"
+    chunk.unlink()
+    assert store.missing(["key-0", "key-1"]) == ["key-1"]
+
+
+def test_changed_bytes_are_noticed_on_read(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    chunk = tmp_path / "latents/video/space/4x2x3/c/0/0/0/0"
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 0xFF
+    chunk.write_bytes(bytes(data))
+    with pytest.raises(LatentsLost, match="not what was written"):
+        LatentStore(Blobs(tmp_path)).read("key-0")
+
+
+def test_a_crash_between_data_and_index_leaves_no_sample_and_its_row_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path, 1)
+    store.reserve("latents/video/space/4x2x3", SHAPE, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(store.index, "commit", lambda records: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.put("latents/video/space/4x2x3", [sample(1)])
+    again = LatentStore(Blobs(tmp_path))
+    assert again.missing(["key-1"]) == ["key-1"]
+    again.put("latents/video/space/4x2x3", [sample(2)])
+    assert again.index["key-2"]["row"] == 1
+    assert np.array_equal(again.read("key-2"), sample(2).bits)
+
+
+def test_a_quarantined_key_is_settled_and_says_why(tmp_path: Path) -> None:
+    store = filled(tmp_path, 1)
+    store.quarantine("bad", "clip.mp4: frame 3 cannot be decoded", {"kind": "video"})
+    assert LatentStore(Blobs(tmp_path)).missing(["bad"]) == []
+    assert store.error("bad") == "clip.mp4: frame 3 cannot be decoded"
+    assert store.error("key-0") is None
+
+
+def embedded(name: str, tokens: int, audio: bool = False) -> Embedded:
+    rng = np.random.default_rng(tokens)
+    draw = lambda width: rng.integers(0, 0x7000, (tokens, width), dtype=np.uint16)  # noqa: E731
+    return Embedded(f"key-{name}", name, draw(8), draw(4) if audio else None)
+
+
+def test_text_rows_keep_their_own_length(tmp_path: Path) -> None:
+    TextStore(Blobs(tmp_path)).put([embedded("", 1), embedded("a cat 🐈", 5, audio=True)])
+    store = TextStore(Blobs(tmp_path))
+    short, long = store.read("key-"), store.read("key-a cat 🐈")
+    assert (short.video.shape, short.audio) == ((1, 8), None)
+    assert (long.video.shape, long.caption) == ((5, 8), "a cat 🐈")
+    assert long.audio is not None
+    assert long.audio.shape == (5, 4)
+    assert np.array_equal(long.video, embedded("a cat 🐈", 5).video)
+    assert store.missing(["key-", "key-x"]) == ["key-x"]
+
+
+def test_a_lost_or_broken_text_file_is_noticed(tmp_path: Path) -> None:
+    TextStore(Blobs(tmp_path)).put([embedded("one", 3)])
+    file = next((tmp_path / "text/features").iterdir())
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TextLost, match="cannot be read"):
+        TextStore(Blobs(tmp_path)).read("key-one")
+    file.unlink()
+    assert TextStore(Blobs(tmp_path)).missing(["key-one"]) == ["key-one"]
+
+
+def test_waveforms_come_back_and_lost_ones_are_missing(tmp_path: Path) -> None:
+    wave = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
+    WaveformStore(Blobs(tmp_path)).put({"abc": wave}, {"abc": {"media": "x"}})
+    store = WaveformStore(Blobs(tmp_path))
+    assert np.array_equal(store.read("abc"), wave)
+    (tmp_path / "audio/ab/abc.safetensors").unlink()
+    assert store.missing(["abc"]) == ["abc"]
+    with pytest.raises(WaveformLost, match="run split-audio again"):
+        store.read("abc")
+
+
+def _hold(path: Path, ready: object) -> None:
+    with exclusive(path, "a test"):
+        ready.set()  # type: ignore[attr-defined]
+        signal.pause()
+
+
+def test_a_lock_names_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Event()
+    holder = spawn.Process(target=_hold, args=(tmp_path / "lock", ready))
+    holder.start()
+    assert ready.wait(60)
+    told: list[str] = []
+    with (
+        pytest.raises(StoreBusy, match=f"a test, process {holder.pid}"),
+        exclusive(tmp_path / "lock", "me", wait_s=0.3, on_wait=told.append),
+    ):
+        pass
+    assert len(told) == 1
+    assert holder.pid is not None
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    with exclusive(tmp_path / "lock", "me", wait_s=5):
+        pass
+
+
+def test_an_index_segment_is_plain_json(tmp_path: Path) -> None:
+    filled(tmp_path, 1)
+    segment = next((tmp_path / "latents/index").iterdir())
+    record = json.loads(segment.read_text())["key-0"]
+    assert record["inputs"] == {"kind": "video", "number": 0}, "a miss must be able to explain itself"
