@@ -85,7 +85,7 @@ class VideoDataset(Strict):
 
 
 class TextEmbedsDataset(Strict):
-    """The seed's entry for the caption cache. The store keys captions by content, so it only has to be there."""
+    """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     type: Literal["local"] = "local"

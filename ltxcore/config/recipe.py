@@ -23,7 +23,7 @@ class ModelSettings(Strict):
     pretrained_model_name_or_path: str = Field(
         TINY_MODEL,
         min_length=1,
-        description="A directory in the diffusers layout, a hub id, or `tiny`: a random LTX-2 of the real classes.",
+        description="A directory in the diffusers layout, a hub id, or `tiny`, a random LTX-2.",
     )
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
@@ -46,7 +46,7 @@ class LoraSettings(Strict):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     lora_targets: tuple[str, ...] | None = Field(
         None,
-        description="Module suffixes. Default: the attentions, and the audio modules where the data has sound.",
+        description="Module suffixes. Default: the attentions, and audio modules where there is sound.",
     )
 
     @property

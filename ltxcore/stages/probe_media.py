@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.datasets import VideoDataset
+from ltxcore.media.buckets import legal_frames
 from ltxcore.media.captions import caption_files
 from ltxcore.media.discover import list_files, plan_sample, sample_id
 from ltxcore.media.errors import MediaError
@@ -21,6 +23,8 @@ from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
 from ltxcore.store.index import Index, Record
 from ltxcore.store.locks import exclusive
 from ltxcore.store.snapshot import Rejection, Sample, Snapshot
+
+logger = logging.getLogger(__name__)
 
 # ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
 PROBES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
@@ -147,6 +151,7 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     Raises:
         NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
     """
+    _say_rounding(ctx)
     samples: list[Sample] = []
     rejections: list[Rejection] = []
     for file in files:
@@ -165,6 +170,13 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
         wants_audio=wants_audio,
         fps=tuple(sorted({sample.frames.fps for sample in samples})),
     )
+
+
+def _say_rounding(ctx: Context) -> None:
+    for dataset in ctx.datasets.video:
+        asked, legal = dataset.video.num_frames, legal_frames(dataset.video.num_frames)
+        if asked != legal:
+            logger.info("%s: num_frames %d is used as %d: LTX-2 takes 8n+1 frames", dataset.id, asked, legal)
 
 
 def _plan(memo: Memo, file: MediaFile) -> Sample:

@@ -41,9 +41,7 @@ def until(condition: object, limit_s: float) -> None:
         time.sleep(0.2)
 
 
-def test_serve_comes_up_twice_and_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     supervisor, mlflow_port = start(workspace)
     server = find_server(workspace)

@@ -1,0 +1,199 @@
+"""train-lora and render-validation on real stages' outputs: files that load back, resume, and refusal."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ltxcore.memory.plan import OverBudget
+from ltxcore.stages import render_validation, train_lora
+from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
+from ltxcore.stages.run import find_result, note_up_to_date
+from ltxcore.stages.samples import StoredSamples
+from ltxcore.stages.stamp import request_fingerprint, why_stale, write_stamp
+from tests.stages.conftest import Bench
+
+
+def train(bench: Bench, should_stop_after: int | None = None) -> Path:
+    """Train as the stage does and stamp it. Returns the training's directory."""
+    ctx = bench.ctx
+    request = train_lora.request(ctx)
+    directory = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
+    training = train_lora.Training(ctx, directory, request, "cpu")
+    training.plan()
+    steps: list[int] = []
+    result = training.run(lambda m: steps.append(m.step), lambda: len(steps) == should_stop_after)
+    write_stamp(ctx.workspace, TRAIN, request, training.finish(result), 0.0, 0)
+    return directory
+
+
+def render(bench: Bench) -> Path:
+    ctx = bench.ctx
+    request = render_validation.request(ctx)
+    directory = ctx.workspace.stages / "render-validation" / request_fingerprint(RENDER, request)[:16]
+    session = render_validation.Session(ctx, directory, "cpu")
+    session.write(session.render(lambda what: None))
+    write_stamp(ctx.workspace, RENDER, request, session.finish(), 0.0, 0)
+    return directory
+
+
+def with_training(bench: Bench, **changes: object) -> Bench:
+    training = bench.recipe.training.model_copy(update=changes)
+    return Bench(bench.root, bench.recipe.model_copy(update={"training": training}))
+
+
+def test_samples_come_from_the_store_as_training_wants_them(bench: Bench) -> None:
+    bench.prepare()
+    source = StoredSamples(bench.ctx)
+    entries = {entry.sample_id: entry for entry in source.entries()}
+    assert len(entries) == 5
+    silent = source.load("clips/orange-disc-silent.mp4", 0)
+    assert (silent.audio, silent.audio_valid) == (None, 0)
+    loud = source.load("clips/blue-box-up.mp4", 0)
+    assert loud.audio is not None
+    assert (loud.audio.shape, loud.audio_valid, loud.fps) == ((17, 8), 17, 25.0)
+    assert torch.isfinite(loud.video.float()).all()
+    assert len(source.load("clips/blue-box-up.mp4", None).features.video) == 1, "the empty caption is BOS"
+
+
+def test_the_pipeline_from_clips_to_gallery(bench: Bench) -> None:
+    bench.prepare()
+    trained = train(bench)
+    assert [line["step"] for line in metrics(trained)] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "video_loss", "audio_loss", "learning_rate", "step_s", "peak_rss_bytes"} <= set(
+        metrics(trained)[0]
+    )
+    gallery = render(bench)
+    page = (gallery / "index.html").read_text()
+    prompts = render_validation.validation_prompts(bench.recipe, bench.ctx.snapshot)
+    assert len(prompts) == 2
+    for name in prompts:
+        assert f"{name}-base.mp4" in page
+        assert f"{name}-lora.mp4" in page
+    measures = json.loads((gallery / "measures.json").read_text())
+    assert all(entry["difference"] > 0 for entry in measures.values()), "the LoRA must change the picture"
+    for stage in (TRAIN, RENDER):
+        assert find_result(stage, bench.ctx)[1] is not None, f"{stage.name} must be up to date now"
+    _check_mlflow(bench, trained)
+
+
+def metrics(directory: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def _check_mlflow(bench: Bench, trained: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
+    run_id = train_lora.tracker(bench.ctx, trained).run_id
+    assert run_id is not None
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.learning_rate"] == "0.002"
+    for name in ("loss", "video_loss", "audio_loss", "learning_rate", "step_s", "peak_rss_bytes"):
+        assert len(client.get_metric_history(run_id, name)) == sum(
+            line[name] is not None for line in metrics(trained)
+        ), name
+    kept = {
+        artifact.path
+        for folder in client.list_artifacts(run_id)
+        for artifact in client.list_artifacts(run_id, folder.path)
+    }
+    assert {
+        "lora/pytorch_lora_weights.safetensors",
+        "gallery/index.html",
+        "report/dataset-report.csv",
+    } <= kept
+
+
+def test_a_stopped_training_continues_to_the_same_bits(bench: Bench, tmp_path: Path) -> None:
+    from ltxcore.training.loop import TrainingInterrupted
+
+    bench.prepare()
+    other = Bench(tmp_path / "other", bench.recipe)
+    shutil.copytree(bench.root, other.root, ignore=shutil.ignore_patterns("other"))
+    straight = train(other)
+    with pytest.raises(TrainingInterrupted):
+        train(bench, should_stop_after=3)
+    resumed = train(bench)
+    assert resumed.name == straight.name
+    for file in ("pytorch_lora_weights.safetensors", "ltx2_lora_comfyui.safetensors"):
+        ours, theirs = load_file(resumed / "lora" / file), load_file(straight / "lora" / file)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [m["loss"] for m in metrics(resumed)] == [m["loss"] for m in metrics(straight)]
+
+
+def test_what_makes_a_training_stale_and_what_does_not(bench: Bench) -> None:
+    bench.prepare()
+    train(bench)
+    assert find_result(TRAIN, with_training(bench, checkpoint_step_interval=1).ctx)[1] is not None
+    (bench.clips / "bad.mp4").write_text("not a video")
+    bench.probe()
+    assert find_result(TRAIN, bench.ctx)[1] is not None, "a rejected file more is not other data"
+
+    faster = with_training(bench, learning_rate=0.004)
+    request, stamp = find_result(TRAIN, faster.ctx)
+    assert stamp is None
+    assert why_stale(faster.ctx.workspace, TRAIN, request) == "changed: training.learning_rate 0.002 -> 0.004"
+
+
+def test_a_deleted_output_is_made_again(bench: Bench) -> None:
+    bench.prepare()
+    directory = train(bench)
+    (directory / "lora" / "ltx2_lora_comfyui.safetensors").unlink()
+    request, stamp = find_result(TRAIN, bench.ctx)
+    assert stamp is None
+    assert why_stale(bench.ctx.workspace, TRAIN, request) == "outputs of its last run are missing"
+    train(bench)
+    assert (directory / "lora" / "ltx2_lora_comfyui.safetensors").exists()
+
+
+def test_training_refuses_a_hole(bench: Bench) -> None:
+    bench.prepare()
+    arrays = sorted((bench.root / "workspace/store/latents/video").rglob("c"))
+    shutil.rmtree(arrays[0])
+    with pytest.raises(
+        MissingInput, match=r"train-lora needs the latents of \d+ .* run the stage encode-latents"
+    ):
+        train(bench)
+
+
+def test_training_goes_on_without_a_quarantined_clip_and_knows_it(bench: Bench) -> None:
+    bench.probe()
+    bench.split()
+    (bench.clips / "blue-box-up.mp4").write_bytes(b"no longer a clip")
+    bench.encode()
+    bench.embed()
+    assert len(StoredSamples(bench.ctx).entries()) == 4
+    assert train_lora.request(bench.ctx)["quarantined"] == ["clips/blue-box-up.mp4"]
+
+
+def test_rendering_without_its_training_says_so(bench: Bench) -> None:
+    bench.prepare()
+    with pytest.raises(
+        MissingInput, match=r"render-validation needs the LoRA .* run the stage train-lora first"
+    ):
+        find_result(RENDER, bench.ctx)
+
+
+def test_a_budget_that_cannot_hold_the_training_is_refused_before_loading(bench: Bench) -> None:
+    bench.prepare()
+    memory = bench.recipe.memory.model_copy(update={"ram_gib": 0.5})
+    small = Bench(bench.root, bench.recipe.model_copy(update={"memory": memory}))
+    with pytest.raises(OverBudget, match=r"train-lora needs 0\.9 GiB .* memory\.ram_gib allows 0\.5"):
+        train(small)
+
+
+def test_up_to_date_counts_everything_as_hits(bench: Bench, tmp_path: Path) -> None:
+    bench.prepare()
+    train(bench)
+    _, stamp = find_result(TRAIN, bench.ctx)
+    assert stamp is not None
+    entry = note_up_to_date(TRAIN, bench.ctx, stamp, tmp_path / "run")
+    assert (entry.up_to_date, entry.counts["hits"], entry.counts["done"]) == (True, 6, 0)
