@@ -133,8 +133,7 @@ class Memo:
         try:
             media_id = hash_file(file.path)
         except OSError as error:
-            reason = f"cannot be read: {error.strerror or error}"
-            return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": reason}
+            return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": _why(file.path, error)}
         known = self.probes.get(media_id)
         if known is not None and known["version"] == PROBE.version:
             return media_id, known
@@ -143,6 +142,15 @@ class Memo:
         except MediaError as error:
             return media_id, {"version": PROBE.version, "error": str(error)}
         return media_id, {"version": PROBE.version, "probe": found.model_dump(mode="json")}
+
+
+def _why(path: Path, error: OSError) -> str:
+    """Why a path without content cannot be used; the probe knows broken links and directories better."""
+    try:
+        probe(path)
+    except MediaError as reason:
+        return str(reason)
+    return f"cannot be read: {error.strerror or error}"
 
 
 def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
