@@ -32,12 +32,18 @@ def expand(argv: Sequence[str]) -> list[str]:
 
 
 def _is_prefect(program: str) -> bool:
-    """The `prefect` script, or `python -m prefect`, whose program is .../prefect/__main__.py."""
-    path = PurePath(program)
-    return path.name in ("prefect", "prefect.exe") or path.parts[-2:] == ("prefect", "__main__.py")
+    return PurePath(program).name in ("prefect", "prefect.exe")
+
+
+def program_of(argv: Sequence[str], original: Sequence[str]) -> str:
+    """The program that runs: argv[0], or the module's name while `python -m MODULE` is still importing it."""
+    if argv[0] == "-m" and "-m" in original[:-1]:
+        return original[original.index("-m") + 1]
+    return argv[0]
 
 
 @register_hook
 def setup_environment(*, ctx: Any) -> None:
     """Called by Prefect at import."""
-    sys.argv[:] = expand(sys.argv)
+    if sys.argv:
+        sys.argv[1:] = expand([program_of(sys.argv, sys.orig_argv), *sys.argv[1:]])[1:]

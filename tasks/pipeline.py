@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from ltxcore.memory.measure import measure_peaks
+from ltxcore.memory.plan import GIB
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE, STAGES, Stage
+from ltxcore.stages.memory_plans import plan_rows
 from ltxcore.stages.run import find_result, note_up_to_date
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.stages.summary import stage_rows
@@ -54,8 +58,13 @@ def snapshot_of(ctx: Context, run: Path) -> str:
 
 @task(name="report", cache_policy=NO_CACHE)
 def report_run(ctx: Context, run: Path) -> None:
-    """The summary as a table, and the links to what was made."""
-    artifacts.table("summary", stage_rows(ctx.workspace, run), "What each stage did")
+    """The summary as a table, predicted beside measured memory, and the links to what was made."""
+    rows = stage_rows(ctx.workspace, run)
+    artifacts.table("summary", rows, "What each stage did")
+    measured = {row["stage"]: int(max(row["peak GPU GiB"], row["peak GiB"]) * GIB) for row in rows}
+    artifacts.table("memory", plan_rows(ctx, measured), "Predicted and measured peaks of memory")
+    parent = {"process": os.getpid(), "peak_rss_bytes": measure_peaks().rss_bytes}
+    write_json(run / "parent.json", parent)
     for stage in STAGES:
         entry = read_manifest(run, stage)
         if entry is None:

@@ -2,48 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 
-from flows.leash import ROOT
-from flows.server import answers, find_server, free_port
+from flows.server import answers, find_server
+from tests.e2e.serving import start_serving, until
 
 pytestmark = pytest.mark.e2e
 
 
-def start(workspace: Path) -> tuple[subprocess.Popen[bytes], int]:
-    mlflow_port = free_port()
-    code = (
-        "from flows.serve import serve\n"
-        f"serve({str(workspace)!r}, port={free_port()}, mlflow_port={mlflow_port},"
-        " recipe={'training': {'max_train_steps': 7}}, datasets='/data/mine.yaml')\n"
-    )
-    environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {"PYTHONPATH": str(ROOT)}
-    log = workspace.with_suffix(".log").open("wb")
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
-    log.close()
-    until(lambda: b"Ctrl-C" in workspace.with_suffix(".log").read_bytes() or process.poll() is not None, 120)
-    assert process.poll() is None, workspace.with_suffix(".log").read_text()
-    return process, mlflow_port
-
-
-def until(condition: object, limit_s: float) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"it did not come in {limit_s} s"
-        time.sleep(0.2)
-
-
 def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    workspace = tmp_path / "workspace"
-    supervisor, mlflow_port = start(workspace)
+    workspace, datasets, recipe = tmp_path / "workspace", tmp_path / "mine.yaml", tmp_path / "recipe.yaml"
+    entries = [
+        {"id": "clips", "dataset_type": "video", "instance_data_dir": "."},
+        {"id": "text", "dataset_type": "text_embeds"},
+    ]
+    datasets.write_text(yaml.safe_dump(entries))
+    recipe.write_text("training: {max_train_steps: 7}")
+
+    supervisor, mlflow_port = start_serving(workspace, datasets, recipe)
     server = find_server(workspace)
     assert server is not None
     assert answers(server.ui)
@@ -60,14 +43,14 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 12
     assert not [child for child in children if child.is_running()]
 
-    supervisor, _ = start(workspace)
+    supervisor, _ = start_serving(workspace, datasets, recipe)
     server = find_server(workspace)
     assert server is not None
     found = deployments(server.url)
     assert len(found) == 7
     parent = found["train-ltx2"]
-    assert parent.parameters["recipe"] == {"training": {"max_train_steps": 7}}
-    assert parent.parameters["datasets"] == "/data/mine.yaml"
+    assert parent.parameters["recipe"]["training"]["max_train_steps"] == 7
+    assert parent.parameters["datasets"] == str(datasets)
     assert parent.parameters["workspace"] == str(workspace)
     assert found["train-lora"].parameters.keys() == {"workspace", "recipe"}
     assert [schedule.active for schedule in parent.schedules] == [True]
@@ -78,7 +61,7 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     until(lambda: not [child for child in children if child.is_running()], 30)
 
 
-def deployments(url: str) -> dict:
+def deployments(url: str) -> dict[str, Any]:
     from prefect.client.orchestration import SyncPrefectClient
 
     with SyncPrefectClient(url) as client:

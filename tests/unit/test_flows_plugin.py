@@ -1,6 +1,6 @@
 import pytest
 
-from flows.plugin import expand
+from flows.plugin import expand, program_of
 
 PREFECT = "/somewhere/bin/prefect"
 
@@ -11,13 +11,11 @@ PREFECT = "/somewhere/bin/prefect"
         ([PREFECT, "deployment", "run", "train-ltx2"], "train-ltx2/train-ltx2"),
         ([PREFECT, "deployment", "run", "train-ltx2", "--watch"], "train-ltx2/train-ltx2"),
         ([PREFECT, "deployment", "inspect", "probe-media"], "probe-media/probe-media"),
-        (["/lib/prefect/__main__.py", "deployment", "run", "a"], "a/a"),
         ([PREFECT, "deployment", "run", "a/b"], "a/b"),
         ([PREFECT, "deployment", "run", "--id"], "--id"),
         ([PREFECT, "deployment", "ls", "a"], "a"),
         ([PREFECT, "work-pool", "inspect", "cpu"], "cpu"),
         (["/somewhere/bin/pytest", "deployment", "run", "a"], "a"),
-        (["/other/__main__.py", "deployment", "run", "a"], "a"),
     ],
 )
 def test_a_bare_name_becomes_flow_and_deployment(given: list[str], wanted: str) -> None:
@@ -27,3 +25,16 @@ def test_a_bare_name_becomes_flow_and_deployment(given: list[str], wanted: str) 
 @pytest.mark.parametrize("given", [[], [PREFECT], [PREFECT, "deployment", "run"]])
 def test_short_command_lines_are_left(given: list[str]) -> None:
     assert expand(given) == given
+
+
+@pytest.mark.parametrize(
+    ("argv", "original", "wanted"),
+    [
+        (["-m", "deployment"], ["/bin/python", "-m", "prefect", "deployment"], "prefect"),
+        (["-m", "deployment"], ["/bin/python", "-X", "dev", "-m", "other", "deployment"], "other"),
+        ([PREFECT, "deployment"], ["/bin/python", PREFECT, "deployment"], PREFECT),
+        (["-m"], [], "-m"),
+    ],
+)
+def test_a_module_is_known_by_its_name(argv: list[str], original: list[str], wanted: str) -> None:
+    assert program_of(argv, original) == wanted
