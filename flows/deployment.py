@@ -25,13 +25,14 @@ from prefect.workers.process import ProcessWorker
 from flows.environment import prefect_home
 from flows.gpu_lease import ensure_gpu_limit
 from flows.leash import ROOT
+from flows.server import ServerError
 
 PREFECT_FILE: Final = ROOT / "deploy" / "prefect.yaml"
 AUTOMATIONS_FILE: Final = ROOT / "deploy" / "automations.yaml"
 POOLS: Final = ("cpu", "gpu")
 
 
-class DeployError(RuntimeError):
+class DeployError(ServerError):
     """`prefect deploy` refused; the text is its own."""
 
 

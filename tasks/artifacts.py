@@ -59,7 +59,7 @@ def file_link(path: Path, workspace: Path) -> str:
 
     served = os.environ.get("LTX2_FILES_URL")
     if served:
-        return f"{served}/{quote(path.resolve().relative_to(workspace).as_posix())}"
+        return f"{served}/{quote(path.resolve().relative_to(workspace / "stages").as_posix())}"
     return path.resolve().as_uri()
 
 

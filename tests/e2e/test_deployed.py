@@ -110,7 +110,7 @@ def training_has_begun(house: House) -> bool:
     return any(path.stat().st_size > 0 for path in house.workspace.glob("stages/train-lora/*/metrics.jsonl"))
 
 
-def test_cancelled_killed_retried_and_rerun(house: House) -> None:
+def test_run_cancel_and_rerun_from_the_command_line(house: House) -> None:
     # The bare name, by the plugin hook. The parent is cancelled while its training runs.
     watched = house.prefect("deployment", "run", "train-ltx2", "--watch")
     until(lambda: training_has_begun(house) or watched.poll() is not None, 240)
@@ -132,7 +132,7 @@ def test_cancelled_killed_retried_and_rerun(house: House) -> None:
     assert watched.returncode == 0, output
     assert [name for name, _ in house.runs()][6:] == ["train-ltx2", "train-lora", "render-validation"]
     processes = {
-        json.loads(path.read_text())["pid"] for path in house.workspace.glob("stages/*/*/stage.json")
+        json.loads(path.read_text())["process"] for path in house.workspace.glob("stages/*/*/stage.json")
     }
     assert len(processes) == len(STAGES)
 
