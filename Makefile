@@ -6,6 +6,8 @@ WORKSPACE ?= workspace
 DATASETS ?= datasets.yaml
 RECIPE ?= deploy/recipes/tiny.yaml
 STAGE ?= encode-latents
+OPTIONS ?=
+WORKERS ?= 2
 
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -32,13 +34,13 @@ run: install ## run the whole pipeline here (DATASETS=, RECIPE=, WORKSPACE=)
 
 serve: install ## start Prefect, MLflow and the workers, and deploy every flow
 	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/samples; fi
-	@exec $(BIN)/ltx2 serve --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
+	@exec $(BIN)/ltx2 serve --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE) $(OPTIONS)
 
 stage: install ## run one stage alone (STAGE=encode-latents)
 	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
 test: install ## every test but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu" --durations=8
+	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --durations=8
 
 lint: install ## ruff, mypy and the layers
 	$(BIN)/ruff format --check .

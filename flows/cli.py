@@ -33,10 +33,10 @@ def read_recipe(path: Path | None) -> Recipe:
     return Recipe() if path is None else load_recipe(path)
 
 
-def _refuse(error: Exception) -> typer.Exit:
+def _refuse(error: Exception, status: int = BAD_CONFIGURATION) -> typer.Exit:
     errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
     errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(BAD_CONFIGURATION)
+    return typer.Exit(status)
 
 
 @app.command()
@@ -125,23 +125,29 @@ def serve(
     host: Annotated[str, typer.Option(help="Address that the servers listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port of the Prefect server.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow server.")] = 5000,
+    files_port: Annotated[int, typer.Option(help="Port under which galleries are shown.")] = 4280,
 ) -> None:
     """Start Prefect, MLflow and the workers, and deploy every flow; Ctrl-C stops them all."""
     from flows.serve import serve as start
+    from flows.server import ServerError
 
     try:
         load_datasets(datasets)
         chosen = read_recipe(recipe)
     except ConfigError as error:
         raise _refuse(error) from None
-    start(
-        workspace.resolve(),
-        host=host,
-        port=port,
-        mlflow_port=mlflow_port,
-        recipe=chosen.fingerprint_data(),
-        datasets=str(datasets.resolve()),
-    )
+    try:
+        start(
+            workspace.resolve(),
+            host=host,
+            port=port,
+            mlflow_port=mlflow_port,
+            files_port=files_port,
+            recipe=chosen.fingerprint_data(),
+            datasets=str(datasets.resolve()),
+        )
+    except ServerError as error:
+        raise _refuse(error, status=1) from None
 
 
 def _run_name() -> str:

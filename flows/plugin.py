@@ -1,17 +1,22 @@
-"""Prefect's plugin hook that makes `prefect deployment run train-ltx2` work with the bare name.
+"""Prefect's plugin hook that makes `prefect deployment run train-ltx2` work as it stands.
 
 Prefect wants FLOW/DEPLOYMENT. Every deployment here is named as its flow is, so NAME can only mean NAME/NAME.
+And it wants to know its server: where none is set, the one that serves ./workspace is meant.
 Prefect runs the hook when it is imported, before its command line reads `sys.argv`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
-from prefect.plugins import register_hook
+from prefect.plugins import SetupResult, register_hook
+from prefect.settings import get_current_settings
+
+from flows.server import find_server
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
 
@@ -42,8 +47,21 @@ def program_of(argv: Sequence[str], original: Sequence[str]) -> str:
     return argv[0]
 
 
+def server_settings(workspace: Path) -> dict[str, str]:
+    """Where the command line finds the server of a workspace; nothing where the user has set a server."""
+    if get_current_settings().api.url is not None:
+        return {}
+    server = find_server(workspace)
+    return {} if server is None else {"PREFECT_API_URL": server.url}
+
+
 @register_hook
-def setup_environment(*, ctx: Any) -> None:
+def setup_environment(*, ctx: Any) -> SetupResult | None:
     """Called by Prefect at import."""
-    if sys.argv:
-        sys.argv[1:] = expand([program_of(sys.argv, sys.orig_argv), *sys.argv[1:]])[1:]
+    if not sys.argv:
+        return None
+    program = program_of(sys.argv, sys.orig_argv)
+    sys.argv[1:] = expand([program, *sys.argv[1:]])[1:]
+    if not _is_prefect(program):
+        return None
+    return SetupResult(env=server_settings(Path(os.environ.get("LTX2_WORKSPACE", "workspace"))))

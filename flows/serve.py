@@ -22,6 +22,7 @@ import psutil
 from rich.console import Console
 
 from flows.environment import LOOPBACK, logs_directory, prefect_environment, prefect_home, worker_environment
+from flows.file_server import HEALTH
 from flows.leash import ROOT, describe_exit, start_leashed
 from flows.server import LocalServer, ServerError, answers, stop
 
@@ -29,6 +30,7 @@ START_LIMIT_S: Final = 90.0
 STOP_LIMIT_S: Final = 8.0
 # A cancelled stage has 30 s to write its checkpoint.
 CHECKPOINT_LIMIT_S: Final = 35.0
+FILES_URL: Final = "LTX2_FILES_URL"
 WORKER_LIMITS: Final = {"cpu": 4, "gpu": 1}
 
 
@@ -46,6 +48,7 @@ def serve(
     host: str = LOOPBACK,
     port: int = 4200,
     mlflow_port: int = 5000,
+    files_port: int = 4280,
     recipe: dict[str, Any] | None = None,
     datasets: str | None = None,
     console: Console | None = None,
@@ -62,7 +65,7 @@ def serve(
     console = console or Console()
     with _interruptible(), _only_one(root), contextlib.ExitStack() as stack:
         try:
-            services = _start(stack, root, host, port, mlflow_port, recipe, datasets, console)
+            services = _start(stack, root, host, port, mlflow_port, files_port, recipe, datasets, console)
             fallen = _watch(services)
         except KeyboardInterrupt:
             console.print("\nstopping")
@@ -79,15 +82,18 @@ def _start(
     host: str,
     port: int,
     mlflow_port: int,
+    files_port: int,
     recipe: dict[str, Any] | None,
     datasets: str | None,
     console: Console,
 ) -> list[Service]:
-    for wanted in (port, mlflow_port):
+    for wanted in (port, mlflow_port, files_port):
         _check_port(host, wanted)
     with console.status("starting the MLflow server and the Prefect server"):
         mlflow = _mlflow(root, host, mlflow_port)
         stack.callback(stop, mlflow.process, STOP_LIMIT_S)
+        files = _files(root, host, files_port)
+        stack.callback(stop, files.process, STOP_LIMIT_S)
         server = stack.enter_context(LocalServer(root, host=host, port=port, ui=True, own=True))
     with console.status("creating the pools, the automation and the deployments"):
         # Prefect is imported here, when PREFECT_API_URL is set.
@@ -96,16 +102,18 @@ def _start(
         prepare_server()
         deploy(render_prefect_file(root, recipe, datasets), server.environment)
     since = datetime.now(UTC)
-    workers = [_worker(stack, root, server.url, pool, limit) for pool, limit in WORKER_LIMITS.items()]
+    links = {FILES_URL: f"http://{host}:{files_port}"}
+    workers = [_worker(stack, root, server.url, pool, limit, links) for pool, limit in WORKER_LIMITS.items()]
     stack.callback(_checkpoint_running, console)
     with console.status("waiting for the workers and MLflow"):
+        _await("The file server", lambda: answers(f"http://{host}:{files_port}{HEALTH}"), [files])
         _await("MLflow", lambda: answers(f"http://{host}:{mlflow_port}/health"), [mlflow])
         for pool, worker in zip(WORKER_LIMITS, workers, strict=True):
             _await(worker.name, partial(worker_online, pool, since), [worker])
-    _summary(console, server, f"http://{host}:{mlflow_port}", root)
+    _summary(console, server, f"http://{host}:{mlflow_port}", links[FILES_URL], root)
     if server.process is None:
         raise RuntimeError("the server of `serve` is always its own")
-    return [Service("The Prefect server", server.process, server.log_path), mlflow, *workers]
+    return [Service("The Prefect server", server.process, server.log_path), mlflow, files, *workers]
 
 
 def _mlflow(root: Path, host: str, port: int) -> Service:
@@ -127,22 +135,34 @@ def _mlflow(root: Path, host: str, port: int) -> Service:
     return _service("The MLflow server", command, environment, root, "mlflow.log")
 
 
-def _worker(stack: contextlib.ExitStack, root: Path, api_url: str, pool: str, limit: int) -> Service:
+def _files(root: Path, host: str, port: int) -> Service:
+    command = [sys.executable, "-m", "flows.file_server", str(root / "stages"), host, str(port)]
+    environment = {**os.environ, "PYTHONPATH": _python_path()}
+    return _service("The file server", command, environment, root, "files.log")
+
+
+def _worker(
+    stack: contextlib.ExitStack, root: Path, api_url: str, pool: str, limit: int, links: dict[str, str]
+) -> Service:
     command = [
         *(sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"),
         *("--limit", str(limit), "--name", f"{pool}-{socket.gethostname()}"),
     ]
-    path = os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
     environment = {
         **os.environ,
         **worker_environment(root),
+        **links,
         "PREFECT_API_URL": api_url,
         "LTX2_ROOT": str(ROOT),
-        "PYTHONPATH": path,
+        "PYTHONPATH": _python_path(),
     }
     worker = _service(f"The worker of the pool {pool}", command, environment, root, f"worker-{pool}.log")
     stack.callback(stop, worker.process, STOP_LIMIT_S)
     return worker
+
+
+def _python_path() -> str:
+    return os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
 
 
 def _service(name: str, command: list[str], environment: dict[str, str], root: Path, log: str) -> Service:
@@ -185,16 +205,23 @@ def _checkpoint_running(console: Console) -> None:
         time.sleep(0.5)
 
 
-def _summary(console: Console, server: LocalServer, mlflow_url: str, root: Path) -> None:
+def _summary(console: Console, server: LocalServer, mlflow_url: str, files_url: str, root: Path) -> None:
     for left, right in (
         ("Prefect", server.url.removesuffix("/api")),
         ("MLflow", mlflow_url),
+        ("Galleries", files_url),
         ("Workspace", str(root)),
         ("Logs", str(logs_directory(root))),
-        ("Run it", f"PREFECT_API_URL={server.url} prefect deployment run train-ltx2 --watch"),
+        ("Run it", _run_command(server, root)),
         ("Stop", "Ctrl-C"),
     ):
         console.print(f"[bold]{left:<10}[/]{right}", soft_wrap=True, highlight=False)
+
+
+def _run_command(server: LocalServer, root: Path) -> str:
+    """What to type in another terminal; the plugin finds the server of ./workspace by itself."""
+    command = "prefect deployment run train-ltx2 --watch"
+    return command if root == ROOT / "workspace" else f"PREFECT_API_URL={server.url} {command}"
 
 
 def _check_port(host: str, port: int) -> None:
@@ -205,7 +232,7 @@ def _check_port(host: str, port: int) -> None:
         except OSError as error:
             raise ServerError(
                 f"Port {port} on {host} cannot be used: {error.strerror or error}{_holder_of(port)}. "
-                "Stop what holds it, or choose another with --port and --mlflow-port."
+                "Stop what holds it, or choose another with --port, --mlflow-port and --files-port."
             ) from error
 
 

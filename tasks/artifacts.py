@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.settings import get_current_settings
 
 from ltxcore.stages.progress import ProgressState
-
-logger = logging.getLogger("ltxcore.artifacts")
 
 UPDATE_EVERY_S = 5.0
 # A table of every clip of a large dataset would only bloat the database; the CSV has them all.
@@ -55,11 +52,9 @@ def link(key: str, path: Path, workspace: Path, description: str) -> None:
 
 
 def file_link(path: Path, workspace: Path) -> str:
-    import os
-
     served = os.environ.get("LTX2_FILES_URL")
     if served:
-        return f"{served}/{quote(path.resolve().relative_to(workspace / "stages").as_posix())}"
+        return f"{served}/{quote(path.resolve().relative_to(workspace / 'stages').as_posix())}"
     return path.resolve().as_uri()
 
 
@@ -84,7 +79,3 @@ class ProgressArtifact:
         else:
             return
         self._updated_s = now
-
-
-def ui_url() -> str:
-    return str(get_current_settings().ui_url or "")

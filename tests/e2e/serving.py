@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from flows.leash import ROOT
 from flows.server import free_port
+from tests.e2e.readme import readme, recipe_of
+
+TINY = ROOT / "deploy/recipes/tiny.yaml"
 
 
 def until(condition: Callable[[], object], limit_s: float) -> float:
@@ -27,16 +29,18 @@ def start_serving(
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start `ltx2 serve` and wait until it says that it is up; returns the process and MLflow's port."""
     mlflow_port = free_port()
-    command = [
-        *(sys.executable, "-m", "flows.cli", "serve"),
-        *("--workspace", str(workspace), "--datasets", str(datasets)),
-        *("--port", str(free_port()), "--mlflow-port", str(mlflow_port)),
-        *(("--recipe", str(recipe)) if recipe else ()),
-    ]
+    options = f"--port {free_port()} --mlflow-port {mlflow_port} --files-port {free_port()}"
+    command = recipe_of(
+        readme("make serve"),
+        WORKSPACE=str(workspace),
+        DATASETS=str(datasets),
+        RECIPE=str(recipe or TINY),
+        OPTIONS=options,
+    )
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {"PYTHONPATH": str(ROOT)}
     path = workspace.with_suffix(".log")
     with path.open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
     until(lambda: b"Ctrl-C" in path.read_bytes() or process.poll() is not None, 120)
     assert process.poll() is None, path.read_text()
     return process, mlflow_port

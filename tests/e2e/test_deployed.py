@@ -16,6 +16,7 @@ import pytest
 
 from flows.leash import ROOT
 from flows.server import find_server
+from tests.e2e.readme import readme
 from tests.e2e.serving import start_serving, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -35,7 +36,11 @@ ENDLESS = 100_000
 RECIPE = {
     "model": {"pretrained_model_name_or_path": "tiny"},
     "lora": {"lora_rank": 4},
-    "training": {"max_train_steps": ENDLESS, "train_batch_size": 1, "checkpoint_step_interval": ENDLESS},
+    "training": {
+        "max_train_steps": ENDLESS,
+        "checkpoint_step_interval": ENDLESS,
+        "mixed_precision": "no",  # bf16 is slow on a CPU
+    },
     "validation": {
         "validation_num_inference_steps": 2,
         "validation_num_video_frames": 9,
@@ -51,9 +56,10 @@ class House:
 
     def __init__(self, workspace: Path, url: str) -> None:
         self.workspace = workspace
+        # No PREFECT_API_URL: the plugin finds the server of the workspace.
         self.environment = {
-            **os.environ,
-            "PREFECT_API_URL": url,
+            **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+            "LTX2_WORKSPACE": str(workspace),
             "PREFECT_HOME": str(workspace / "prefect"),
             "DO_NOT_TRACK": "1",
             "PYTHONPATH": str(ROOT),
@@ -112,7 +118,7 @@ def training_has_begun(house: House) -> bool:
 
 def test_run_cancel_and_rerun_from_the_command_line(house: House) -> None:
     # The bare name, by the plugin hook. The parent is cancelled while its training runs.
-    watched = house.prefect("deployment", "run", "train-ltx2", "--watch")
+    watched = house.prefect(*readme("prefect deployment run train-ltx2 --watch")[1:])
     until(lambda: training_has_begun(house) or watched.poll() is not None, 240)
     assert watched.poll() is None, watched.communicate()[0]
     (parent,) = [run for name, run in house.runs() if name == "train-ltx2"]

@@ -16,8 +16,8 @@ from ltxcore.stages.contract import STAGES
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_json
 from ltxcore.store.workspace import Workspace
+from tests.e2e.readme import ROOT, readme
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.e2e
 
 
@@ -51,6 +51,12 @@ def options(job: dict[str, str]) -> list[str]:
     return [word for pair in job.items() for word in pair]
 
 
+def _with(command: list[str], job: dict[str, str]) -> list[str]:
+    """The words of an `ltx2` command of the README, with this job's files for its own."""
+    words = command[1:]
+    return [job.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+
+
 def newest(job: dict[str, str]) -> tuple[Workspace, Path]:
     workspace = Workspace(job["--workspace"])
     return workspace, workspace.run(read_json(workspace.runs / "newest.json")["run"])
@@ -58,7 +64,13 @@ def newest(job: dict[str, str]) -> tuple[Workspace, Path]:
 
 @pytest.fixture(scope="module")
 def first_run(job: dict[str, str]) -> str:
-    return ltx2("run", *options(job)).stdout
+    """`make run`, as a person types it, but for the names of files."""
+    settings = [f"{name.removeprefix('--').upper()}={value}" for name, value in job.items()]
+    done = subprocess.run(
+        [*readme("make run"), *settings], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_first_run_does_every_stage_in_a_process_of_its_own(first_run: str, job: dict[str, str]) -> None:
@@ -125,7 +137,8 @@ def test_both_lora_files_load_back_with_equal_output(first_run: str, job: dict[s
 
 def test_a_second_run_does_no_work(first_run: str, job: dict[str, str]) -> None:
     before = {path for path in Workspace(job["--workspace"]).stages.rglob("*") if path.is_file()}
-    second = ltx2("run", *options(job)).stdout
+    command = readme("ltx2 run --datasets datasets.yaml --recipe deploy/recipes/tiny.yaml")
+    second = ltx2(*_with(command, job), "--workspace", job["--workspace"]).stdout
     _, run = newest(job)
     entries = [entry for stage in STAGES if (entry := read_manifest(run, stage)) is not None]
     assert len(entries) == len(STAGES)
@@ -138,7 +151,8 @@ def test_a_second_run_does_no_work(first_run: str, job: dict[str, str]) -> None:
 def test_one_stage_runs_alone_and_says_what_it_misses(
     first_run: str, job: dict[str, str], tmp_path: Path
 ) -> None:
-    alone = ltx2("stage", "encode-latents", "--workspace", job["--workspace"], "--recipe", job["--recipe"])
+    command = readme("ltx2 stage encode-latents")[1:]
+    alone = ltx2(*command, "--workspace", job["--workspace"], "--recipe", job["--recipe"])
     assert "up to date" in alone.stdout
     empty = ltx2("stage", "encode-latents", "--workspace", str(tmp_path / "empty"), check=False)
     assert empty.returncode == 1
@@ -155,6 +169,14 @@ def test_a_broken_dataset_file_is_refused_before_anything_starts(job: dict[str, 
     assert done.returncode == 2
     assert "broken.yaml:15: 0.video.min_frame: is not a known key; did you mean `min_frames`?" in done.stderr
     assert not (tmp_path / "ws").exists()
+
+
+def test_validate_and_doctor_say_that_all_is_well(job: dict[str, str]) -> None:
+    command = readme("ltx2 validate --datasets datasets.yaml --recipe deploy/recipes/tiny.yaml")
+    assert "are valid" in ltx2(*_with(command, job)).stdout
+    told = ltx2(*readme("ltx2 doctor")[1:]).stdout
+    assert "ffprobe" in told
+    assert "missing" not in told
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_next_run_continues(first_run: str, job: dict[str, str]) -> None:

@@ -33,7 +33,7 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert answers(f"http://127.0.0.1:{mlflow_port}/health")
     children = psutil.Process(supervisor.pid).children(recursive=True)
     commands = [" ".join(child.cmdline()) for child in children]
-    for part in ("server start", "mlflow server", "--pool cpu", "--pool gpu"):
+    for part in ("server start", "mlflow server", "flows.file_server", "--pool cpu", "--pool gpu"):
         assert sum(part in command for command in commands) == 1, part
     switch_the_night_on(server.url)
 
