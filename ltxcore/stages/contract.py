@@ -96,6 +96,18 @@ STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, TRAIN, RENDER)
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
 
+def versions(stage: Stage) -> dict[str, str]:
+    """The versions that a stage's result depends on: its own, and those of all stages before it.
+
+    probe-media is left out: what it found out is in the requests themselves, as the id of the data.
+    """
+    found = {stage.name: stage.version}
+    for name in stage.inputs:
+        if BY_NAME[name].inputs:
+            found |= versions(BY_NAME[name])
+    return found
+
+
 class UnknownStage(LookupError):
     """A name that is no stage's."""
 

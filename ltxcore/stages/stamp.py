@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ltxcore.config.base import Strict
 from ltxcore.memory.measure import measure_peaks
-from ltxcore.stages.contract import Stage
+from ltxcore.stages.contract import Stage, versions
 from ltxcore.store.blobs import read_json, write_json
 from ltxcore.store.fingerprint import fingerprint, hash_file
 from ltxcore.store.workspace import Workspace
@@ -66,7 +66,7 @@ class ManifestEntry(Strict):
 
 
 def request_fingerprint(stage: Stage, request: dict[str, Any]) -> str:
-    return fingerprint({"stage": stage.name, "version": stage.version, "request": request})
+    return fingerprint({"stage": stage.name, "versions": versions(stage), "request": request})
 
 
 def stage_directory(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> Path:
@@ -133,7 +133,11 @@ def why_stale(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> st
     if before.fingerprint == request_fingerprint(stage, request):
         return "outputs of its last run are missing"
     changed = sorted(_differences(before.request, request))
-    return "changed: " + ", ".join(changed) if changed else f"the stage is now version {stage.version}"
+    return (
+        "changed: " + ", ".join(changed)
+        if changed
+        else "the code of the stage, or of one it reads, has a new version"
+    )
 
 
 def _differences(before: Any, now: Any, at: str = "") -> set[str]:

@@ -1,0 +1,75 @@
+"""The stage contract: one place, no cycles, and versions that reach everything downstream."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ltxcore.stages import contract
+from ltxcore.stages.contract import (
+    AUDIO,
+    BY_NAME,
+    LATENTS,
+    PROBE,
+    RENDER,
+    STAGES,
+    TRAIN,
+    stage_named,
+    versions,
+)
+from ltxcore.stages.run import logic
+from ltxcore.stages.stamp import request_fingerprint
+
+
+def test_stages_come_after_what_they_read() -> None:
+    for position, stage in enumerate(STAGES):
+        assert {BY_NAME[name] for name in stage.inputs} <= set(STAGES[:position]), stage.name
+
+
+def test_every_stage_has_its_logic() -> None:
+    for stage in STAGES:
+        assert callable(logic(stage).request)
+        assert callable(logic(stage).present)
+
+
+def test_a_new_version_makes_everything_downstream_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {stage.name: request_fingerprint(stage, {}) for stage in STAGES}
+    monkeypatch.setitem(contract.BY_NAME, AUDIO.name, replace(AUDIO, version="next"))
+    stale = {stage.name for stage in STAGES if request_fingerprint(stage, {}) != before[stage.name]}
+    assert stale == {LATENTS.name, TRAIN.name, RENDER.name}
+    assert PROBE.name not in versions(RENDER)
+
+
+def test_no_two_stages_hold_gemma_and_the_transformer_together() -> None:
+    for stage in STAGES:
+        assert not {"text_encoder", "transformer"} <= set(stage.models)
+
+
+def test_an_unknown_stage_names_the_nearest() -> None:
+    with pytest.raises(contract.UnknownStage, match="did you mean `train-lora`"):
+        stage_named("train-loras")
+
+
+def test_what_a_parent_imports_holds_no_torch() -> None:
+    code = (
+        "import sys, flows.train, flows.cli, flows.embedded\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "foreign"),
+    [
+        ("train_lora", {"ltxcore.models.video_latents", "ltxcore.media.decode", "ltxcore.validation.render"}),
+        ("encode_latents", {"ltxcore.training.loop", "ltxcore.models.text", "ltxcore.validation.render"}),
+        ("embed_text", {"ltxcore.training.loop", "ltxcore.models.video_latents", "ltxcore.models.call"}),
+    ],
+)
+def test_a_stage_does_not_import_what_other_stages_load(stage: str, foreign: set[str]) -> None:
+    code = f"import sys, tasks.{stage}\nfound = {foreign!r} & set(sys.modules)\nassert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True)
