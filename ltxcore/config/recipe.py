@@ -32,9 +32,11 @@ class ModelSettings(Strict):
 
 
 class EncodeSettings(Strict):
-    """How clips become latents. Everything here is part of the latents' keys."""
+    """How clips become latents."""
 
-    vae_dtype: Literal["bf16", "fp32"] = Field("bf16", description="Arithmetic of the VAE encoders.")
+    vae_dtype: Literal["bf16", "fp32"] = Field(
+        "bf16", description="Arithmetic of the VAE encoders; part of the latents' keys."
+    )
     batch_clips: int = Field(64, ge=1, le=256, description="Clips committed together, and lost together.")
 
 
