@@ -39,6 +39,8 @@ serve: install ## start Prefect, MLflow and the workers, and deploy every flow
 stage: install ## run one stage alone (STAGE=encode-latents)
 	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
+# One thread a process: two tests at once on two cores are only slowed by more.
+test: export OMP_NUM_THREADS := 1
 test: install ## every test but those that need a GPU
 	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --durations=8
 
