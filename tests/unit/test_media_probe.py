@@ -13,7 +13,8 @@ import pytest
 
 from ltxcore.media import ffmpeg_process
 from ltxcore.media.errors import MediaError
-from ltxcore.media.probe import MediaProbe, measure_loudness, probe
+from ltxcore.media.loudness import measure_loudness
+from ltxcore.media.probe import MediaProbe, probe, read_streams
 from tests.unit.media_clips import ffmpeg, numbered_clip
 
 
@@ -49,11 +50,17 @@ def test_loudness_is_that_of_ebu_r128(tmp_path: Path) -> None:
     # EBU Tech 3341, case 1: a stereo sine of 1 kHz at -23 dBFS has -23 LUFS.
     level = 10 ** (-23 / 20)
     for name, volume in (("tone.mkv", level), ("silent.mkv", 0.0)):
-        tone = f"aevalsrc='{volume}*sin(2000*PI*t)|{volume}*sin(2000*PI*t)':d=3:s=48000"
+        tones = f"aevalsrc='{volume}*sin(2000*PI*t)|{volume}*sin(2000*PI*t)':d=3:s=48000"
         picture = "color=s=32x32:r=5:d=3"
-        ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, "-c:a", "flac", str(tmp_path / name))
-    assert measure_loudness(tmp_path / "tone.mkv", 1) == pytest.approx(-23, abs=0.1)
-    assert probe(tmp_path / "silent.mkv").loudness_lufs is None
+        ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tones, "-c:a", "flac", str(tmp_path / name))
+    stream = read_streams(tmp_path / "tone.mkv").audio
+    assert stream is not None
+    tone = measure_loudness(tmp_path / "tone.mkv", stream)
+    assert tone.lufs == pytest.approx(-23, abs=0.1)
+    assert (tone.silence_share, tone.duration_s) == (0.0, 3.0)
+    silent = probe(tmp_path / "silent.mkv")
+    assert (silent.loudness_lufs, silent.silence_share) == (None, 1.0)
+    assert silent.notes == ("100 % of its sound is silence",)
 
 
 def test_a_cover_is_not_a_video(sample_clips: Path, tmp_path: Path) -> None:
