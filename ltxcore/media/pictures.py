@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
-from ltxcore.media.likeness import COLUMNS, ROWS, look_of_rows
+from ltxcore.media.likeness import COLUMNS, ROWS, look_of_pictures
 from ltxcore.media.sniff import seems_to_be
 from ltxcore.media.streams import check_file
 from ltxcore.store.snapshot import Geometry
@@ -22,7 +22,7 @@ MIN_EDGE = 16
 MOST_PIXELS = 16384 * 16384
 """A picture of 16384x16384 takes 0.8 GiB while it is read; a larger one is a mistake or an attack."""
 ORIENTATION = 0x0112
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
 BACKGROUND = (255, 255, 255)
 
 
@@ -129,5 +129,5 @@ def _notes(picture: Image.Image) -> tuple[str, ...]:
 
 def _look(picture: Image.Image) -> str | None:
     """`likeness.look_of` of a clip that shows nothing but this picture."""
-    grey = np.asarray(picture.convert("L").resize((COLUMNS + 1, ROWS), Image.Resampling.BOX))
-    return look_of_rows([*grey.tolist(), *grey.tolist()])
+    small = np.asarray(picture.resize((COLUMNS, ROWS), Image.Resampling.BOX), np.uint8)
+    return look_of_pictures(np.stack([small, small]))

@@ -220,7 +220,7 @@ def _skipped_s(settings: AudioSettings, spare_s: float, media_id: str) -> float:
     share = {"beginning": 0.0, "end": 1.0}.get(settings.truncation_mode)
     if share is None:
         share = derive_seed(media_id, f"{spare_s:.3f}", "truncation") / 2**SEED_BITS
-    return floor(max(0.0, spare_s) * share * 1000) / 1000
+    return floor(max(0.0, spare_s) * share * 1000 + 1e-6) / 1000
 
 
 def _padded(first_s: float, last_s: float, length_s: float) -> tuple[float, float] | None:

@@ -87,9 +87,12 @@ def request(ctx: Context) -> dict[str, Any]:
 
 
 def _stat(path: Path) -> list[int] | None:
-    """None for a file that is not there: it may vanish while a large dataset is being looked at."""
+    """None for a file that is not there, as it may vanish meanwhile, or that may not be read.
+
+    A change of permissions moves neither size nor time, and must be noticed nevertheless.
+    """
     try:
-        return stat_key(path)
+        return stat_key(path) if os.access(path, os.R_OK) else None
     except OSError:
         return None
 
