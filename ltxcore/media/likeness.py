@@ -24,7 +24,7 @@ noted: a re-encode moves one or two of each."""
 FEWEST_SET_BITS = 8
 """Plain pictures, such as a black beginning, all look alike and say nothing."""
 MARGIN = 12
-"""By how much of 765 a pixel must be brighter than the next one, so that noise in plain areas says nothing."""
+"""By how much of 765 a pixel must be brighter than the next one: noise in plain areas says nothing."""
 _BANDS = ALIKE_BITS + 2
 _HASH_DIGITS = BITS // 4
 
@@ -62,8 +62,8 @@ def look_of(path: Path, index: int, duration_s: float) -> str | None:
 def look_of_pictures(pictures: npt.NDArray[np.uint8]) -> str | None:
     """32 hex digits of a difference hash, then 72 of mean colours; None where both pictures are plain.
 
-    The hash has one bit for each grey pixel that is clearly brighter than its right neighbour; the colours are
-    those of 3x2 pieces.
+    The hash has one bit for each grey pixel that is clearly brighter than its right neighbour; the colours
+    are those of 3x2 pieces.
 
     Args:
         pictures: uint8 RGB `[2, 8, 9, 3]`.

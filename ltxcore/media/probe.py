@@ -17,6 +17,7 @@ from ltxcore.media.errors import MediaError
 from ltxcore.media.likeness import look_of
 from ltxcore.media.loudness import measure_loudness
 from ltxcore.media.packets import FrameTimes, read_frame_times
+from ltxcore.media.sniff import seems_to_be
 from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound, is_sound, seconds
 
 MIN_EDGE = 16
@@ -124,7 +125,7 @@ def read_streams(path: Path) -> MediaProbe:
     streams = report.get("streams", [])
     video = next((s for s in streams if _is_picture(s)), None)
     if video is None:
-        raise MediaError(_why_no_video(streams))
+        raise MediaError(_why_no_video(path, streams))
     if _has_no_frame_times(report["format"]["format_name"], video):
         raise MediaError(
             f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does "
@@ -151,7 +152,9 @@ def _has_no_frame_times(container: str, stream: dict[str, Any]) -> bool:
     return container == "avi" and stream.get("codec_name") in ("h264", "hevc") and stream["has_b_frames"] > 0
 
 
-def _why_no_video(streams: list[dict[str, Any]]) -> str:
+def _why_no_video(path: Path, streams: list[dict[str, Any]]) -> str:
+    if not streams and (guess := seems_to_be(path)) is not None:
+        return f"is not a video that can be read: it seems to be {guess}"
     if any(is_sound(s) for s in streams):
         cover = any(s.get("codec_type") == "video" for s in streams)
         return "has sound but no video stream" + (" (its only picture is a cover)" if cover else "")

@@ -163,8 +163,10 @@ class Memo:
 
     def _learn(self, file: MediaFile) -> tuple[str, Record]:
         try:
+            str(file.path).encode()
             media_id = hash_file(file.path)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
+            # Of the path, not of the content: another file of this content may be good.
             return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": _why(file.path, error)}
         known = self.probes.get(probe_key(media_id, file.kind))
         if known is not None and known["version"] == PROBE.version:
@@ -181,13 +183,13 @@ def probe_key(media_id: str, kind: Kind) -> str:
     return media_id if kind == "video" else f"{media_id}-{kind}"
 
 
-def _why(path: Path, error: OSError) -> str:
+def _why(path: Path, error: OSError | UnicodeEncodeError) -> str:
     """Why a path without content cannot be used; the probe knows broken links and directories better."""
     try:
         probe(path)
     except MediaError as reason:
         return str(reason)
-    return f"cannot be read: {error.strerror or error}"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
