@@ -12,7 +12,8 @@ EXTENSIONS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpeg"
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
 SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
 WITH_SOUND = SOUNDS | (EXTENSIONS - {".gif"})
-CAPTIONS = frozenset({".txt"})
+MEDIA = EXTENSIONS | IMAGES | SOUNDS
+CAPTION = ".txt"
 
 
 def extensions(dataset: Media) -> frozenset[str]:
@@ -39,11 +40,24 @@ def list_files(root: Path, skip: tuple[Path, ...] = (), endings: frozenset[str] 
 
 
 def stray_captions(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
-    """Caption files beside which there is no video, picture or sound of their name."""
-    found = list_files(root, skip, EXTENSIONS | IMAGES | SOUNDS | CAPTIONS)
-    media = {path for path in found if path.suffix.lower() not in CAPTIONS}
-    owners = media | {path.with_suffix("") for path in media}
-    return [path for path in found if path.suffix.lower() in CAPTIONS and path.with_suffix("") not in owners]
+    """Caption files beside which there is no video, picture or sound of their name.
+
+    Only names are read, so that this costs little; directories behind links are not looked into.
+    """
+    skipped = {str(path.resolve()) for path in skip}
+    strays = []
+    for directory, folders, names in os.walk(root.resolve()):
+        folders[:] = [n for n in folders if not n.startswith(".") and f"{directory}/{n}" not in skipped]
+        media = {name for name in names if os.path.splitext(name)[1].lower() in MEDIA}  # noqa: PTH122 - speed
+        owners = media | {name.rpartition(".")[0] for name in media}
+        strays += [
+            root / Path(directory, name).relative_to(root.resolve())
+            for name in names
+            if name.lower().endswith(CAPTION)
+            and not name.startswith(".")
+            and name[: -len(CAPTION)] not in owners
+        ]
+    return sorted(strays)
 
 
 def _walk(

@@ -189,6 +189,16 @@ def test_only_the_sound_of_clips_can_be_trained(bench: Bench) -> None:
     assert [r.reason for r in snapshot.rejections] == ["has pictures but no sound"]
 
 
+def test_one_file_can_be_a_clip_in_one_set_and_a_sound_in_another(bench: Bench) -> None:
+    again = audio_set(instance_data_dir="clips", audio={"audio_only": True})
+    write_sets(bench, video_set(), again)
+    snapshot, probed = bench.probe()
+    assert probed == 10
+    kinds = {s.id: s.kind for s in snapshot.samples}
+    assert (kinds["clips/twin.mov"], kinds["sounds/twin.mov"]) == ("video", "audio")
+    assert bench.probe()[1] == 0
+
+
 def test_a_clip_without_sound_is_silent_where_that_is_allowed(bench: Bench) -> None:
     write_sets(bench, video_set(audio={"allow_zero_audio": True}))
     snapshot, _ = bench.probe()

@@ -86,6 +86,23 @@ def test_notes_name_hdr_and_interlacing(tmp_path: Path) -> None:
     assert any("interlaced" in note for note in found.notes)
 
 
+def test_notes_name_deep_colour_odd_pixels_a_late_sound_and_silence(tmp_path: Path) -> None:
+    clip = tmp_path / "odd.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc=s=64x64:d=1,setsar=4/3,format=yuv420p10le", "-itsoffset", "0.5", "-f",
+        "lavfi", "-i", "aevalsrc=0:d=0.5:s=16000", "-c:v", "libx264", "-c:a", "flac", str(clip),
+    )  # fmt: skip
+    found = probe(clip)
+    assert found.notes == (
+        "has 10 bits a colour: it is read with 8",
+        "its pixels are not square (4:3): shown 85x64",
+        "its sound begins 0.50 s after its first frame",
+        "100 % of its sound is silence",
+    )
+    assert found.audio_offset_s == pytest.approx(0.5)
+    assert found.look is not None
+
+
 def test_an_early_end_is_noted_with_the_frames_that_are_left(sample_clips: Path) -> None:
     found = probe(sample_clips / "corrupt-tail.mp4")
     assert found.notes == (f"the file ends early: {found.video.frame_count} of 50 frames are readable",)
