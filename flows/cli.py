@@ -90,7 +90,7 @@ def validate(datasets: DatasetsOption = Path("datasets.yaml"), recipe: RecipeOpt
         read_recipe(recipe)
     except ConfigError as error:
         raise _refuse(error) from None
-    for dataset in found.video:
+    for dataset in found.media:
         console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
     console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
 

@@ -18,7 +18,7 @@ from tasks import artifacts
 
 @task(name="load-vaes", cache_policy=NO_CACHE)
 def load_vaes(run: StageRun) -> stage.Encoder:
-    """Load both VAEs on the stage's device."""
+    """Make both VAEs ready on the stage's device; each is loaded when it is first needed."""
     from ltxcore.memory.device import cap_device_memory, pick_device
 
     device = pick_device()

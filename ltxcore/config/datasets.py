@@ -3,113 +3,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, PositiveInt, model_validator
+from typing import Any
 
 from ltxcore.config.base import KeyPath, Strict, parse, read_document
+from ltxcore.config.caption_filters import read_filters
+from ltxcore.config.dataset_kinds import (
+    KINDS,
+    AudioDataset,
+    Entry,
+    ImageDataset,
+    Media,
+    TextEmbedsDataset,
+    VideoDataset,
+)
 from ltxcore.config.errors import ConfigError, Problem, nearest
 
 
-class VideoSettings(Strict):
-    """The `video` block: frames, and how clips are grouped."""
-
-    num_frames: PositiveInt = Field(125, description="Frames of a sample; rounded down to 8n+1.")
-    min_frames: PositiveInt | None = Field(
-        None, description="Clips with fewer frames at frame_rate are dropped. Default: num_frames."
-    )
-    max_frames: PositiveInt | None = Field(None, description="Clips with more frames are dropped.")
-    frame_rate: float = Field(25.0, gt=0, le=240, description="Frames a second of every sample.")
-    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = "aspect_ratio"
-    frame_interval: PositiveInt = Field(1, description="resolution_frames: lengths are floored to this.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> VideoSettings:
-        if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
-            raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        if self.bucket_strategy == "aspect_ratio" and self.shortest > (self.max_frames or self.shortest):
-            raise ValueError(f"max_frames {self.max_frames} is less than the {self.shortest} frames needed")
-        return self
-
-    @property
-    def shortest(self) -> int:
-        """The fewest frames a clip may have."""
-        return self.num_frames if self.min_frames is None else self.min_frames
-
-
-class AudioSettings(Strict):
-    """The `audio` block of a video dataset."""
-
-    auto_split: bool = Field(True, description="Take the sound of the clips for training.")
-    sample_rate: Literal[16000] = Field(16000, description="The audio VAE's own rate.")
-    channels: Literal[1, 2] = Field(2, description="The audio VAE gets stereo always; mono is duplicated.")
-    duration_interval: float = Field(
-        3.0, gt=0, description="Grouping of free audio; a clip's sound has its length."
-    )
-
-
-class VideoDataset(Strict):
-    """A directory of clips with captions."""
-
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    type: Literal["local"] = "local"
-    dataset_type: Literal["video"]
-    instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
-    caption_strategy: Literal["textfile", "filename", "instanceprompt", "instance_prompt"] = "textfile"
-    disable_multiline_split: bool = Field(False, description="textfile: the whole file is one caption.")
-    instance_prompt: str | None = None
-    prepend_instance_prompt: bool = False
-    resolution: float = Field(
-        512, gt=0, description="An edge in pixels, or megapixels where the type is area."
-    )
-    resolution_type: Literal["pixel", "area", "pixel_area"] = "pixel_area"
-    aspect_bucket_alignment: Literal[32, 64] = 32
-    crop_style: Literal["center", "random", "corner"] = "center"
-    minimum_aspect_ratio: float | None = Field(None, gt=0)
-    maximum_aspect_ratio: float | None = Field(None, gt=0)
-    repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
-    probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
-    disabled: bool = False
-    video: VideoSettings = Field(default_factory=VideoSettings)
-    audio: AudioSettings = Field(default_factory=AudioSettings)
-
-    @model_validator(mode="after")
-    def _prompt_given(self) -> VideoDataset:
-        wants = self.caption_strategy in ("instanceprompt", "instance_prompt") or self.prepend_instance_prompt
-        if wants and not (self.instance_prompt or "").strip():
-            raise ValueError(f"caption_strategy {self.caption_strategy} needs a text in `instance_prompt`")
-        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
-        if low and high and low > high:
-            raise ValueError(f"minimum_aspect_ratio {low} is more than maximum_aspect_ratio {high}")
-        return self
-
-
-class TextEmbedsDataset(Strict):
-    """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
-
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    type: Literal["local"] = "local"
-    dataset_type: Literal["text_embeds"]
-    default: bool = False
-    cache_dir: str | None = Field(None, description="Accepted and not used: the workspace holds the store.")
-    disabled: bool = False
-
-
-Entry = VideoDataset | TextEmbedsDataset
-KINDS: dict[str, type[VideoDataset] | type[TextEmbedsDataset]] = {
-    "video": VideoDataset,
-    "text_embeds": TextEmbedsDataset,
-}
-
-
 class Datasets(Strict):
-    """The datasets of one file, checked against each other and against the disk."""
+    """The datasets of one file that are not disabled, checked against each other and against the disk."""
 
     source: Path
     video: tuple[VideoDataset, ...]
+    image: tuple[ImageDataset, ...] = ()
+    audio: tuple[AudioDataset, ...] = ()
     text_embeds: TextEmbedsDataset
 
-    def directory(self, dataset: VideoDataset) -> Path:
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """Every dataset of files."""
+        return (*self.video, *self.image, *self.audio)
+
+    @property
+    def linked_ids(self) -> frozenset[str]:
+        """Audio datasets that hold the sound of clips; the others are trained on alone."""
+        return frozenset(name for dataset in self.video for name in dataset.linked)
+
+    @property
+    def audio_only(self) -> bool:
+        """Whether nothing but sound is trained."""
+        return not self.image and all(dataset.audio.audio_only for dataset in self.video)
+
+    def directory(self, dataset: Media) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""
         return (self.source.parent / Path(dataset.instance_data_dir).expanduser()).resolve()
 
@@ -118,8 +52,9 @@ def load_datasets(path: Path) -> Datasets:
     """Read a dataset file (YAML, or the seed's multidatabackend.json).
 
     Raises:
-        ConfigError: an unknown key, a wrong type, two datasets of one id, a missing directory, no
-            text_embeds, or nothing to train on; with file, line, key and what to write instead.
+        ConfigError: an unknown key, a wrong type, two datasets of one id, a missing directory or file, no
+            text_embeds, nothing to train on, or sound that belongs to nothing; with file, line, key and
+            what to write instead.
     """
     source = str(path)
     data, lines = read_document(path)
@@ -130,24 +65,61 @@ def load_datasets(path: Path) -> Datasets:
             [Problem("", f"must be a list of datasets, each beginning with `- id:`; found {found}", 1)],
         )
     entries = _entries(data, source, lines)
-    problems = [*_same_ids(entries, lines), *_roles(entries)]
+    problems = [*_same_ids(entries, lines), *_roles(entries, lines), *_links(entries, lines)]
     if problems:
         raise ConfigError(source, problems)
-    videos = tuple(e for e in entries if isinstance(e, VideoDataset) and not e.disabled)
-    text = next(e for e in entries if isinstance(e, TextEmbedsDataset) and not e.disabled)
-    datasets = Datasets(source=path.resolve(), video=videos, text_embeds=text)
-    missing = [
+    used = {number: entry for number, entry in enumerate(entries) if not entry.disabled}
+    text = next(e for e in used.values() if isinstance(e, TextEmbedsDataset))
+    chosen = {n: e for n, e in used.items() if not isinstance(e, TextEmbedsDataset)}
+    directories = [
         Problem(
-            f"{entries.index(v)}.instance_data_dir",
-            f"there is no directory {datasets.directory(v)}",
-            lines.get((entries.index(v), "instance_data_dir")),
+            f"{n}.instance_data_dir", f"there is no directory {place}", lines.get((n, "instance_data_dir"))
         )
-        for v in videos
-        if not datasets.directory(v).is_dir()
+        for n, e in chosen.items()
+        if not (place := _directory(path, e)).is_dir()
     ]
-    if missing:
-        raise ConfigError(source, missing)
-    return datasets
+    if directories:
+        raise ConfigError(source, directories)
+    for_all = _filters(path, text, entries.index(text), lines)
+    media = [_with_files(path, entry, number, for_all, lines) for number, entry in chosen.items()]
+    return Datasets(
+        source=path.resolve(),
+        video=tuple(e for e in media if isinstance(e, VideoDataset)),
+        image=tuple(e for e in media if isinstance(e, ImageDataset)),
+        audio=tuple(e for e in media if isinstance(e, AudioDataset)),
+        text_embeds=text,
+    )
+
+
+def _directory(file: Path, dataset: Media) -> Path:
+    return (file.resolve().parent / Path(dataset.instance_data_dir).expanduser()).resolve()
+
+
+def _with_files(
+    file: Path, dataset: Media, number: int, for_all: tuple[str, ...], lines: dict[KeyPath, int]
+) -> Media:
+    """The dataset with its caption filters read and its table of captions found."""
+    changes: dict[str, Any] = {"caption_filter_list": (*_filters(file, dataset, number, lines), *for_all)}
+    if dataset.parquet is not None:
+        named = Path(dataset.parquet.path).expanduser()
+        places = [file.resolve().parent / named, _directory(file, dataset) / named]
+        table = next((place for place in places if place.is_file()), None)
+        if table is None:
+            fault = f"there is no file {places[0]}" + ("" if named.is_absolute() else f", nor {places[1]}")
+            line = lines.get((number, "parquet", "path"))
+            raise ConfigError(str(file), [Problem(f"{number}.parquet.path", fault, line)])
+        changes["parquet"] = dataset.parquet.model_copy(update={"path": str(table)})
+    return dataset.model_copy(update=changes)
+
+
+def _filters(
+    file: Path, entry: Media | TextEmbedsDataset, number: int, lines: dict[KeyPath, int]
+) -> tuple[str, ...]:
+    try:
+        return read_filters(entry.caption_filter_list, file.resolve().parent)
+    except ValueError as error:
+        at = lines.get((number, "caption_filter_list"))
+        raise ConfigError(str(file), [Problem(f"{number}.caption_filter_list", str(error), at)]) from error
 
 
 def _entries(data: list[Any], source: str, lines: dict[KeyPath, int]) -> list[Entry]:
@@ -197,14 +169,61 @@ def _same_ids(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
     return problems
 
 
-def _roles(entries: list[Entry]) -> list[Problem]:
+def _roles(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
+    """That there is something to train on, a place for captions, and a use for every set of sounds."""
     problems = []
-    if not any(isinstance(e, TextEmbedsDataset) and not e.disabled for e in entries):
+    used = [e for e in entries if not e.disabled]
+    if not any(isinstance(e, TextEmbedsDataset) for e in used):
         problems.append(
             Problem("", "has no text_embeds dataset; add `- {id: text-embeds, dataset_type: text_embeds}`")
         )
-    if not any(isinstance(e, VideoDataset) and not e.disabled for e in entries):
+    if all(isinstance(e, TextEmbedsDataset) for e in used):
         problems.append(
-            Problem("", "has no video dataset that is not disabled, so there is nothing to train on")
+            Problem(
+                "",
+                "has no video, image or audio dataset that is not disabled, so there is nothing to train on",
+            )
         )
+    pictures = any(
+        isinstance(e, ImageDataset) or (isinstance(e, VideoDataset) and not e.audio.audio_only) for e in used
+    )
+    linked = {name for e in used if isinstance(e, VideoDataset) for name in e.linked}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, AudioDataset) or entry.disabled:
+            continue
+        line = lines.get((number, "id"))
+        if entry.id in linked and entry.audio.audio_only:
+            told = f"`{entry.id}` is linked to clips by s2v_datasets, so it cannot be audio_only; remove one"
+            problems.append(Problem(f"{number}.audio.audio_only", told, line))
+        if pictures and entry.id not in linked and not entry.audio.audio_only:
+            told = (
+                f"no video dataset uses the sound of `{entry.id}`; link it there by "
+                f"`s2v_datasets: [{entry.id}]`, or "
+                "write `audio: {audio_only: true}` to train on it alone"
+            )
+            problems.append(Problem(f"{number}.id", told, line))
+    return problems
+
+
+def _links(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
+    """That s2v_datasets names sets of sounds, and none of them is named like a set of split sound."""
+    problems = []
+    sounds = {e.id for e in entries if isinstance(e, AudioDataset) and not e.disabled}
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, VideoDataset) or entry.disabled:
+            continue
+        line = lines.get((number, "s2v_datasets"))
+        for name in entry.linked:
+            if name not in sounds:
+                told = f"`{name}` is no audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
+                problems.append(Problem(f"{number}.s2v_datasets", told, line))
+        if entry.audio_set_id in {e.id for e in entries}:
+            told = (
+                f"`{entry.audio_set_id}` is the set of sounds that is split from `{entry.id}`; "
+                "give the other set another id"
+            )
+            problems.append(Problem(f"{number}.id", told, lines.get((number, "id"))))
+        if entry.audio.audio_only and entry.linked:
+            told = f"`{entry.id}` is audio_only, so its own sound is trained; remove s2v_datasets"
+            problems.append(Problem(f"{number}.s2v_datasets", told, line))
     return problems

@@ -14,7 +14,7 @@ import torchaudio.functional
 
 from ltxcore.media.errors import MediaError
 from ltxcore.media.ffmpeg_process import last_words, open_input, run_tool
-from ltxcore.media.probe import AudioStream, read_streams
+from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound
 from ltxcore.store.snapshot import AudioPlan
 
 SAMPLE_RATE = 16000
@@ -79,15 +79,19 @@ def decode_audio(path: Path, plan: AudioPlan) -> torch.Tensor:
 
     Sample 0 is what is heard at `plan.start_s` on the container's clock, so a sound track that begins
     later is preceded by zeros and one that begins earlier is cut. Resampling is torchaudio's windowed sinc
-    with its defaults (width 6, roll-off 0.99). `down_mix` says how channels become two.
+    with its defaults (width 6, roll-off 0.99). `down_mix` says how channels become two. Silence that stands
+    for a clip's missing sound is zeros, and no file is opened for it.
 
     Raises:
         MediaError: no sound track any more, or a part of the stretch does not decode (with what ffmpeg said).
     """
-    stream = read_streams(path).audio
+    wanted = round(plan.duration_s * SAMPLE_RATE)
+    if plan.is_silence:
+        return torch.zeros(2, wanted)
+    check_file(path)
+    stream = first_sound(ffprobe_streams(path, "a sound"))
     if stream is None:
         raise MediaError("is no longer the file that was probed: it has no sound")
-    wanted = round(plan.duration_s * SAMPLE_RATE)
     sound = _decode(path, stream, plan)
     stereo = down_mix(torch.from_numpy(sound.samples.T.copy()), sound.layout)
     resampled: torch.Tensor = torchaudio.functional.resample(stereo, sound.rate, SAMPLE_RATE)

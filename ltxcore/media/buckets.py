@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from math import floor, sqrt
-from typing import Literal
+from math import floor, log, sqrt
 
-from ltxcore.config.datasets import VideoDataset
+from ltxcore.config.dataset_kinds import PictureDataset, ResolutionType
 from ltxcore.media.errors import MediaError
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.store.snapshot import Geometry
 
-ResolutionType = Literal["pixel", "area", "pixel_area"]
 TEMPORAL_FACTOR = 8
 
 
@@ -33,7 +31,13 @@ def target_size(
     shorter edge, `area` the megapixels, `pixel_area` the edge of a square with the wanted area
     (edge² / 10⁶ megapixels). Both edges are rounded to multiples of `alignment`, and are at least one.
     """
-    aspect = aspect_key(width, height)
+    return size_of_aspect(aspect_key(width, height), resolution, resolution_type, alignment)
+
+
+def size_of_aspect(
+    aspect: float, resolution: float, resolution_type: ResolutionType, alignment: int
+) -> tuple[int, int]:
+    """`target_size` for a shape that is given as width / height."""
     if resolution_type == "pixel":
         edges = (resolution * max(1.0, aspect), resolution / min(1.0, aspect))
     else:
@@ -43,18 +47,22 @@ def target_size(
     return aligned_width, aligned_height
 
 
-def geometry(dataset: VideoDataset, width: int, height: int, media_id: str) -> Geometry:
+def geometry(dataset: PictureDataset, width: int, height: int, media_id: str) -> Geometry:
     """How a clip of the displayed size `width` x `height` becomes a sample of its dataset.
 
-    The picture is resampled until it covers the target, and the rest is cut off. A random cut is drawn
-    from the clip's content and the sizes, never from the order in which files are found.
+    The picture is resampled until it covers the target, and the rest is cut off. The target has the clip's
+    own shape, or with `crop` the one that `crop_aspect` names. A random cut or shape is drawn from the
+    clip's content and the sizes, never from the order in which files are found.
 
     Raises:
         MediaError: the clip's aspect ratio is outside the dataset's limits.
     """
     _check_aspect(dataset, width, height)
-    target = target_size(
-        width, height, dataset.resolution, dataset.resolution_type, dataset.aspect_bucket_alignment
+    target = size_of_aspect(
+        _target_aspect(dataset, aspect_key(width, height), media_id),
+        dataset.resolution,
+        dataset.resolution_type,
+        dataset.aspect_bucket_alignment,
     )
     scale = max(target[0] / width, target[1] / height)
     resize = (max(target[0], round(width * scale)), max(target[1], round(height * scale)))
@@ -72,7 +80,18 @@ def geometry(dataset: VideoDataset, width: int, height: int, media_id: str) -> G
     return Geometry(source=(width, height), resize=resize, crop_xy=offset, target=target)
 
 
-def _check_aspect(dataset: VideoDataset, width: int, height: int) -> None:
+def _target_aspect(dataset: PictureDataset, own: float, media_id: str) -> float:
+    if not dataset.crop or dataset.crop_aspect == "preserve":
+        return own
+    if dataset.crop_aspect == "square":
+        return 1.0
+    choices = dataset.crop_aspect_buckets
+    if dataset.crop_aspect == "closest":
+        return min(choices, key=lambda aspect: (abs(log(aspect / own)), aspect))
+    return choices[derive_seed(media_id, *map(str, choices), "crop aspect") % len(choices)]
+
+
+def _check_aspect(dataset: PictureDataset, width: int, height: int) -> None:
     aspect = aspect_key(width, height)
     low, high = dataset.minimum_aspect_ratio, dataset.maximum_aspect_ratio
     shape = f"has the aspect ratio {aspect:.2f} ({width}x{height})"

@@ -5,27 +5,45 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ltxcore.config.datasets import VideoDataset
+from ltxcore.config.caption_filters import filter_caption
+from ltxcore.config.dataset_kinds import MediaDataset
+from ltxcore.media.caption_table import from_table
 from ltxcore.media.errors import MediaError
 
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def read_captions(dataset: VideoDataset, path: Path) -> tuple[str, ...]:
-    """All captions of one clip, at least one, none of them empty.
+def read_captions(dataset: MediaDataset, path: Path) -> tuple[str, ...]:
+    """All captions of one clip, at least one, none of them empty, after `caption_filter_list`.
 
     Raises:
         MediaError: the caption is missing, empty or not UTF-8, with the file that was expected.
     """
+    captions = _unfiltered(dataset, path)
+    if not dataset.caption_filter_list:
+        return captions
+    filtered = (filter_caption(caption, dataset.caption_filter_list) for caption in captions)
+    left = tuple(caption for caption in filtered if caption)
+    if not left:
+        raise MediaError("has no caption: caption_filter_list leaves nothing of it")
+    return left
+
+
+def _unfiltered(dataset: MediaDataset, path: Path) -> tuple[str, ...]:
     if dataset.caption_strategy in ("instanceprompt", "instance_prompt"):
         return (_instance_prompt(dataset),)
-    captions = _from_name(path) if dataset.caption_strategy == "filename" else _from_file(dataset, path)
+    if dataset.caption_strategy == "filename":
+        captions = _from_name(path)
+    elif dataset.parquet is not None and dataset.caption_strategy == "parquet":
+        captions = from_table(dataset.parquet, path)
+    else:
+        captions = _from_file(dataset, path)
     if dataset.prepend_instance_prompt:
         return tuple(f"{_instance_prompt(dataset)} {caption}" for caption in captions)
     return captions
 
 
-def _instance_prompt(dataset: VideoDataset) -> str:
+def _instance_prompt(dataset: MediaDataset) -> str:
     return (dataset.instance_prompt or "").strip()
 
 
@@ -41,7 +59,7 @@ def caption_files(path: Path) -> tuple[Path, Path]:
     return path.with_name(f"{path.name}.txt"), path.with_suffix(".txt")
 
 
-def _from_file(dataset: VideoDataset, path: Path) -> tuple[str, ...]:
+def _from_file(dataset: MediaDataset, path: Path) -> tuple[str, ...]:
     own, shared = caption_files(path)
     file = own if own.is_file() else shared
     try:

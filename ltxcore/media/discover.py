@@ -1,4 +1,4 @@
-"""The clips of a directory, and the complete plan of each: what is shown, heard and said."""
+"""The files of a directory that are for its dataset, and the captions in it that belong to none."""
 
 from __future__ import annotations
 
@@ -6,20 +6,27 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ltxcore.config.datasets import VideoDataset
-from ltxcore.media.buckets import geometry
-from ltxcore.media.captions import read_captions
-from ltxcore.media.frames import plan_frames
-from ltxcore.media.probe import AudioStream, MediaProbe
-from ltxcore.store.snapshot import AudioPlan, FramePlan, Sample
+from ltxcore.config.dataset_kinds import AudioDataset, ImageDataset, Media
 
 EXTENSIONS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpeg", ".mpg", ".gif"})
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
+SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
+WITH_SOUND = SOUNDS | (EXTENSIONS - {".gif"})
+MEDIA = EXTENSIONS | IMAGES | SOUNDS
+CAPTION = ".txt"
 
 
-def list_files(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
+def extensions(dataset: Media) -> frozenset[str]:
+    """Which files are for a dataset. Containers may hold sound alone, so an audio dataset takes them too."""
+    if isinstance(dataset, ImageDataset):
+        return IMAGES
+    return WITH_SOUND if isinstance(dataset, AudioDataset) else EXTENSIONS
+
+
+def list_files(root: Path, skip: tuple[Path, ...] = (), endings: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Everything under `root` that must end as a sample or as a rejection, in the order of relative paths.
 
-    That is: files, and links to files or to nothing, with the extension of a video; and directories that
+    That is: files, and links to files or to nothing, with one of the extensions; and directories that
     cannot be read, which `probe` rejects. Hidden names and the directories in `skip` (the workspace) are
     passed over. Links to directories are followed, but never back into a directory that holds them.
 
@@ -28,11 +35,34 @@ def list_files(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
     """
     os.scandir(root).close()
     skipped = {path.resolve() for path in skip}
-    found = list(_walk(root, skipped, (root.resolve(),)))
+    found = list(_walk(root, skipped, (root.resolve(),), endings))
     return sorted(found, key=lambda path: path.relative_to(root).as_posix())
 
 
-def _walk(directory: Path, skipped: set[Path], above: tuple[Path, ...]) -> Iterator[Path]:
+def stray_captions(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
+    """Caption files beside which there is no video, picture or sound of their name.
+
+    Only names are read, so that this costs little; directories behind links are not looked into.
+    """
+    skipped = {str(path.resolve()) for path in skip}
+    strays = []
+    for directory, folders, names in os.walk(root.resolve()):
+        folders[:] = [n for n in folders if not n.startswith(".") and f"{directory}/{n}" not in skipped]
+        media = {name for name in names if os.path.splitext(name)[1].lower() in MEDIA}  # noqa: PTH122 - speed
+        owners = media | {name.rpartition(".")[0] for name in media}
+        strays += [
+            root / Path(directory, name).relative_to(root.resolve())
+            for name in names
+            if name.lower().endswith(CAPTION)
+            and not name.startswith(".")
+            and name[: -len(CAPTION)] not in owners
+        ]
+    return sorted(strays)
+
+
+def _walk(
+    directory: Path, skipped: set[Path], above: tuple[Path, ...], endings: frozenset[str]
+) -> Iterator[Path]:
     try:
         entries = sorted(directory.iterdir())
     except OSError:
@@ -44,8 +74,8 @@ def _walk(directory: Path, skipped: set[Path], above: tuple[Path, ...]) -> Itera
         if os.path.isdir(entry):  # noqa: PTH112 - Path.is_dir raises where a directory cannot be searched
             real = entry.resolve()
             if real not in above and real not in skipped:
-                yield from _walk(entry, skipped, (*above, real))
-        elif entry.suffix.lower() in EXTENSIONS and not _is_special(entry):
+                yield from _walk(entry, skipped, (*above, real), endings)
+        elif entry.suffix.lower() in endings and not _is_special(entry):
             yield entry
 
 
@@ -54,58 +84,8 @@ def _is_special(entry: Path) -> bool:
     return os.path.exists(entry) and not os.path.isfile(entry)  # noqa: PTH110, PTH113 - as above
 
 
-def sample_id(dataset: VideoDataset, root: Path, path: Path) -> str:
+def sample_id(dataset: Media, root: Path, path: Path) -> str:
     """`dataset/relative path with its extension`; bytes that are not UTF-8 are written as `\\xNN`."""
     relative = path.relative_to(root).as_posix()
     printable = os.fsencode(relative).decode("utf-8", "backslashreplace")
     return f"{dataset.id}/{printable}"
-
-
-def plan_sample(dataset: VideoDataset, root: Path, path: Path, media_id: str, probe: MediaProbe) -> Sample:
-    """All that the later stages need to know of one clip.
-
-    Args:
-        media_id: sha256 of the file.
-
-    Raises:
-        MediaError: the clip cannot be used in this dataset, and why.
-    """
-    cut = geometry(dataset, probe.video.width, probe.video.height, media_id)
-    frames = plan_frames(probe, dataset.video)
-    audio, audio_notes = _plan_audio(dataset, probe.audio, frames)
-    return Sample(
-        id=sample_id(dataset, root, path),
-        dataset=dataset.id,
-        path=path.relative_to(root).as_posix(),
-        media_id=media_id,
-        captions=read_captions(dataset, path),
-        frames=frames,
-        geometry=cut,
-        audio=audio,
-        notes=(*probe.notes, *audio_notes),
-        source_fps=probe.video.fps,
-        source_duration_s=probe.video.duration_s,
-        visits=dataset.repeats + 1,
-        probability=dataset.probability,
-    )
-
-
-def _plan_audio(
-    dataset: VideoDataset, stream: AudioStream | None, frames: FramePlan
-) -> tuple[AudioPlan | None, tuple[str, ...]]:
-    """The sound under the frames that were chosen, from the first one's start to the last one's end."""
-    if not dataset.audio.auto_split:
-        return None, ()
-    if stream is None:
-        return None, ("has no sound",)
-    end_s = None if stream.duration_s is None else stream.start_s + stream.duration_s
-    frames_end_s = frames.start_s + frames.duration_s
-    if stream.start_s >= frames_end_s or (end_s is not None and end_s <= frames.start_s):
-        return None, ("its sound is elsewhere in time than its frames",)
-    plan = AudioPlan(
-        start_s=frames.start_s,
-        duration_s=frames.duration_s,
-        channels=stream.channels,
-        layout=stream.layout,
-    )
-    return plan, ()

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from fractions import Fraction
 from math import floor
 
-from ltxcore.config.datasets import VideoSettings
+from ltxcore.config.dataset_kinds import VideoSettings
 from ltxcore.media.buckets import legal_frames
 from ltxcore.media.errors import MediaError
 from ltxcore.media.probe import MediaProbe, VideoStream

@@ -5,8 +5,6 @@ Only sound is decoded, for its loudness.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -16,24 +14,16 @@ from typing import Any
 
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import ffprobe, last_words, open_input, run_tool
+from ltxcore.media.likeness import look_of
+from ltxcore.media.loudness import measure_loudness
 from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
+from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound, is_sound, seconds
 
-LOUDNESS_TIMEOUT_S = 300.0
-SILENCE_LUFS = -70.0
-"""The absolute gate of EBU R128: ffmpeg reports it when nothing is louder."""
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
-
-_STREAM_FIELDS = (
-    "index,codec_name,codec_type,has_b_frames,width,height,sample_aspect_ratio,pix_fmt,bits_per_raw_sample,field_order,"
-    "color_transfer,color_space,time_base,nb_frames,sample_rate,channels,channel_layout,start_time,duration"
-)
-_STREAM_ENTRIES = (
-    f"format=format_name,duration:stream={_STREAM_FIELDS}:stream_disposition=attached_pic"
-    ":stream_tags=rotate,DURATION:stream_side_data=rotation"
-)
+NOTED_OFFSET_S = 0.04
+NOTED_SILENCE = 0.9
 
 
 class VideoStream(Strict):
@@ -86,18 +76,6 @@ class VideoStream(Strict):
         return self.frame_count / self.duration_s
 
 
-class AudioStream(Strict):
-    """The sound track."""
-
-    index: int
-    codec: str
-    rate: int
-    channels: int
-    layout: str
-    start_s: float
-    duration_s: float | None
-
-
 class MediaProbe(Strict):
     """Everything that later stages may ask about a file without opening it again."""
 
@@ -107,34 +85,47 @@ class MediaProbe(Strict):
     audio: AudioStream | None
     loudness_lufs: float | None
     """Integrated loudness (EBU R128); None when silent or without sound."""
+    silence_share: float | None = None
+    """The part of the sound's time that is silent, 0 to 1; None without sound."""
+    look: str | None = None
+    """Near duplicates have nearly equal ones (`likeness.look_of`)."""
     notes: tuple[str, ...]
+
+    @property
+    def audio_offset_s(self) -> float | None:
+        """How much later than the first frame the sound begins; None without sound."""
+        if self.audio is None:
+            return None
+        return self.audio.start_s - float(self.video.first_pts * self.video.tick_s)
 
 
 def probe(path: Path) -> MediaProbe:
-    """Read the streams of a file, the times of its frames and its loudness.
+    """Read the streams of a file, the times of its frames, its loudness and its look.
 
     Raises:
         MediaError: it cannot be used as a clip; the reason says what it is instead or what is missing.
     """
     found = read_streams(path)
-    if found.audio is None:
-        return found
-    return found.model_copy(update={"loudness_lufs": measure_loudness(path, found.audio.index)})
+    seen: dict[str, Any] = {"look": look_of(path, found.video.index, found.video.duration_s)}
+    if found.audio is not None:
+        loudness = measure_loudness(path, found.audio)
+        seen["loudness_lufs"], seen["silence_share"] = loudness.lufs, loudness.silence_share
+        seen["notes"] = (*found.notes, *_sound_notes(found, loudness.silence_share))
+    return found.model_copy(update=seen)
 
 
 def read_streams(path: Path) -> MediaProbe:
-    """`probe` without the loudness, which is the only part that has to decode.
+    """`probe` without the loudness and the look, which are the parts that have to decode.
 
     Raises:
         MediaError: as `probe`.
     """
-    _check_file(path)
-    report = _ffprobe_streams(path)
+    check_file(path)
+    report = ffprobe_streams(path)
     streams = report.get("streams", [])
     video = next((s for s in streams if _is_picture(s)), None)
-    sound = next((s for s in streams if _is_sound(s)), None)
     if video is None:
-        raise MediaError(_why_no_video(streams))
+        raise MediaError(_why_no_video(path, streams))
     if _has_no_frame_times(report["format"]["format_name"], video):
         raise MediaError(
             f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does "
@@ -144,72 +135,16 @@ def read_streams(path: Path) -> MediaProbe:
     stream = _video_stream(video, frames)
     return MediaProbe(
         container=report["format"]["format_name"],
-        duration_s=_seconds(report["format"].get("duration")) or stream.duration_s,
+        duration_s=seconds(report["format"].get("duration")) or stream.duration_s,
         video=stream,
-        audio=None if sound is None else _audio_stream(sound),
+        audio=first_sound(report),
         loudness_lufs=None,
         notes=tuple(_notes(video, stream, frames)),
     )
 
 
-def measure_loudness(path: Path, index: int) -> float | None:
-    """Integrated loudness of one stream in LUFS after EBU R128, over the whole file; None when it is silent.
-
-    Raises:
-        MediaError: the sound cannot be decoded, or takes longer than `LOUDNESS_TIMEOUT_S`.
-    """
-    graph = open_input(path)[str(index)].filter("ebur128", framelog="verbose")
-    command = graph.output("pipe:", format="null").compile(
-        cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"]
-    )
-    done = run_tool(command, LOUDNESS_TIMEOUT_S)
-    values = re.findall(rb"^\s*I:\s*(-?[\d.]+|-inf|nan) LUFS", done.stderr, re.MULTILINE)
-    if done.returncode != 0 or not values:
-        raise MediaError(f"its sound cannot be decoded; ffmpeg says: {last_words(done.stderr, path)}")
-    value = float(values[-1])
-    return value if value > SILENCE_LUFS else None
-
-
-def _check_file(path: Path) -> None:
-    try:
-        str(path).encode("utf-8")
-        info = path.stat()
-        if path.is_dir():
-            with os.scandir(path):
-                raise MediaError("is a directory, not a file")
-        if not path.is_file():
-            raise MediaError("is not a regular file")
-        with path.open("rb") as file:
-            file.read(1)
-    except UnicodeEncodeError:
-        raise MediaError("has a name that is not UTF-8; rename it") from None
-    except FileNotFoundError:
-        raise MediaError(
-            "is a link to a file that is not there" if path.is_symlink() else "is not there"
-        ) from None
-    except OSError as error:
-        raise MediaError(f"cannot be read: {error.strerror}") from error
-    if info.st_size == 0:
-        raise MediaError("is empty (zero bytes)")
-
-
-def _ffprobe_streams(path: Path) -> dict[str, Any]:
-    status, out, err = ffprobe(path, "-show_entries", _STREAM_ENTRIES, "-of", "json")
-    if status == 0:
-        report: dict[str, Any] = json.loads(out)
-        return report
-    guess = seems_to_be(path)
-    if guess is not None:
-        raise MediaError(f"is not a video that can be read: it seems to be {guess}")
-    raise MediaError(f"is not a video that can be read; ffprobe says: {last_words(err, path)}")
-
-
 def _is_picture(stream: dict[str, Any]) -> bool:
     return stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]
-
-
-def _is_sound(stream: dict[str, Any]) -> bool:
-    return stream.get("codec_type") == "audio" and int(stream.get("channels", 0)) > 0
 
 
 def _has_no_frame_times(container: str, stream: dict[str, Any]) -> bool:
@@ -217,8 +152,10 @@ def _has_no_frame_times(container: str, stream: dict[str, Any]) -> bool:
     return container == "avi" and stream.get("codec_name") in ("h264", "hevc") and stream["has_b_frames"] > 0
 
 
-def _why_no_video(streams: list[dict[str, Any]]) -> str:
-    if any(_is_sound(s) for s in streams):
+def _why_no_video(path: Path, streams: list[dict[str, Any]]) -> str:
+    if not streams and (guess := seems_to_be(path)) is not None:
+        return f"is not a video that can be read: it seems to be {guess}"
+    if any(is_sound(s) for s in streams):
         cover = any(s.get("codec_type") == "video" for s in streams)
         return "has sound but no video stream" + (" (its only picture is a cover)" if cover else "")
     return "has no video stream"
@@ -256,26 +193,27 @@ def _video_stream(stream: dict[str, Any], frames: FrameTimes) -> VideoStream:
     )
 
 
-def _audio_stream(stream: dict[str, Any]) -> AudioStream:
-    return AudioStream(
-        index=stream["index"],
-        codec=stream.get("codec_name", "unknown"),
-        rate=int(stream["sample_rate"]),
-        channels=int(stream["channels"]),
-        layout=stream.get("channel_layout", "unknown"),
-        start_s=_seconds(stream.get("start_time")) or 0.0,
-        duration_s=_seconds(stream.get("duration")) or _clock(stream.get("tags", {}).get("DURATION")),
-    )
-
-
 def _notes(stream: dict[str, Any], video: VideoStream, frames: FrameTimes) -> Iterator[str]:
     if frames.cut_short:
         of = "" if frames.declared is None else f" of {frames.declared}"
         yield f"the file ends early: {len(frames.times)}{of} frames are readable"
     if (curve := HDR_TRANSFERS.get(stream.get("color_transfer", ""))) is not None:
         yield f"is HDR ({curve}, {video.bit_depth} bits): its colours are read as if they were SDR"
+    elif video.bit_depth > 8:
+        yield f"has {video.bit_depth} bits a colour: it is read with 8"
+    if video.sample_aspect_ratio != "1:1":
+        yield f"its pixels are not square ({video.sample_aspect_ratio}): shown {video.width}x{video.height}"
     if stream.get("field_order") in ("tt", "bb", "tb", "bt"):
         yield "is interlaced: its fields are kept as they are stored"
+
+
+def _sound_notes(found: MediaProbe, silence_share: float) -> Iterator[str]:
+    offset_s = found.audio_offset_s or 0.0
+    if abs(offset_s) > NOTED_OFFSET_S:
+        side = "after" if offset_s > 0 else "before"
+        yield f"its sound begins {abs(offset_s):.2f} s {side} its first frame"
+    if silence_share > NOTED_SILENCE:
+        yield f"{100 * silence_share:.0f} % of its sound is silence"
 
 
 def _rotation(stream: dict[str, Any]) -> int:
@@ -299,13 +237,3 @@ def _bit_depth(stream: dict[str, Any], pixel_format: str) -> int:
         return int(declared)
     deep = re.search(r"(9|10|12|14|16)(le|be)$", pixel_format)
     return int(deep.group(1)) if deep else 8
-
-
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"-?[\d.]+", text) else None
-
-
-def _clock(text: str | None) -> float | None:
-    """Seconds of Matroska's `00:00:01.600000000`."""
-    match = re.fullmatch(r"(\d+):(\d+):([\d.]+)", text or "")
-    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None

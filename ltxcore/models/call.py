@@ -21,6 +21,7 @@ def predict_velocity(
     video_embeds: torch.Tensor,
     audio_embeds: torch.Tensor,
     fps: float | torch.Tensor,
+    isolated: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The velocities that the model predicts.
 
@@ -37,6 +38,7 @@ def predict_velocity(
         video_embeds: `[B, T, Dv]` from the connectors, without a mask: registers fill the padding.
         audio_embeds: `[B, T, Da]`.
         fps: the frames a second of the samples, a number or `[B]`.
+        isolated: keep the modalities from seeing each other; always so without audio.
 
     Returns:
         Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
@@ -49,7 +51,7 @@ def predict_velocity(
     from diffusers import LTX2Pipeline
 
     batch, _, frames, height, width = video.shape
-    isolated = audio is None
+    silent = audio is None
     if audio is None or audio_times is None or audio_sigma is None:
         # Both streams are mandatory: one token of silence stands for the sound, and no attention sees it.
         audio = video.new_zeros(batch, 1, transformer.config.audio_in_channels)
@@ -75,9 +77,9 @@ def predict_velocity(
             batch, frames, height, width, video.device, fps=rate
         ),
         audio_coords=transformer.audio_rope.prepare_audio_coords(batch, length, video.device),
-        isolate_modalities=isolated,
+        isolate_modalities=isolated or silent,
         use_cross_timestep=True,
         return_dict=False,
     )
     unpacked = LTX2Pipeline._unpack_latents(video_velocity, frames, height, width)
-    return unpacked, None if isolated else audio_velocity
+    return unpacked, None if silent else audio_velocity

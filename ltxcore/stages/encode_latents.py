@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,21 +56,32 @@ class Batch:
 
 
 class Encoder:
-    """Both VAEs of a model, loaded once, and the store that they fill."""
+    """Both VAEs of a model, each loaded once when it is first needed, and the store that they fill."""
 
     def __init__(self, ctx: Context, device: str) -> None:
         import torch
 
-        from ltxcore.models.loading import load_audio_vae, load_video_vae
-
-        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[ctx.recipe.encode.vae_dtype]
+        self.dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[ctx.recipe.encode.vae_dtype]
         self.ctx = ctx
         self.spaces = spaces_of(ctx)
         self.store = LatentStore(ctx.store)
         self.waveforms = WaveformStore(ctx.store)
-        self.vae = load_video_vae(ctx.source, dtype, device)
-        self.audio_vae = load_audio_vae(ctx.source, dtype, device)
+        self.device = device
         self.encoded = {"video": 0, "audio": 0}
+
+    @cached_property
+    def vae(self) -> Any:
+        """The video VAE; not loaded where sound alone is trained."""
+        from ltxcore.models.loading import load_video_vae
+
+        return load_video_vae(self.ctx.source, self.dtype, self.device)
+
+    @cached_property
+    def audio_vae(self) -> Any:
+        """The audio VAE; not loaded where no sound is trained."""
+        from ltxcore.models.loading import load_audio_vae
+
+        return load_audio_vae(self.ctx.source, self.dtype, self.device)
 
     def encode_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
         """Encode what a batch misses and commit it: all of it, or, after a crash, none of it."""
@@ -99,6 +111,8 @@ class Encoder:
     ) -> None:
         from ltxcore.models.video_latents import encode_video
 
+        if sample.kind == "audio":
+            return
         key = self.spaces.video_key(sample)
         if isinstance(frames, MediaError):
             broken[key.value] = (f"{sample.id}: {frames}", key.inputs)
@@ -124,7 +138,7 @@ class Encoder:
         latents = encode_audio(
             self.audio_vae,
             torch.from_numpy(self.waveforms.read(waveform).copy()),
-            audio_latent_length(sample.frames.duration_s),
+            audio_latent_length(sample.audio.duration_s),
         )
         done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
@@ -144,10 +158,13 @@ class Encoder:
 
     def _decode(self, sample: Sample) -> np.ndarray[Any, Any] | MediaError | None:
         from ltxcore.media.decode import decode_frames
+        from ltxcore.media.pictures import decode_picture
 
-        if not self.store.missing([self.spaces.video_key(sample).value]):
+        if sample.kind == "audio" or not self.store.missing([self.spaces.video_key(sample).value]):
             return None
         try:
+            if sample.kind == "image":
+                return decode_picture(self.ctx.snapshot.file(sample), sample.geometry)
             return decode_frames(self.ctx.snapshot.file(sample), sample.frames, sample.geometry)
         except MediaError as error:
             return error

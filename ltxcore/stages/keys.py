@@ -24,12 +24,16 @@ class Key:
 
 
 def waveform_key(media_id: str, plan: AudioPlan) -> Key:
-    """Sound depends on the file and on the stretch of it that belongs to the frames."""
+    """Sound depends on the file and on the stretch of it that belongs to the sample.
+
+    Silence depends on its length alone, so that all clips of a length share one.
+    """
+    media = media_id if plan.sound is None else plan.sound.media_id
     return Key(
         {
             "kind": "waveform",
-            "media": media_id,
-            "start_s": plan.start_s,
+            "media": "silence" if plan.is_silence else media,
+            "start_s": 0.0 if plan.is_silence else plan.start_s,
             "duration_s": plan.duration_s,
             "version": AUDIO.version,
         }
@@ -76,7 +80,7 @@ class LatentSpaces:
 
     def keys(self, sample: Sample) -> list[str]:
         """All keys that a sample needs before it can be trained on."""
-        keys = [self.video_key(sample).value]
+        keys = [] if sample.kind == "audio" else [self.video_key(sample).value]
         if sample.audio is not None:
             keys.append(self.audio_key(sample, sample.audio).value)
         return keys

@@ -10,25 +10,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltxcore.config.datasets import VideoDataset
-from ltxcore.media.buckets import legal_frames
+from ltxcore.config.base import Strict
+from ltxcore.config.dataset_kinds import AudioDataset, ImageDataset, Media, VideoDataset
+from ltxcore.config.dataset_remarks import remarks
 from ltxcore.media.captions import caption_files
-from ltxcore.media.discover import list_files, plan_sample, sample_id
+from ltxcore.media.discover import extensions, list_files, sample_id, stray_captions
 from ltxcore.media.errors import MediaError
-from ltxcore.media.probe import MediaProbe, probe
+from ltxcore.media.likeness import alike
+from ltxcore.media.pictures import probe_picture
+from ltxcore.media.probe import probe
+from ltxcore.media.sound_files import probe_sound
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
+from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
 from ltxcore.store.index import Index, Record
 from ltxcore.store.locks import exclusive
-from ltxcore.store.snapshot import Rejection, Sample, Snapshot
+from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
 
 # ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
 PROBES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
 BATCH_FILES = 64
+PROBES: dict[Kind, Callable[[Path], Strict]] = {"video": probe, "image": probe_picture, "audio": probe_sound}
 
 
 class NothingToTrain(RuntimeError):
@@ -39,9 +45,17 @@ class NothingToTrain(RuntimeError):
 class MediaFile:
     """A file that was found in a dataset."""
 
-    dataset: VideoDataset
+    dataset: Media
     root: Path
     path: Path
+
+    @property
+    def kind(self) -> Kind:
+        """As what it is looked at: of an audio_only video dataset only the sound is wanted."""
+        if isinstance(self.dataset, ImageDataset):
+            return "image"
+        alone = isinstance(self.dataset, VideoDataset) and self.dataset.audio.audio_only
+        return "audio" if alone or isinstance(self.dataset, AudioDataset) else "video"
 
     @property
     def id(self) -> str:
@@ -62,17 +76,23 @@ def request(ctx: Context) -> dict[str, Any]:
     listing = {
         file.id: [_stat(path) for path in (file.path, *caption_files(file.path))] for file in find_files(ctx)
     }
+    listing |= {stray.id: [] for stray in find_strays(ctx)}
+    media = ctx.datasets.media
+    listing |= {d.parquet.path: [_stat(Path(d.parquet.path))] for d in media if d.parquet is not None}
     return {
-        "datasets": [d.fingerprint_data() for d in ctx.datasets.video],
-        "roots": {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.video},
+        "datasets": [d.fingerprint_data() for d in media],
+        "roots": {d.id: str(ctx.datasets.directory(d)) for d in media},
         "files": fingerprint(listing),
     }
 
 
 def _stat(path: Path) -> list[int] | None:
-    """None for a file that is not there: it may vanish while a large dataset is being looked at."""
+    """None for a file that is not there, as it may vanish meanwhile, or that may not be read.
+
+    A change of permissions moves neither size nor time, and must be noticed nevertheless.
+    """
     try:
-        return stat_key(path)
+        return stat_key(path) if os.access(path, os.R_OK) else None
     except OSError:
         return None
 
@@ -85,10 +105,22 @@ def find_files(ctx: Context) -> list[MediaFile]:
     """The media files of all datasets, in a fixed order."""
     found = []
     skip = (ctx.workspace.root,)
-    for dataset in ctx.datasets.video:
+    for dataset in ctx.datasets.media:
         root = ctx.datasets.directory(dataset)
-        found += [MediaFile(dataset, root, path) for path in list_files(root, skip)]
+        found += [MediaFile(dataset, root, path) for path in list_files(root, skip, extensions(dataset))]
     return found
+
+
+def find_strays(ctx: Context) -> list[MediaFile]:
+    """Caption files without a clip, each once, in the first dataset whose directory holds it."""
+    found: dict[Path, MediaFile] = {}
+    skip = (ctx.workspace.root,)
+    for dataset in ctx.datasets.media:
+        if dataset.caption_strategy == "textfile" and dataset.id not in ctx.datasets.linked_ids:
+            root = ctx.datasets.directory(dataset)
+            for path in stray_captions(root, skip):
+                found.setdefault(path, MediaFile(dataset, root, path))
+    return list(found.values())
 
 
 class Memo:
@@ -107,7 +139,7 @@ class Memo:
         known = self.files.get(file.memo_key)
         if known is None or known["stat"] != _stat(file.path):
             return None
-        record = self.probes.get(known["media_id"])
+        record = self.probes.get(probe_key(known["media_id"], file.kind))
         return None if record is None or record["version"] != PROBE.version else (known["media_id"], record)
 
     def probe_batch(self, files: Sequence[MediaFile], on_file: Callable[[], None]) -> int:
@@ -122,7 +154,7 @@ class Memo:
                     "stat": stats[file.memo_key],
                     "media_id": media_id,
                 }
-                probed[media_id] = record
+                probed[probe_key(media_id, file.kind)] = record
                 on_file()
         with exclusive(self._lock, "probe-media"):
             self.probes.commit(probed)
@@ -131,26 +163,33 @@ class Memo:
 
     def _learn(self, file: MediaFile) -> tuple[str, Record]:
         try:
+            str(file.path).encode()
             media_id = hash_file(file.path)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
+            # Of the path, not of the content: another file of this content may be good.
             return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": _why(file.path, error)}
-        known = self.probes.get(media_id)
+        known = self.probes.get(probe_key(media_id, file.kind))
         if known is not None and known["version"] == PROBE.version:
             return media_id, known
         try:
-            found = probe(file.path)
+            found = PROBES[file.kind](file.path)
         except MediaError as error:
             return media_id, {"version": PROBE.version, "error": str(error)}
         return media_id, {"version": PROBE.version, "probe": found.model_dump(mode="json")}
 
 
-def _why(path: Path, error: OSError) -> str:
+def probe_key(media_id: str, kind: Kind) -> str:
+    """Under what a probe is kept: one content may be a clip in one dataset and a sound in another."""
+    return media_id if kind == "video" else f"{media_id}-{kind}"
+
+
+def _why(path: Path, error: OSError | UnicodeEncodeError) -> str:
     """Why a path without content cannot be used; the probe knows broken links and directories better."""
     try:
         probe(path)
     except MediaError as reason:
         return str(reason)
-    return f"cannot be read: {error.strerror or error}"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
@@ -159,43 +198,27 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     Raises:
         NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
     """
-    _say_rounding(ctx)
-    samples: list[Sample] = []
-    rejections: list[Rejection] = []
-    for file in files:
-        try:
-            samples.append(_plan(memo, file))
-        except MediaError as error:
-            path = file.path.relative_to(file.root).as_posix()
-            rejections.append(Rejection(id=file.id, dataset=file.dataset.id, path=path, reason=str(error)))
-    samples = _mark_duplicates(samples)
-    wants_audio = any(d.audio.auto_split for d in ctx.datasets.video)
+    for remark in remarks(ctx.datasets):
+        logger.info("%s", remark)
+    samples, rejections = plan_files(ctx.datasets, memo, files)
+    rejections += [
+        Rejection(
+            id=stray.id,
+            dataset=stray.dataset.id,
+            path=stray.path.relative_to(stray.root).as_posix(),
+            reason="is a caption, but no file of its name is beside it",
+        )
+        for stray in find_strays(ctx)
+    ]
+    wants_audio = bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
     return Snapshot(
-        roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.video},
-        samples=tuple(samples),
+        roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.media},
+        samples=tuple(_mark_alike(_mark_duplicates(samples), memo)),
         rejections=tuple(rejections),
         wants_audio=wants_audio,
         fps=tuple(sorted({sample.frames.fps for sample in samples})),
     )
-
-
-def _say_rounding(ctx: Context) -> None:
-    for dataset in ctx.datasets.video:
-        asked, legal = dataset.video.num_frames, legal_frames(dataset.video.num_frames)
-        if asked != legal:
-            logger.info("%s: num_frames %d is used as %d: LTX-2 takes 8n+1 frames", dataset.id, asked, legal)
-
-
-def _plan(memo: Memo, file: MediaFile) -> Sample:
-    known = memo.look_up(file)
-    if known is None:
-        raise MediaError("changed while it was being looked at; run probe-media again")
-    media_id, record = known
-    if "error" in record:
-        raise MediaError(record["error"])
-    found = MediaProbe.model_validate(record["probe"])
-    return plan_sample(file.dataset, file.root, file.path, media_id, found)
 
 
 def _mark_duplicates(samples: Sequence[Sample]) -> list[Sample]:
@@ -209,10 +232,28 @@ def _mark_duplicates(samples: Sequence[Sample]) -> list[Sample]:
     return marked
 
 
+def _mark_alike(samples: Sequence[Sample], memo: Memo) -> list[Sample]:
+    """Note on every later sample which other content it looks like."""
+    looks: dict[str, str] = {}
+    names: dict[str, str] = {}
+    for sample in samples:
+        record = memo.probes.get(probe_key(sample.media_id, sample.kind)) or {}
+        look = record.get("probe", {}).get("look")
+        if look is not None and sample.media_id not in looks:
+            looks[sample.media_id], names[sample.media_id] = look, sample.id
+    pairs = dict(alike(looks.items()))
+    return [
+        sample.model_copy(update={"notes": (*sample.notes, f"looks like {names[pairs[sample.media_id]]}")})
+        if sample.media_id in pairs
+        else sample
+        for sample in samples
+    ]
+
+
 def _refuse_empty(
     samples: Sequence[Sample], rejections: Sequence[Rejection], ctx: Context, wants_audio: bool
 ) -> None:
-    where = ", ".join(str(ctx.datasets.directory(d)) for d in ctx.datasets.video)
+    where = ", ".join(str(ctx.datasets.directory(d)) for d in ctx.datasets.media)
     if not samples and not rejections:
         raise NothingToTrain(f"there are no clips in {where}")
     if not samples:
@@ -224,6 +265,14 @@ def _refuse_empty(
             f"sound was asked for and none of the {len(samples)} clips in {where} has any; "
             "add clips with sound, or write `audio: {auto_split: false}`"
         )
+    for dataset in ctx.datasets.video:
+        clips = [sample for sample in samples if sample.dataset == dataset.id]
+        if dataset.demands_sound and clips and not any(sample.audio for sample in clips):
+            raise NothingToTrain(
+                f"sound was asked for in `{dataset.id}` and none of its {len(clips)} clips has any; add "
+                "sound, or write `audio: {auto_split: false}` and no s2v_datasets, or "
+                "`audio: {allow_zero_audio: true}` to train them as silent"
+            )
 
 
 def outcome(snapshot: Snapshot, probed: int) -> Outcome:
@@ -233,7 +282,8 @@ def outcome(snapshot: Snapshot, probed: int) -> Outcome:
             "files": total,
             "taken": len(snapshot.samples),
             "rejected": len(snapshot.rejections),
-            "with_sound": sum(s.audio is not None for s in snapshot.samples),
+            "with_sound": sum(s.audio is not None and not s.audio.is_silence for s in snapshot.samples),
+            "without_sound": sum(s.audio is None and s.kind == "video" for s in snapshot.samples),
             "done": probed,
             "hits": total - probed,
         },

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from ltxcore.models.audio_latents import audio_latent_length
 from ltxcore.models.text import TextFeatures
+from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
@@ -11,9 +14,11 @@ from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.prompts import EMPTY
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import AudioPlan, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.training.data import Entry, TrainingSample
+
+SPATIAL_FACTOR, TEMPORAL_FACTOR = 32, 8
 
 
 class StoredFeatures:
@@ -63,6 +68,7 @@ class StoredSamples:
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx)
         self._features = StoredFeatures(ctx)
+        self._channels: int = ctx.source.config("transformer")["in_channels"]
 
     def entries(self) -> list[Entry]:
         return [
@@ -71,6 +77,7 @@ class StoredSamples:
                 bucket=sample.bucket,
                 fps=sample.frames.fps,
                 has_audio=sample.audio is not None,
+                has_video=sample.kind != "audio",
                 captions=len(sample.captions),
                 visits=sample.visits,
                 probability=sample.probability,
@@ -80,15 +87,38 @@ class StoredSamples:
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]
-        audio = None
+        audio, heard = None, (0, 0)
         if sample.audio is not None:
             audio = from_bits(self._latents.read(self._spaces.audio_key(sample, sample.audio).value))
+            heard = heard_latents(sample.audio, len(audio))
         return TrainingSample(
-            video=from_bits(self._latents.read(self._spaces.video_key(sample).value)),
+            video=self._video(sample),
             audio=audio,
-            audio_valid=0
-            if audio is None
-            else min(len(audio), audio_latent_length(sample.frames.duration_s)),
+            audio_padding=heard[0],
+            audio_valid=heard[1],
             features=self._features.load(EMPTY if caption is None else sample.captions[caption]),
             fps=sample.frames.fps,
+            has_video=sample.kind != "audio",
         )
+
+    def _video(self, sample: Sample) -> torch.Tensor:
+        """Latents `[C, F', H', W']`; zeros where sound is trained alone."""
+        if sample.kind != "audio":
+            return from_bits(self._latents.read(self._spaces.video_key(sample).value))
+        width, height = sample.geometry.target
+        shape = (
+            (sample.frames.count - 1) // TEMPORAL_FACTOR + 1,
+            height // SPATIAL_FACTOR,
+            width // SPATIAL_FACTOR,
+        )
+        return torch.zeros(self._channels, *shape, dtype=torch.bfloat16)
+
+
+def heard_latents(plan: AudioPlan, length: int) -> tuple[int, int]:
+    """First and last (exclusive) of `length` latents that are sound and no padding; at least one is."""
+    last = min(length, audio_latent_length(plan.duration_s))
+    if plan.heard_s is None:
+        return 0, last
+    first_s, last_s = plan.heard_s
+    end = max(1, min(last, round(last_s * AUDIO_LATENTS_PER_SECOND)))
+    return min(end - 1, round(first_s * AUDIO_LATENTS_PER_SECOND)), end

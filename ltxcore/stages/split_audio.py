@@ -46,7 +46,7 @@ def split_batch(
 
     def decode(sample: Sample) -> Waveform | MediaError:
         try:
-            return decode_audio(ctx.snapshot.file(sample), _audio(sample)).numpy()
+            return decode_audio(ctx.snapshot.sound_file(sample), _audio(sample)).numpy()
         except MediaError as error:
             return error
 
@@ -74,11 +74,18 @@ def _audio(sample: Sample) -> AudioPlan:
 
 def outcome(ctx: Context, store: WaveformStore, done: int) -> Outcome:
     keys = set(all_keys(ctx))
+    samples = ctx.snapshot.samples
+    sounding = [s for s in samples if s.audio is not None and not s.audio.is_silence]
     return Outcome(
         counts={
             "clips": len(keys),
             "done": done,
             "hits": len(keys) - done,
             "quarantined": sum(store.error(key) is not None for key in keys),
-        }
+            "samples_with_sound": len(sounding),
+            "samples_padded": sum(s.audio is not None and s.audio.heard_s is not None for s in sounding),
+            "samples_as_silent": sum(s.audio is not None and s.audio.is_silence for s in samples),
+            "clips_without_sound": sum(s.audio is None and s.kind == "video" for s in samples),
+        },
+        facts={"seconds_of_sound": round(sum(s.audio.duration_s for s in sounding if s.audio), 2)},
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from ltxcore.config.base import Strict
 from ltxcore.store.fingerprint import fingerprint
@@ -39,21 +40,47 @@ class Geometry(Strict):
     target: tuple[int, int]
 
 
+class SoundFile(Strict):
+    """A file of an audio dataset that holds the sound of a clip."""
+
+    dataset: str
+    path: str
+    media_id: str
+    """sha256 of the file."""
+
+
 class AudioPlan(Strict):
-    """The stretch of sound that belongs to a sample's frames, on the container's clock."""
+    """The stretch of sound that belongs to a sample, on the clock of the file that holds it."""
 
     start_s: float
     duration_s: float
     channels: int
+    """0 where silence stands for the sound of a clip that has none."""
     layout: str
+    sound: SoundFile | None = None
+    """The file, where it is not the sample's own."""
+    heard_s: tuple[float, float] | None = None
+    """From when to when the file has sound, counted from `start_s`; the rest is padding. None: all of it."""
+
+    @property
+    def is_silence(self) -> bool:
+        return self.channels == 0
+
+
+Kind = Literal["video", "image", "audio"]
 
 
 class Sample(Strict):
-    """A clip that will be trained on."""
+    """A clip, picture or sound that will be trained on.
+
+    A sound that is trained on alone has no pictures: `frames` and `geometry` then give the size of the
+    zeros that stand for them.
+    """
 
     id: str
     """`dataset/relative path with its extension`: unique, and stable under additions."""
     dataset: str
+    kind: Kind = "video"
     path: str
     media_id: str
     """sha256 of the file."""
@@ -66,10 +93,13 @@ class Sample(Strict):
     source_duration_s: float
     visits: int = 1
     probability: float = 1.0
+    regularisation: bool = False
 
     @property
     def bucket(self) -> str:
-        """`WxH@F`, in pixels and frames."""
+        """`WxH@F`, in pixels and frames; `audio@Ss`, in seconds, for sound alone."""
+        if self.kind == "audio" and self.audio is not None:
+            return f"audio@{self.audio.duration_s:g}s"
         width, height = self.geometry.target
         return f"{width}x{height}@{self.frames.count}"
 
@@ -106,6 +136,11 @@ class Snapshot(Strict):
     def file(self, sample: Sample) -> Path:
         """Where the file of a sample is now."""
         return Path(self.roots[sample.dataset]) / sample.path
+
+    def sound_file(self, sample: Sample) -> Path:
+        """Where the file is now that holds the sound of a sample."""
+        sound = None if sample.audio is None else sample.audio.sound
+        return self.file(sample) if sound is None else Path(self.roots[sound.dataset]) / sound.path
 
     def buckets(self) -> dict[str, list[Sample]]:
         """Samples by bucket, both in a fixed order."""

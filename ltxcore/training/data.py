@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,15 +25,17 @@ class Entry:
     """Visits in an epoch, before thinning."""
     probability: float = 1.0
     """The share of visits that is kept in an epoch."""
+    has_video: bool = True
+    """False for sound that is trained alone."""
 
     @property
-    def group(self) -> tuple[str, float, bool]:
-        """Shape, frame rate (so sound has one length) and whether there is sound.
+    def group(self) -> tuple[str, float, bool, bool]:
+        """Shape, frame rate (so sound has one length) and whether there is sound and picture.
 
-        Silent clips stay apart from those with sound: a batch without any sound can be computed with the
-        modalities isolated, so that noise in place of sound never reaches the picture.
+        Silent clips stay apart from those with sound, and sound alone from clips: a batch that has one
+        modality only is computed with both isolated, so that noise in place of the other never reaches it.
         """
-        return self.bucket, self.fps, self.has_audio
+        return self.bucket, self.fps, self.has_audio, self.has_video
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,16 @@ class TrainingSample:
     """One visit's tensors, on the CPU."""
 
     video: torch.Tensor
-    """Normalised latent [C, F, H, W]."""
+    """Normalised latent [C, F, H, W]; zeros where `has_video` is false."""
     audio: torch.Tensor | None
     """Normalised packed latent [L, D]; None for a clip without sound."""
     audio_valid: int
-    """How many of the L are real; the rest is padding and takes no part in the loss."""
+    """Where in the L the sound ends; the rest is padding and takes no part in the loss."""
     features: TextFeatures
     fps: float
+    audio_padding: int = 0
+    """How many of the L are padding before the sound begins; they take no part either."""
+    has_video: bool = True
 
 
 class SampleSource(Protocol):
@@ -75,16 +80,16 @@ class Batch:
     """[B, L], 1 where sound is real and 0 on padding."""
     features: tuple[TextFeatures, ...]
     fps: float
+    has_video: bool = True
+    """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
-        return Batch(
-            self.sample_ids,
-            self.video.to(device),
-            None if self.audio is None else self.audio.to(device),
-            None if self.audio_mask is None else self.audio_mask.to(device),
-            self.features,
-            self.fps,
+        return replace(
+            self,
+            video=self.video.to(device),
+            audio=None if self.audio is None else self.audio.to(device),
+            audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
         )
 
 
@@ -95,12 +100,14 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
     that have it gets zeros; both are masked.
 
     Raises:
-        ValueError: the samples differ in latent shape or frame rate, or state more sound than they hold.
+        ValueError: the samples differ in latent shape, frame rate or in whether they have pictures, or state
+            more sound than they hold.
     """
-    shapes = sorted({(tuple(s.video.shape), s.fps) for s in samples})
+    shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video) for s in samples})
     if len(shapes) > 1:
         raise ValueError(
-            f"samples of one batch differ in (latent shape, fps): {shapes}; ids {list(sample_ids)}"
+            f"samples of one batch differ in (latent shape, fps, has pictures): {shapes}; "
+            f"ids {list(sample_ids)}"
         )
     audio, mask = _stack_audio(sample_ids, samples)
     return Batch(
@@ -110,6 +117,7 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         audio_mask=mask,
         features=tuple(s.features for s in samples),
         fps=samples[0].fps,
+        has_video=samples[0].has_video,
     )
 
 
@@ -125,11 +133,11 @@ def _stack_audio(
     for row, (sample_id, sample) in enumerate(zip(sample_ids, samples, strict=True)):
         if sample.audio is None:
             continue
-        if not 0 <= sample.audio_valid <= len(sample.audio):
+        if not 0 <= sample.audio_padding <= sample.audio_valid <= len(sample.audio):
             raise ValueError(
-                f"sample {sample_id}: audio_valid is {sample.audio_valid}, but its sound is "
-                f"{len(sample.audio)} latents long"
+                f"sample {sample_id}: audio_padding is {sample.audio_padding} and audio_valid is "
+                f"{sample.audio_valid}, but its sound is {len(sample.audio)} latents long"
             )
         audio[row, : len(sample.audio)] = sample.audio
-        mask[row, : sample.audio_valid] = 1
+        mask[row, sample.audio_padding : sample.audio_valid] = 1
     return audio, mask

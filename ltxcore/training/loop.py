@@ -111,7 +111,12 @@ def train(
         caption_dropout=settings.caption_dropout_probability,
     )
     device = next(transformer.parameters()).device
-    targets = target_modules(transformer, any(e.has_audio for e in entries), recipe.lora.lora_targets)
+    targets = target_modules(
+        transformer,
+        with_audio=any(e.has_audio for e in entries),
+        with_video=any(e.has_video for e in entries),
+        suffixes=recipe.lora.lora_targets,
+    )
     add_lora(transformer, recipe.lora, targets, settings.seed)
     state = _TrainingState(transformer, settings, device)
     done = state.resume(directory, run_fingerprint)
@@ -174,7 +179,8 @@ def batch_losses(
 ) -> Losses:
     """The losses of batch `number`: noise it, predict velocities, compare.
 
-    A batch without any sound is computed with the modalities isolated and has no audio loss.
+    A batch without sound, or without pictures, is computed with the modalities isolated and has no loss of
+    the one that it lacks.
     """
     noised = noise_batch(batch, settings, number)
     video, audio = noised.video, noised.audio
@@ -190,6 +196,7 @@ def batch_losses(
         video_embeds=video_embeds.to(video.tokens.dtype),
         audio_embeds=audio_embeds.to(video.tokens.dtype),
         fps=batch.fps,
+        isolated=not batch.has_video,
     )
     return losses(patchify(video_velocity), audio_velocity, noised)
 
@@ -268,13 +275,13 @@ class _Values:
     """`Losses` as plain numbers."""
 
     total: float
-    video: float
+    video: float | None
     audio: float | None
 
     @classmethod
     def of(cls, loss: Losses) -> _Values:
-        audio = None if loss.audio is None else loss.audio.item()
-        return cls(loss.total.item(), loss.video.item(), audio)
+        video, audio = (None if part is None else part.item() for part in (loss.video, loss.audio))
+        return cls(loss.total.item(), video, audio)
 
 
 def _step_metrics(
@@ -286,13 +293,14 @@ def _step_metrics(
     grad_norm: float,
     times: tuple[float, float],
 ) -> StepMetrics:
+    pictures = [part.video for part in parts if part.video is not None]
     sounds = [part.audio for part in parts if part.audio is not None]
     peaks = measure_peaks()
     return StepMetrics(
         step=step,
         epoch=epoch,
         loss=_mean([part.total for part in parts]),
-        video_loss=_mean([part.video for part in parts]),
+        video_loss=_mean(pictures) if pictures else None,
         audio_loss=_mean(sounds) if sounds else None,
         learning_rate=learning_rate,
         grad_norm=grad_norm,

@@ -24,30 +24,39 @@ AUDIO_MODULES = (
     "audio_ff.net.2",
 )
 VIDEO_ATTENTIONS = ("attn1", "attn2")
+AUDIO_ATTENTIONS = ("audio_attn1", "audio_attn2")
 
 
 class UnknownTarget(ValueError):
     """A LoRA target that is no linear layer of the transformer."""
 
 
-def default_targets(with_audio: bool) -> tuple[str, ...]:
+def default_targets(with_audio: bool, with_video: bool = True) -> tuple[str, ...]:
     """Module suffixes that get a LoRA where the recipe names none.
 
-    Without sound only the video's own attentions: no loss reaches the others.
+    Without sound only the video's own attentions, without pictures only the sound's own modules: no loss
+    reaches the others.
     """
+    if not with_video:
+        attentions = (f"{attention}.{name}" for attention in AUDIO_ATTENTIONS for name in PROJECTIONS)
+        return (*attentions, *AUDIO_MODULES)
     if with_audio:
         return (*PROJECTIONS, *AUDIO_MODULES)
     return tuple(f"{attention}.{projection}" for attention in VIDEO_ATTENTIONS for projection in PROJECTIONS)
 
 
 def target_modules(
-    transformer: nn.Module, with_audio: bool, suffixes: Sequence[str] | None = None
+    transformer: nn.Module,
+    with_audio: bool,
+    suffixes: Sequence[str] | None = None,
+    with_video: bool = True,
 ) -> tuple[str, ...]:
     """Full names of the linear layers that get a LoRA, in the model's order.
 
     Args:
         transformer: an LTX-2 transformer without adapter.
         with_audio: whether the data has sound.
+        with_video: whether the data has pictures.
         suffixes: the recipe's own list, in whole name parts: `ff.net.2` does not fit `audio_ff.net.2`.
 
     Raises:
@@ -55,7 +64,7 @@ def target_modules(
     """
     linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     # LTX-2.3 has no caption projection: a default that a version lacks is no mistake of the user's.
-    wanted = default_targets(with_audio) if suffixes is None else tuple(suffixes)
+    wanted = default_targets(with_audio, with_video) if suffixes is None else tuple(suffixes)
     if suffixes is not None:
         for suffix in suffixes:
             if not any(_fits(name, suffix) for name in linears):

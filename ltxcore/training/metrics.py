@@ -21,8 +21,9 @@ class StepMetrics:
     """Steps done, this one included."""
     epoch: int
     loss: float
-    """Mean over the accumulated batches; `video_loss` likewise."""
-    video_loss: float
+    """Mean over the accumulated batches."""
+    video_loss: float | None
+    """Mean over the accumulated batches that have pictures; None where none has."""
     audio_loss: float | None
     """Mean over the accumulated batches that have sound; None where none has."""
     learning_rate: float

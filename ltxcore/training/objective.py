@@ -43,15 +43,17 @@ class NoisedBatch:
     """Both modalities; `audio` is None where no sample has sound."""
 
     video: Noised
+    """Zeros with noise where `has_video` is false; the model does not let the sound see them."""
     audio: Noised | None
+    has_video: bool = True
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Means over the batch. `audio` is None where no sample has sound."""
+    """Means over the batch; None for a modality that the batch does not have."""
 
     total: torch.Tensor
-    video: torch.Tensor
+    video: torch.Tensor | None
     audio: torch.Tensor | None
 
 
@@ -71,16 +73,19 @@ def noise_batch(batch: Batch, settings: TrainingSettings, number: int) -> Noised
     count, tokens, _ = video.shape
     sigma = shifted_logit_normal(tokens, count, generator("video sigma"))
     clean = first_frame_condition(
-        batch.video, settings.ltx2_first_frame_conditioning_probability, generator("first frame")
+        batch.video,
+        settings.ltx2_first_frame_conditioning_probability if batch.has_video else 0.0,
+        generator("first frame"),
     )
-    noised_video = add_noise(video, sigma, generator("video noise"), clean, torch.ones(count, tokens))
+    mask = torch.full((count, tokens), float(batch.has_video))
+    noised_video = add_noise(video, sigma, generator("video noise"), clean, mask)
     if batch.audio is None or batch.audio_mask is None:
         return NoisedBatch(noised_video, None)
 
-    if settings.sigma_sampling == "independent":
+    if settings.sigma_sampling == "independent" or not batch.has_video:
         sigma = shifted_logit_normal(batch.audio.shape[1], count, generator("audio sigma"))
     noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), None, batch.audio_mask)
-    return NoisedBatch(noised_video, noised_audio)
+    return NoisedBatch(noised_video, noised_audio, batch.has_video)
 
 
 def patchify(latents: torch.Tensor) -> torch.Tensor:
@@ -152,9 +157,17 @@ def masked_loss(prediction: torch.Tensor, noised: Noised) -> torch.Tensor:
 def losses(
     video_prediction: torch.Tensor, audio_prediction: torch.Tensor | None, noised: NoisedBatch
 ) -> Losses:
-    """The loss of a batch: video + audio, each a mean over the samples."""
-    video = masked_loss(video_prediction, noised.video).mean()
+    """The loss of a batch: video + audio, each a mean over the samples.
+
+    Raises:
+        ValueError: the batch has neither pictures nor sound.
+    """
+    video = masked_loss(video_prediction, noised.video).mean() if noised.has_video else None
     if audio_prediction is None or noised.audio is None:
+        if video is None:
+            raise ValueError("a batch needs pictures or sound to have a loss")
         return Losses(total=video, video=video, audio=None)
     audio = masked_loss(audio_prediction, noised.audio).mean()
+    if video is None:
+        return Losses(total=audio, video=None, audio=audio)
     return Losses(total=video + audio, video=video, audio=audio)

@@ -105,8 +105,8 @@ class BatchPlan:
         )
 
 
-def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool], list[Entry]]:
-    groups: dict[tuple[str, float, bool], list[Entry]] = {}
+def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool, bool], list[Entry]]:
+    groups: dict[tuple[str, float, bool, bool], list[Entry]] = {}
     for entry in sorted(entries, key=lambda e: e.sample_id):
         groups.setdefault(entry.group, []).append(entry)
     return groups

@@ -26,7 +26,7 @@ def plot_losses(metrics_file: Path, picture: Path) -> None:
         raise ValueError(f"{metrics_file} holds no step to draw")
     curves = {
         "loss": [(m.step, m.loss) for m in metrics],
-        "video": [(m.step, m.video_loss) for m in metrics],
+        "video": [(m.step, m.video_loss) for m in metrics if m.video_loss is not None],
         "audio": [(m.step, m.audio_loss) for m in metrics if m.audio_loss is not None],
     }
     figure = Figure(figsize=(9, 4.5), layout="constrained")

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from ltxcore.config.datasets import VideoDataset
+from ltxcore.config.dataset_kinds import VideoDataset
 from ltxcore.media.audio import SAMPLE_RATE, decode_audio, down_mix
 from ltxcore.media.decode import decode_frames
-from ltxcore.media.discover import plan_sample
 from ltxcore.media.errors import MediaError
+from ltxcore.media.plan import plan_sample
 from ltxcore.media.probe import probe
 from ltxcore.store.snapshot import AudioPlan, Sample
 from tests.unit.media_clips import ffmpeg

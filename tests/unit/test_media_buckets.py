@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ltxcore.config.datasets import VideoDataset
+from ltxcore.config.dataset_kinds import VideoDataset
 from ltxcore.media.buckets import geometry, legal_frames, target_size
 from ltxcore.media.errors import MediaError
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ltxcore.config.datasets import VideoDataset
+from ltxcore.config.dataset_kinds import VideoDataset
 from ltxcore.media.captions import read_captions
 from ltxcore.media.errors import MediaError
 

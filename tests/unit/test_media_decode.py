@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ltxcore.config.datasets import VideoDataset, VideoSettings
+from ltxcore.config.dataset_kinds import VideoDataset, VideoSettings
 from ltxcore.media import decode
 from ltxcore.media.buckets import geometry
 from ltxcore.media.decode import decode_frames

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from ltxcore.config.datasets import VideoDataset
-from ltxcore.media.discover import list_files, plan_sample, sample_id
+from ltxcore.config.dataset_kinds import VideoDataset
+from ltxcore.media.discover import list_files, sample_id
 from ltxcore.media.errors import MediaError
+from ltxcore.media.plan import plan_sample
 from ltxcore.media.probe import probe
 from ltxcore.store.fingerprint import hash_file
 from ltxcore.store.snapshot import AudioPlan, Sample

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ltxcore.config.datasets import VideoSettings
+from ltxcore.config.dataset_kinds import VideoSettings
 from ltxcore.media.errors import MediaError
 from ltxcore.media.frames import plan_frames
 from ltxcore.media.probe import MediaProbe, VideoStream

@@ -13,7 +13,8 @@ import pytest
 
 from ltxcore.media import ffmpeg_process
 from ltxcore.media.errors import MediaError
-from ltxcore.media.probe import MediaProbe, measure_loudness, probe
+from ltxcore.media.loudness import measure_loudness
+from ltxcore.media.probe import MediaProbe, probe, read_streams
 from tests.unit.media_clips import ffmpeg, numbered_clip
 
 
@@ -49,11 +50,17 @@ def test_loudness_is_that_of_ebu_r128(tmp_path: Path) -> None:
     # EBU Tech 3341, case 1: a stereo sine of 1 kHz at -23 dBFS has -23 LUFS.
     level = 10 ** (-23 / 20)
     for name, volume in (("tone.mkv", level), ("silent.mkv", 0.0)):
-        tone = f"aevalsrc='{volume}*sin(2000*PI*t)|{volume}*sin(2000*PI*t)':d=3:s=48000"
+        tones = f"aevalsrc='{volume}*sin(2000*PI*t)|{volume}*sin(2000*PI*t)':d=3:s=48000"
         picture = "color=s=32x32:r=5:d=3"
-        ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone, "-c:a", "flac", str(tmp_path / name))
-    assert measure_loudness(tmp_path / "tone.mkv", 1) == pytest.approx(-23, abs=0.1)
-    assert probe(tmp_path / "silent.mkv").loudness_lufs is None
+        ffmpeg("-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tones, "-c:a", "flac", str(tmp_path / name))
+    stream = read_streams(tmp_path / "tone.mkv").audio
+    assert stream is not None
+    tone = measure_loudness(tmp_path / "tone.mkv", stream)
+    assert tone.lufs == pytest.approx(-23, abs=0.1)
+    assert (tone.silence_share, tone.duration_s) == (0.0, 3.0)
+    silent = probe(tmp_path / "silent.mkv")
+    assert (silent.loudness_lufs, silent.silence_share) == (None, 1.0)
+    assert silent.notes == ("100 % of its sound is silence",)
 
 
 def test_a_cover_is_not_a_video(sample_clips: Path, tmp_path: Path) -> None:
@@ -77,6 +84,23 @@ def test_notes_name_hdr_and_interlacing(tmp_path: Path) -> None:
     assert found.video.bit_depth == 10
     assert "is HDR (PQ, 10 bits): its colours are read as if they were SDR" in found.notes
     assert any("interlaced" in note for note in found.notes)
+
+
+def test_notes_name_deep_colour_odd_pixels_a_late_sound_and_silence(tmp_path: Path) -> None:
+    clip = tmp_path / "odd.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc=s=64x64:d=1,setsar=4/3,format=yuv420p10le", "-itsoffset", "0.5", "-f",
+        "lavfi", "-i", "aevalsrc=0:d=0.5:s=16000", "-c:v", "libx264", "-c:a", "flac", str(clip),
+    )  # fmt: skip
+    found = probe(clip)
+    assert found.notes == (
+        "has 10 bits a colour: it is read with 8",
+        "its pixels are not square (4:3): shown 85x64",
+        "its sound begins 0.50 s after its first frame",
+        "100 % of its sound is silence",
+    )
+    assert found.audio_offset_s == pytest.approx(0.5)
+    assert found.look is not None
 
 
 def test_an_early_end_is_noted_with_the_frames_that_are_left(sample_clips: Path) -> None:

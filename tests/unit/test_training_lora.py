@@ -80,6 +80,14 @@ def test_the_default_targets_are_the_documented_ones(tiny: dict[str, Path]) -> N
     assert all(".attn1." in name or ".attn2." in name for name in silent)
 
 
+def test_sound_alone_trains_the_sounds_own_modules(tiny: dict[str, Path]) -> None:
+    alone = target_modules(load_transformer(tiny["2.0"]), with_audio=True, with_video=False)
+    # 2 layers x (2 attentions x 4 + feed-forward 2), the ways in and out, and two caption projections.
+    assert len(alone) == 24
+    layers = [name.removeprefix("transformer_blocks.").lstrip("01.") for name in alone]
+    assert all(layer.startswith("audio_") and not layer.startswith("audio_to_video") for layer in layers)
+
+
 def test_a_version_without_caption_projection_has_four_less(tiny: dict[str, Path]) -> None:
     targets = target_modules(load_transformer(tiny["2.3"]), with_audio=True)
     assert len(targets) == 54

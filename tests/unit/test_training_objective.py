@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -29,6 +31,10 @@ def sample(
         features=TextFeatures(video=torch.zeros(3, 48, dtype=torch.bfloat16), audio=None),
         fps=fps,
     )
+
+
+def sound_alone(audio: int = 5, padding: int = 0, valid: int | None = None) -> TrainingSample:
+    return replace(sample(audio=audio, valid=valid), audio_padding=padding, has_video=False)
 
 
 def batch(*samples: TrainingSample) -> Batch:
@@ -156,3 +162,40 @@ def test_samples_that_do_not_belong_together_are_refused() -> None:
         batch(sample(), sample(fps=30.0))
     with pytest.raises(ValueError, match="audio_valid is 9"):
         batch(sample(valid=9))
+
+
+def test_sound_alone_has_no_loss_of_its_zeros() -> None:
+    sounds = batch(sound_alone(), sound_alone())
+    noised = noise_batch(sounds, settings(ltx2_first_frame_conditioning_probability=1.0), 0)
+    assert not noised.has_video
+    assert noised.video.mask.sum() == 0
+    assert noised.video.clean is None
+    assert noised.audio is not None
+    found = losses(torch.zeros_like(noised.video.tokens), torch.zeros_like(noised.audio.tokens), noised)
+    assert found.video is None
+    assert found.audio is not None
+    assert torch.equal(found.total, found.audio)
+
+
+def test_sound_alone_draws_its_level_from_its_own_length() -> None:
+    sounds = batch(sound_alone(audio=200))
+    shared, apart = (
+        noise_batch(sounds, settings(sigma_sampling=sampling), 3).audio
+        for sampling in ("shared", "independent")
+    )
+    assert shared is not None
+    assert apart is not None
+    assert torch.equal(shared.sigma, apart.sigma)
+
+
+def test_padding_on_both_sides_of_the_sound_is_masked() -> None:
+    clips = batch(sound_alone(audio=6, padding=2, valid=5), sound_alone(audio=4))
+    assert clips.audio_mask is not None
+    assert clips.audio_mask.tolist() == [[0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]]
+    with pytest.raises(ValueError, match="audio_padding is 4 and audio_valid is 3"):
+        batch(sound_alone(padding=4, valid=3))
+
+
+def test_sound_alone_and_clips_do_not_share_a_batch() -> None:
+    with pytest.raises(ValueError, match="has pictures"):
+        batch(sound_alone(), sample())

@@ -1,0 +1,264 @@
+"""What one entry of the dataset file may say: video, image and audio datasets, and the caption cache."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+
+from ltxcore.config.base import Strict
+
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+CaptionStrategy = Literal["textfile", "filename", "instanceprompt", "instance_prompt", "parquet"]
+TruncationMode = Literal["beginning", "end", "random"]
+ResolutionType = Literal["pixel", "area", "pixel_area"]
+SAMPLE_RATE = 16000
+NOT_USED = "Accepted and not used: the workspace holds the store."
+
+
+def _local(value: Any) -> Any:
+    if isinstance(value, str) and value != "local":
+        raise ValueError(
+            f"{value!r} is not read here; copy or mount the data, write its directory as "
+            "`instance_data_dir` and `type: local`"
+        )
+    return value
+
+
+def _vae_rate(value: Any) -> Any:
+    if value != SAMPLE_RATE:
+        raise ValueError(
+            f"is {value}, but the audio VAE takes {SAMPLE_RATE} only; write {SAMPLE_RATE}: sound of any rate "
+            "is resampled to it"
+        )
+    return value
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Local = Annotated[Literal["local"], BeforeValidator(_local)]
+
+
+class VideoSettings(Strict):
+    """The `video` block: frames, and how clips are grouped."""
+
+    num_frames: PositiveInt = Field(125, description="Frames of a sample; rounded down to 8n+1.")
+    min_frames: PositiveInt | None = Field(
+        None, description="Clips with fewer frames at frame_rate are dropped. Default: num_frames."
+    )
+    max_frames: PositiveInt | None = Field(None, description="Clips with more frames are dropped.")
+    frame_rate: float = Field(25.0, gt=0, le=240, description="Frames a second of every sample.")
+    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = "aspect_ratio"
+    frame_interval: PositiveInt = Field(1, description="resolution_frames: lengths are floored to this.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> VideoSettings:
+        if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
+        if self.bucket_strategy == "aspect_ratio" and self.shortest > (self.max_frames or self.shortest):
+            raise ValueError(f"max_frames {self.max_frames} is less than the {self.shortest} frames needed")
+        return self
+
+    @property
+    def shortest(self) -> int:
+        """The fewest frames a clip may have."""
+        return self.num_frames if self.min_frames is None else self.min_frames
+
+
+class AudioSettings(Strict):
+    """The `audio` block of a video or audio dataset."""
+
+    auto_split: bool = Field(True, description="Video sets: take the sound of the clips for training.")
+    sample_rate: Annotated[int, BeforeValidator(_vae_rate)] = Field(
+        SAMPLE_RATE, description="The audio VAE's own rate."
+    )
+    channels: Literal[1, 2] = Field(2, description="The audio VAE gets stereo always; mono is duplicated.")
+    duration_interval: float = Field(
+        3.0,
+        gt=0,
+        description="Seconds. Sound without pictures is cut to a multiple of this; shorter sound keeps its "
+        "length. A clip's sound has its frames' length.",
+    )
+    truncation_mode: TruncationMode = Field(
+        "beginning",
+        description="What is kept of a sound file that is too long; random is drawn from its content.",
+    )
+    min_duration_seconds: float | None = Field(None, ge=0, description="Shorter sound is dropped.")
+    max_duration_seconds: float | None = Field(None, gt=0, description="Longer sound is dropped.")
+    audio_only: bool = Field(False, description="Train on the sound alone, without pictures.")
+    allow_zero_audio: bool = Field(
+        False,
+        description="Video sets: a clip without sound is trained as a silent one. Otherwise its sound takes "
+        "no part in the loss.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AudioSettings:
+        low, high = self.min_duration_seconds, self.max_duration_seconds
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_duration_seconds {low:g} is more than max_duration_seconds {high:g}")
+        return self
+
+
+class ParquetSettings(Strict):
+    """Where the captions of `caption_strategy: parquet` are."""
+
+    path: str = Field(min_length=1, description="Relative to the dataset file, or to instance_data_dir.")
+    filename_column: str = Field(description="Relative path, name, or name without extension of the clip.")
+    caption_column: str = Field(description="A text, or a list of texts of which each visit draws one.")
+    fallback_caption_column: str | None = Field(None, description="Used where the caption is empty.")
+
+
+class MediaDataset(Strict):
+    """What every dataset of files with captions may say."""
+
+    id: Id
+    type: Local = "local"
+    instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
+    caption_strategy: CaptionStrategy = "textfile"
+    disable_multiline_split: bool = Field(False, description="textfile: the whole file is one caption.")
+    instance_prompt: str | None = None
+    prepend_instance_prompt: bool = False
+    parquet: ParquetSettings | None = None
+    caption_filter_list: tuple[str, ...] = Field(
+        (),
+        description="Regular expressions to take out of captions, or `s/search/replacement/`; or a .txt or "
+        ".json file of them.",
+    )
+    repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
+    probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
+    disabled: bool = False
+    is_regularisation_data: bool = Field(False, description="Recorded on every sample.")
+    cache_dir: str | None = Field(None, description=NOT_USED)
+    cache_dir_vae: str | None = Field(None, description=NOT_USED)
+
+    @field_validator("caption_filter_list", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
+
+    @model_validator(mode="after")
+    def _captions_given(self) -> MediaDataset:
+        wants = self.caption_strategy in ("instanceprompt", "instance_prompt") or self.prepend_instance_prompt
+        if wants and not (self.instance_prompt or "").strip():
+            raise ValueError(f"caption_strategy {self.caption_strategy} needs a text in `instance_prompt`")
+        if self.caption_strategy == "parquet" and self.parquet is None:
+            raise ValueError(
+                "caption_strategy parquet needs `parquet: {path: …, filename_column: …, caption_column: …}`"
+            )
+        return self
+
+
+class PictureDataset(MediaDataset):
+    """What datasets with pictures may say of their sizes."""
+
+    resolution: float = Field(
+        512, gt=0, description="An edge in pixels, or megapixels where the type is area."
+    )
+    resolution_type: ResolutionType = "pixel_area"
+    aspect_bucket_alignment: Literal[32, 64] = 32
+    crop: bool = Field(False, description="Cut to `crop_aspect`; else only what the alignment leaves over.")
+    crop_style: Literal["center", "random", "corner"] = "center"
+    crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
+    crop_aspect_buckets: tuple[float, ...] = Field((), description="For crop_aspect closest and random.")
+    minimum_aspect_ratio: float | None = Field(None, gt=0)
+    maximum_aspect_ratio: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _shapes(self) -> PictureDataset:
+        low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
+        if low and high and low > high:
+            raise ValueError(f"minimum_aspect_ratio {low} is more than maximum_aspect_ratio {high}")
+        if self.crop and self.crop_aspect in ("closest", "random") and not self.crop_aspect_buckets:
+            raise ValueError(
+                f"crop_aspect {self.crop_aspect} needs `crop_aspect_buckets`, e.g. [1.0, 0.75, 1.33]"
+            )
+        if any(bucket <= 0 for bucket in self.crop_aspect_buckets):
+            raise ValueError("crop_aspect_buckets must be width / height, more than 0")
+        return self
+
+
+class VideoDataset(PictureDataset):
+    """A directory of clips with captions."""
+
+    dataset_type: Literal["video"]
+    video: VideoSettings = Field(default_factory=VideoSettings)
+    audio: AudioSettings = Field(default_factory=AudioSettings)
+    s2v_datasets: tuple[str, ...] = Field(
+        (), description="Audio datasets that hold the clips' sound, matched by stem; `<id>_audio` is its own."
+    )
+
+    @field_validator("s2v_datasets", mode="before")
+    @classmethod
+    def _listed_links(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
+
+    @property
+    def audio_set_id(self) -> str:
+        """The id of the set of sounds that is split from the clips."""
+        return f"{self.id}_audio"
+
+    @property
+    def linked(self) -> tuple[str, ...]:
+        """Ids of the audio datasets that hold the clips' sound, in the order in which they are asked."""
+        return tuple(name for name in self.s2v_datasets if name != self.audio_set_id)
+
+    @property
+    def takes_own_sound(self) -> bool:
+        """Whether the clips' own sound is used: where other sets hold it, only if that is written down."""
+        if not self.linked:
+            return self.audio.auto_split
+        asked = "auto_split" in self.audio.model_fields_set and self.audio.auto_split
+        return asked or self.audio_set_id in self.s2v_datasets
+
+    @property
+    def wants_sound(self) -> bool:
+        return self.takes_own_sound or bool(self.linked)
+
+    @property
+    def demands_sound(self) -> bool:
+        """Whether sound was asked for in so many words, so that having none at all is a mistake."""
+        written = "auto_split" in self.audio.model_fields_set or bool(self.s2v_datasets)
+        return self.wants_sound and written and not self.audio.allow_zero_audio
+
+
+class ImageDataset(PictureDataset):
+    """A directory of pictures with captions: clips of one frame."""
+
+    dataset_type: Literal["image"]
+
+
+class AudioDataset(MediaDataset):
+    """A directory of sounds: linked to clips by `s2v_datasets`, or trained on alone."""
+
+    dataset_type: Literal["audio"]
+    audio: AudioSettings = Field(default_factory=AudioSettings)
+
+
+class TextEmbedsDataset(Strict):
+    """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
+
+    id: Id
+    type: Local = "local"
+    dataset_type: Literal["text_embeds"]
+    default: bool = False
+    cache_dir: str | None = Field(None, description=NOT_USED)
+    caption_filter_list: tuple[str, ...] = Field((), description="As in a dataset, for all datasets.")
+    disabled: bool = False
+
+    @field_validator("caption_filter_list", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
+
+
+Media = VideoDataset | ImageDataset | AudioDataset
+Entry = VideoDataset | ImageDataset | AudioDataset | TextEmbedsDataset
+KINDS: dict[str, type[Entry]] = {
+    "video": VideoDataset,
+    "image": ImageDataset,
+    "audio": AudioDataset,
+    "text_embeds": TextEmbedsDataset,
+}

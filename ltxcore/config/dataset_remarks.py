@@ -1,0 +1,54 @@
+"""What a person should know about dataset keys that are accepted and mean less here than they may expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ltxcore.config.dataset_kinds import AudioDataset, Media, PictureDataset, VideoDataset
+from ltxcore.config.datasets import Datasets
+
+TEMPORAL_FACTOR = 8
+
+
+def remarks(datasets: Datasets) -> list[str]:
+    """One line for each key that is rounded or has no effect, beginning with the dataset's id."""
+    told = [f"{d.id}: {line}" for d in datasets.media for line in _remarks(d, d.id in datasets.linked_ids)]
+    if datasets.text_embeds.cache_dir is not None:
+        told.append(f"{datasets.text_embeds.id}: cache_dir is not used: the workspace holds the store")
+    if datasets.audio_only:
+        told.append("only sound is trained: the pictures are zeros of 64x64 and take no part in the loss")
+    return told
+
+
+def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
+    for key in ("cache_dir", "cache_dir_vae"):
+        if getattr(dataset, key) is not None:
+            yield f"{key} is not used: the workspace holds the store"
+    if dataset.is_regularisation_data:
+        yield "is_regularisation_data is recorded on its samples; they are trained like the others"
+    if isinstance(dataset, PictureDataset) and not dataset.crop and "crop_aspect" in dataset.model_fields_set:
+        yield "crop_aspect has no effect without `crop: true`"
+    if isinstance(dataset, VideoDataset):
+        yield from _video_remarks(dataset)
+    if isinstance(dataset, AudioDataset) and is_linked:
+        if "duration_interval" in dataset.audio.model_fields_set:
+            yield "audio.duration_interval has no effect: its sound gets the length of the clips' frames"
+        if "caption_strategy" in dataset.model_fields_set:
+            yield "caption_strategy has no effect: the clips that it is linked to have the captions"
+        for key in ("repeats", "probability"):
+            if key in dataset.model_fields_set:
+                yield f"{key} has no effect: the clips that it is linked to are visited"
+
+
+def _video_remarks(dataset: VideoDataset) -> Iterator[str]:
+    asked = dataset.video.num_frames
+    legal = (asked - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+    if asked != legal:
+        yield f"num_frames {asked} is used as {legal}: LTX-2 takes 8n+1 frames"
+    if dataset.audio.audio_only:
+        return
+    if dataset.wants_sound and dataset.audio.channels == 1:
+        yield "audio.channels 1 is used as 2: the audio VAE takes stereo, so mono is duplicated"
+    for key in ("duration_interval", "truncation_mode"):
+        if dataset.wants_sound and key in dataset.audio.model_fields_set:
+            yield f"audio.{key} has no effect on clips: their sound is cut at the timestamps of their frames"

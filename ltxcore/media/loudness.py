@@ -1,0 +1,64 @@
+"""How loud a sound track is, how much of it is silence, and how long it really lasts: one decode for all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ltxcore.media.errors import MediaError
+from ltxcore.media.ffmpeg_process import last_words, open_input, run_tool
+from ltxcore.media.streams import AudioStream
+
+LOUDNESS_TIMEOUT_S = 300.0
+SILENCE_LUFS = -70.0
+"""The absolute gate of EBU R128: ffmpeg reports it when nothing is louder."""
+SILENCE_LEVEL = "-60dB"
+SHORTEST_SILENCE_S = 0.1
+
+_LOUDNESS = re.compile(rb"^\s*I:\s*(-?[\d.]+|-inf|nan) LUFS", re.MULTILINE)
+_SILENCE = re.compile(rb"silence_duration: ([\d.]+)")
+_OPEN_SILENCE = re.compile(rb"silence_(start|end): (-?[\d.]+)")
+_SAMPLES = re.compile(rb"Number of samples: (\d+)")
+
+
+class Loudness(NamedTuple):
+    """Measures of a whole sound track."""
+
+    lufs: float | None
+    """Integrated loudness after EBU R128; None when it is silent."""
+    silence_share: float
+    """The part of its time in which nothing passes -60 dBFS for 0.1 s or longer, 0 to 1."""
+    duration_s: float
+    """Decoded samples over their rate: headers may be wrong or missing."""
+
+
+def measure_loudness(path: Path, stream: AudioStream) -> Loudness:
+    """Decode a sound track once and measure it.
+
+    Raises:
+        MediaError: the sound cannot be decoded, or takes longer than `LOUDNESS_TIMEOUT_S`.
+    """
+    source = open_input(path, vn=None)[str(stream.index)]
+    counted = source.filter("astats", measure_perchannel="none", measure_overall="Number_of_samples")
+    quiet = counted.filter("silencedetect", noise=SILENCE_LEVEL, duration=SHORTEST_SILENCE_S)
+    output = quiet.filter("ebur128", framelog="verbose").output("pipe:", format="null")
+    done = run_tool(output.compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"]), LOUDNESS_TIMEOUT_S)
+    loudness, samples = _LOUDNESS.findall(done.stderr), _SAMPLES.findall(done.stderr)
+    if done.returncode != 0 or not loudness or not samples:
+        raise MediaError(f"its sound cannot be decoded; ffmpeg says: {last_words(done.stderr, path)}")
+    duration_s = int(samples[-1]) / stream.rate
+    value = float(loudness[-1])
+    return Loudness(
+        lufs=value if value > SILENCE_LUFS else None,
+        silence_share=_silence_share(done.stderr, stream.start_s + duration_s, duration_s),
+        duration_s=duration_s,
+    )
+
+
+def _silence_share(report: bytes, end_s: float, duration_s: float) -> float:
+    silent_s = sum(float(length) for length in _SILENCE.findall(report))
+    marks = _OPEN_SILENCE.findall(report)
+    if marks and marks[-1][0] == b"start":
+        silent_s += max(0.0, end_s - float(marks[-1][1]))
+    return round(min(1.0, silent_s / duration_s), 4) if duration_s > 0 else 1.0

@@ -1,0 +1,133 @@
+"""Pictures as clips of one frame, read by Pillow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from ltxcore.config.base import Strict
+from ltxcore.media.errors import MediaError
+from ltxcore.media.likeness import COLUMNS, ROWS, look_of_pictures
+from ltxcore.media.sniff import seems_to_be
+from ltxcore.media.streams import check_file
+from ltxcore.store.snapshot import Geometry
+
+MIN_EDGE = 16
+MOST_PIXELS = 16384 * 16384
+"""A picture of 16384x16384 takes 0.8 GiB while it is read; a larger one is a mistake or an attack."""
+ORIENTATION = 0x0112
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
+BACKGROUND = (255, 255, 255)
+
+
+class PictureProbe(Strict):
+    """What later stages may ask about a picture without opening it again. Sizes are upright."""
+
+    container: str
+    width: int
+    height: int
+    look: str | None
+    notes: tuple[str, ...]
+
+
+def probe_picture(path: Path) -> PictureProbe:
+    """Read a picture whole, so that a damaged one is found now.
+
+    Raises:
+        MediaError: it cannot be used; the reason says what it is instead.
+    """
+    check_file(path)
+    with _opened(path) as picture:
+        notes = _notes(picture)
+        upright = _upright(picture)
+        width, height = upright.size
+        if min(width, height) < MIN_EDGE:
+            raise MediaError(
+                f"is a picture of {width}x{height} pixels; at least {MIN_EDGE}x{MIN_EDGE} is needed"
+            )
+        return PictureProbe(
+            container=str(picture.format),
+            width=width,
+            height=height,
+            look=_look(upright),
+            notes=notes,
+        )
+
+
+def decode_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """The picture turned upright after its EXIF data, resampled and cut: uint8 RGB `[1, H, W, 3]`.
+
+    Transparent parts stand on white.
+
+    Raises:
+        MediaError: it does not decode, or no longer has the size that was probed.
+    """
+    check_file(path)
+    with _opened(path) as picture:
+        upright = _upright(picture)
+        if upright.size != geometry.source:
+            raise MediaError(
+                f"is no longer the file that was probed: {upright.size[0]}x{upright.size[1]}, "
+                f"not {geometry.source[0]}x{geometry.source[1]}"
+            )
+        resized = upright.resize(geometry.resize, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        (left, top), (width, height) = geometry.crop_xy, geometry.target
+        return np.asarray(resized.crop((left, top, left + width, top + height)), np.uint8)[None].copy()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures; the limit here is our own, and an error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    raise MediaError(
+                        f"is a picture of {picture.width}x{picture.height} pixels; "
+                        f"{MOST_PIXELS} pixels are the most that is read"
+                    )
+                yield picture
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"is too large a picture: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        guess = seems_to_be(path)
+        told = f"it seems to be {guess}" if guess and "picture" not in guess else f"Pillow says: {error}"
+        raise MediaError(
+            f"is not a picture that can be read: {told}".replace(str(path), path.name)
+        ) from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turned = ImageOps.exif_transpose(picture)
+    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+        seen = turned.convert("RGBA")
+        ground = Image.new("RGBA", seen.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(ground, seen).convert("RGB")
+    if turned.mode in ("I;16", "I;16B", "I", "F"):
+        deep = np.asarray(turned, np.float64)
+        return Image.fromarray(np.clip(deep / 257 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    return turned.convert("RGB")
+
+
+def _notes(picture: Image.Image) -> tuple[str, ...]:
+    notes = []
+    if getattr(picture, "n_frames", 1) > 1:
+        notes.append(f"is an animation of {getattr(picture, 'n_frames', 1)} pictures: the first is used")
+    if picture.getexif().get(ORIENTATION, 1) != 1:
+        notes.append("is turned upright after its EXIF orientation")
+    if picture.mode.startswith(("I", "F")):
+        notes.append("has 16 bits a colour: it is read with 8")
+    return tuple(notes)
+
+
+def _look(picture: Image.Image) -> str | None:
+    """`likeness.look_of` of a clip that shows nothing but this picture."""
+    small = np.asarray(picture.resize((COLUMNS, ROWS), Image.Resampling.BOX), np.uint8)
+    return look_of_pictures(np.stack([small, small]))
