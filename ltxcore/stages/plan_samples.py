@@ -34,7 +34,7 @@ def plan_files(
             samples.append(_plan(memo, file, sounds))
         except MediaError as error:
             rejected[file.id] = str(error)
-    rejected |= sounds.unused()
+    rejected |= sounds.unused(samples)
     rejections = [
         Rejection(
             id=file.id,
@@ -56,7 +56,6 @@ class Sounds:
         self._by_path: dict[tuple[str, str], list[LinkedSound]] = {}
         self._by_stem: dict[tuple[str, str], list[LinkedSound]] = {}
         self._ids: dict[tuple[str, str], str] = {}
-        self._used: set[tuple[str, str]] = set()
         for file in files:
             try:
                 sound = _sound(memo, file)
@@ -85,16 +84,17 @@ class Sounds:
                 names = ", ".join(sound.file.path for sound in fitting)
                 raise MediaError(f"has more than one sound in {link}: {names}; keep one of them")
             if fitting:
-                self._used.add((link, fitting[0].file.path))
                 return fitting[0]
         return None
 
-    def unused(self) -> dict[str, str]:
-        """Id -> why, of the sounds that no clip has asked for."""
+    def unused(self, samples: Sequence[Sample]) -> dict[str, str]:
+        """Id -> why, of the sounds that no sample has."""
+        linked = [s.audio.sound for s in samples if s.audio is not None and s.audio.sound is not None]
+        used = {(sound.dataset, sound.path) for sound in linked}
         return {
             file_id: "no clip that is taken has its name"
             for key, file_id in self._ids.items()
-            if key not in self._used
+            if key not in used
         }
 
 
