@@ -21,7 +21,6 @@ from ltxcore.stages.contract import PROBE
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
 from ltxcore.store.index import Index, Record
-from ltxcore.store.locks import exclusive
 from ltxcore.store.snapshot import Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,11 @@ def present(ctx: Context, stamp: Stamp) -> bool:
     return (ctx.workspace.snapshots / f"{stamp.outcome.facts['snapshot']}.json").exists()
 
 
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """Nothing of the store: what is remembered of files is only a memo."""
+    return {}
+
+
 def find_files(ctx: Context) -> list[MediaFile]:
     """The media files of all datasets, in a fixed order."""
     found = []
@@ -92,12 +96,14 @@ def find_files(ctx: Context) -> list[MediaFile]:
 
 
 class Memo:
-    """What is known of files already: content hash by (path, size, mtime, inode), probe by content."""
+    """What is known of files already: content hash by (path, size, mtime, inode), probe by content.
+
+    Probing needs the caller to hold the writer's lock `media`.
+    """
 
     def __init__(self, ctx: Context) -> None:
         self.files = Index(ctx.store, "media/files")
         self.probes = Index(ctx.store, "media/probes")
-        self._lock = ctx.workspace.locks / "media"
 
     def unknown(self, files: Sequence[MediaFile]) -> list[MediaFile]:
         return [file for file in files if self.look_up(file) is None]
@@ -124,9 +130,8 @@ class Memo:
                 }
                 probed[media_id] = record
                 on_file()
-        with exclusive(self._lock, "probe-media"):
-            self.probes.commit(probed)
-            self.files.commit(learnt)
+        self.probes.commit(probed)
+        self.files.commit(learnt)
         return len(files)
 
     def _learn(self, file: MediaFile) -> tuple[str, Record]:
