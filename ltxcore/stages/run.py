@@ -14,8 +14,8 @@ from typing import Any
 
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
-from ltxcore.stages.progress import Progress, ProgressState
 from ltxcore.stages.needs import publish_needs
+from ltxcore.stages.progress import Progress, ProgressState
 from ltxcore.stages.stamp import (
     ManifestEntry,
     Outcome,

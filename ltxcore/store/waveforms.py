@@ -72,9 +72,7 @@ class WaveformStore:
         record = self.index[key]
         data = self.bytes_of(key)
         if data is None:
-            raise WaveformLost(
-                f"{waveform_name(key)} is gone from {self._blobs.url}; run split-audio again"
-            )
+            raise WaveformLost(f"{waveform_name(key)} is gone from {self._blobs.url}; run split-audio again")
         if not unchanged(record, data):
             raise WaveformLost(
                 f"{waveform_name(key)} in {self._blobs.url} is not what was written; "
