@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows import cli_store
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
@@ -142,6 +143,13 @@ def serve(
         recipe=chosen.fingerprint_data(),
         datasets=str(datasets.resolve()),
     )
+
+
+app.command()(cli_store.explain)
+app.command()(cli_store.gc)
+app.command()(cli_store.compact)
+app.command()(cli_store.verify)
+app.command(name="use-store")(cli_store.use_store)
 
 
 def _run_name() -> str:

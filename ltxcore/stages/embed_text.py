@@ -99,7 +99,8 @@ class Embedder:
                 video=to_bits(feature.video),
                 audio=None if feature.audio is None else to_bits(feature.audio),
                 truncated_from=feature.truncated_from,
-                inputs={name: value for name, value in key.inputs.items() if name != "caption"},
+                # The caption itself is stored beside its features, and may be long.
+                inputs={**key.inputs, "caption": fingerprint(caption)},
             )
             for key, caption, feature in zip(keys, captions, features, strict=True)
         ]

@@ -122,7 +122,7 @@ class Memo:
             stats = {file.memo_key: _stat(file.path) for file in files}
             learnt: dict[str, Record] = {}
             probed: dict[str, Record] = {}
-            for file, (media_id, record) in zip(files, pool.map(self._learn, files), strict=True):
+            for file, (media_id, record) in zip(files, pool.map(self.learn, files), strict=True):
                 learnt[file.memo_key] = {
                     "name": file.name,
                     "stat": stats[file.memo_key],
@@ -134,7 +134,8 @@ class Memo:
         self.files.commit(learnt)
         return len(files)
 
-    def _learn(self, file: MediaFile) -> tuple[str, Record]:
+    def learn(self, file: MediaFile) -> tuple[str, Record]:
+        """Media id and probe record of a file, found by reading it; commits nothing."""
         try:
             media_id = hash_file(file.path)
         except OSError as error:
@@ -168,11 +169,11 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     samples: list[Sample] = []
     rejections: list[Rejection] = []
     for file in files:
-        try:
-            samples.append(_plan(memo, file))
-        except MediaError as error:
-            path = file.path.relative_to(file.root).as_posix()
-            rejections.append(Rejection(id=file.id, dataset=file.dataset.id, path=path, reason=str(error)))
+        verdict = plan_file(file, memo.look_up(file))
+        if isinstance(verdict, Rejection):
+            rejections.append(verdict)
+        else:
+            samples.append(verdict)
     samples = _mark_duplicates(samples)
     wants_audio = any(d.audio.auto_split for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
@@ -192,8 +193,16 @@ def _say_rounding(ctx: Context) -> None:
             logger.info("%s: num_frames %d is used as %d: LTX-2 takes 8n+1 frames", dataset.id, asked, legal)
 
 
-def _plan(memo: Memo, file: MediaFile) -> Sample:
-    known = memo.look_up(file)
+def plan_file(file: MediaFile, known: tuple[str, Record] | None) -> Sample | Rejection:
+    """The verdict on a file, from its media id and probe record."""
+    try:
+        return _plan(file, known)
+    except MediaError as error:
+        path = file.path.relative_to(file.root).as_posix()
+        return Rejection(id=file.id, dataset=file.dataset.id, path=path, reason=str(error))
+
+
+def _plan(file: MediaFile, known: tuple[str, Record] | None) -> Sample:
     if known is None:
         raise MediaError("changed while it was being looked at; run probe-media again")
     media_id, record = known

@@ -60,9 +60,15 @@ def forget_broken(blobs: Blobs, part: str, broken: tuple[Broken, ...]) -> int:
         for candidate, key, _, _, fault in _samples(blobs, only=suspects)
         if candidate == part and fault is not None
     ]
-    index = {"latents": LatentStore, "audio": WaveformStore, "text": TextStore}[part](blobs).index
-    index.commit(dict.fromkeys(still))
+    index_of(blobs, part).commit(dict.fromkeys(still))
     return len(still)
+
+
+def index_of(blobs: Blobs, part: str) -> Index:
+    """The index of `latents`, `audio` or `text`."""
+    if part == "latents":
+        return LatentStore(blobs).index
+    return WaveformStore(blobs).index if part == "audio" else TextStore(blobs).index
 
 
 def _samples(
