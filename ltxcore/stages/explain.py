@@ -12,6 +12,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.stages import probe_media
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, STAGES, TEXT, MissingInput
+from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
@@ -89,8 +90,12 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
     file = files[clip_id]
     memo = probe_media.Memo(ctx)
     known = memo.look_up(file)
-    verdict = probe_media.plan_file(file, known or memo.learn(file))
-    work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past)}"]
+    if known is None:
+        memo.look_at(file)
+    samples, rejections = plan_files(ctx.datasets, memo, [file])
+    verdicts: list[Sample | Rejection] = [*samples, *rejections]
+    verdict = next(entry for entry in verdicts if entry.id == clip_id)
+    work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
     if isinstance(verdict, Rejection):
         return ClipReport(
             clip_id, str(file.path), "rejected", verdict.reason, work=work, snapshots=saw, runs=runs
@@ -141,10 +146,12 @@ def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, 
     raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
 
 
-def _why_unknown(past: Sample | Rejection | None) -> str:
+def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:
     if past is None:
         return "the file is new"
-    return "the file was touched since it was looked at"
+    if isinstance(past, Sample) and isinstance(now, Sample) and past.media_id == now.media_id:
+        return "the file was touched or moved; its content is the same"
+    return "the file was changed since it was looked at"
 
 
 def _plan_changed(past: Sample | Rejection | None, now: Sample) -> bool:

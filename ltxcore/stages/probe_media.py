@@ -13,11 +13,12 @@ from typing import Any
 from ltxcore.config.datasets import VideoDataset
 from ltxcore.media.buckets import legal_frames
 from ltxcore.media.captions import caption_files
-from ltxcore.media.discover import list_files, plan_sample, sample_id
+from ltxcore.media.discover import list_files, sample_id
 from ltxcore.media.errors import MediaError
-from ltxcore.media.probe import MediaProbe, probe
+from ltxcore.media.probe import probe
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
+from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
 from ltxcore.store.index import Index, Record
@@ -104,12 +105,15 @@ class Memo:
     def __init__(self, ctx: Context) -> None:
         self.files = Index(ctx.store, "media/files")
         self.probes = Index(ctx.store, "media/probes")
+        self._looked_at: dict[str, tuple[str, Record]] = {}
 
     def unknown(self, files: Sequence[MediaFile]) -> list[MediaFile]:
         return [file for file in files if self.look_up(file) is None]
 
     def look_up(self, file: MediaFile) -> tuple[str, Record] | None:
         """Media id and probe record of a file that has not changed since it was probed."""
+        if file.memo_key in self._looked_at:
+            return self._looked_at[file.memo_key]
         known = self.files.get(file.memo_key)
         if known is None or known["stat"] != _stat(file.path):
             return None
@@ -122,7 +126,7 @@ class Memo:
             stats = {file.memo_key: _stat(file.path) for file in files}
             learnt: dict[str, Record] = {}
             probed: dict[str, Record] = {}
-            for file, (media_id, record) in zip(files, pool.map(self.learn, files), strict=True):
+            for file, (media_id, record) in zip(files, pool.map(self._learn, files), strict=True):
                 learnt[file.memo_key] = {
                     "name": file.name,
                     "stat": stats[file.memo_key],
@@ -134,8 +138,11 @@ class Memo:
         self.files.commit(learnt)
         return len(files)
 
-    def learn(self, file: MediaFile) -> tuple[str, Record]:
-        """Media id and probe record of a file, found by reading it; commits nothing."""
+    def look_at(self, file: MediaFile) -> None:
+        """Know a file as it is now, in this process alone: nothing is committed."""
+        self._looked_at[file.memo_key] = self._learn(file)
+
+    def _learn(self, file: MediaFile) -> tuple[str, Record]:
         try:
             media_id = hash_file(file.path)
         except OSError as error:
@@ -166,14 +173,7 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
         NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
     """
     _say_rounding(ctx)
-    samples: list[Sample] = []
-    rejections: list[Rejection] = []
-    for file in files:
-        verdict = plan_file(file, memo.look_up(file))
-        if isinstance(verdict, Rejection):
-            rejections.append(verdict)
-        else:
-            samples.append(verdict)
+    samples, rejections = plan_files(ctx.datasets, memo, files)
     samples = _mark_duplicates(samples)
     wants_audio = any(d.audio.auto_split for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
@@ -191,25 +191,6 @@ def _say_rounding(ctx: Context) -> None:
         asked, legal = dataset.video.num_frames, legal_frames(dataset.video.num_frames)
         if asked != legal:
             logger.info("%s: num_frames %d is used as %d: LTX-2 takes 8n+1 frames", dataset.id, asked, legal)
-
-
-def plan_file(file: MediaFile, known: tuple[str, Record] | None) -> Sample | Rejection:
-    """The verdict on a file, from its media id and probe record."""
-    try:
-        return _plan(file, known)
-    except MediaError as error:
-        path = file.path.relative_to(file.root).as_posix()
-        return Rejection(id=file.id, dataset=file.dataset.id, path=path, reason=str(error))
-
-
-def _plan(file: MediaFile, known: tuple[str, Record] | None) -> Sample:
-    if known is None:
-        raise MediaError("changed while it was being looked at; run probe-media again")
-    media_id, record = known
-    if "error" in record:
-        raise MediaError(record["error"])
-    found = MediaProbe.model_validate(record["probe"])
-    return plan_sample(file.dataset, file.root, file.path, media_id, found)
 
 
 def _mark_duplicates(samples: Sequence[Sample]) -> list[Sample]:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def in_child(work: Callable[[], object], root: Path, die_at: int | None = None) 
         sys.addaudithook(step)
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it must not unwind into the parent's code
             print(repr(error), flush=True)
             os._exit(1)
         os._exit(0)
@@ -115,7 +116,7 @@ def every_death(base: Path, prepare: Callable[[Blobs], object], work: Callable[[
     for die_at in count(1):
         root = base / f"store-{die_at}"
         shutil.copytree(base / "prepared", root)
-        status = in_child(lambda: work(Blobs(root)), root, die_at)
+        status = in_child(partial(work, Blobs(root)), root, die_at)
         if os.WIFEXITED(status):
             if os.WEXITSTATUS(status) != 0:
                 raise AssertionError("the work failed by itself")
@@ -125,7 +126,7 @@ def every_death(base: Path, prepare: Callable[[Blobs], object], work: Callable[[
             raise AssertionError(f"lost at step {die_at}: {before - after}")
         if work is tidy and not {"latent-1", "latent-3", "sound-1", "text-3"} <= after:
             raise AssertionError(f"lost what is needed at step {die_at}: {after}")
-        if in_child(lambda: work(Blobs(root)), root) != 0:
+        if in_child(partial(work, Blobs(root)), root) != 0:
             raise AssertionError(f"the work cannot be done after a death at step {die_at}")
         done = look(Blobs(root))
         wanted = 12 if work is fill else 6

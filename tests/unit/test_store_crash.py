@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,10 +68,18 @@ def big_samples(start: int, count: int) -> list[Encoded]:
     ]
 
 
-def test_death_at_every_step_loses_nothing_and_the_work_can_be_done_again(tmp_path: Path) -> None:
+@pytest.fixture
+def memory_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory where there is one: a killed process loses nothing that it gave to the kernel."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as place:
+        yield Path(place)
+
+
+def test_death_at_every_step_loses_nothing_and_the_work_can_be_done_again(memory_disk: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.store_crash", str(tmp_path)],
+        [sys.executable, "-m", "tests.unit.store_crash", str(memory_disk)],
         env=environment,
         capture_output=True,
         text=True,
@@ -134,7 +143,8 @@ def test_a_file_that_may_not_grow_is_no_sample(tmp_path: Path) -> None:
 def test_a_killed_writer_frees_its_lock(tmp_path: Path) -> None:
     holder = run(
         "import sys, time; from ltxcore.store.blobs import Blobs; from ltxcore.store.lease import writing\n"
-        "with writing(Blobs(sys.argv[1]), 'latents', 'holder'):\n    print('held', flush=True); time.sleep(60)",
+        "with writing(Blobs(sys.argv[1]), 'latents', 'holder'):\n"
+        "    print('held', flush=True); time.sleep(60)",
         tmp_path,
     )
     assert holder.stdout is not None

@@ -136,12 +136,14 @@ def test_who_slept_through_its_lease_can_commit_nothing(bucket: str) -> None:
 
 def test_a_lease_that_went_to_another_is_an_error_at_the_end(bucket: str) -> None:
     blobs = Blobs(bucket)
-    with (
-        pytest.raises(LeaseLost, match="taken over"),
-        writing(blobs, "text", "me", lease_s=0.4),
-    ):
-        Lease(blobs, "locks/text", 2, "thief", 60).create()
-        threading.Event().wait(0.5)
+
+    def be_robbed() -> None:
+        with writing(blobs, "text", "me", lease_s=0.4):
+            Lease(blobs, "locks/text", 2, "thief", 60).create()
+            threading.Event().wait(0.5)
+
+    with pytest.raises(LeaseLost, match="taken over"):
+        be_robbed()
 
 
 def test_a_store_without_conditional_writes_is_refused(tmp_path: Path) -> None:
