@@ -1,6 +1,6 @@
 """Running probe-media again over 10,000 files of which none has changed: stats only, no hash, no probe.
 
-    python bench/noop_rerun.py [FILES]
+    python -m bench.noop_rerun [FILES]
 
 The files are hard links to one small clip, each with a caption, in folders of 500. The first run looks at
 all of them; then the stage is asked again in a fresh process, as the pipeline asks it, and the time of that

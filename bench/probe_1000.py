@@ -1,6 +1,6 @@
 """probe-media's look at 1,000 files against ffprobe in a shell loop.
 
-    python bench/probe_1000.py [FILES]
+    python -m bench.probe_1000 [FILES]
 
 The files are two small clips with sound, each copy with other bytes at its end, so that every one is hashed
 and probed. The loop reads streams and format alone, one file after another, as one writes it on a shell;

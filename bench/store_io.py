@@ -1,12 +1,12 @@
 """Latents store against plain safetensors files: writing, and reading at random, in one run.
 
-    python bench/store_io.py [SAMPLES] [DIRECTORY]
+    python -m bench.store_io [SAMPLES] [DIRECTORY]
 
-Both sides write the same latents of 128x3x16x24 bf16 (0.295 MB), and are timed until the bytes are on the
-disk: the files by one sync after the last of them, which is the least that makes them safe, and once more by
-an fsync each; the store by its own flush of every batch. It also hashes and commits what it writes, and checks what
-it reads. What `save_file` takes to fill the page cache alone is in the table for comparison. The number
-printed last is the smaller of the two ratios store / files (synced writing, reading), target 0.7.
+Both sides write the same latents of 128x3x16x24 bf16 (0.295 MB) and are timed until the bytes are on the
+disk: the files by one sync after the last of them, which is the least that makes them safe, and once more
+by an fsync each; the store by its own flush of every batch. It also hashes and commits what it writes, and
+checks what it reads. What `save_file` takes to fill the page cache alone is in the table for comparison. The
+number printed last is the smaller of the two ratios store / files (synced writing, reading), target 0.7.
 """
 
 from __future__ import annotations

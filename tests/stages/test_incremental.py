@@ -26,11 +26,11 @@ def rerun(bench: Bench) -> tuple[int, dict[str, int], int]:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
-    """Ten clips of different content, with everything that training needs. Copy before changing it."""
+    """Eight clips of different content, with everything that training needs. Copy before changing it."""
     root = tmp_path_factory.mktemp("prepared")
     (root / "datasets.yaml").write_text(DATASETS)
     (root / "clips").mkdir()
-    for number in range(10):
+    for number in range(8):
         clip = root / "clips" / f"clip-{number:02d}.mp4"
         clip.write_bytes((sample_clips / "red-disc-right.mp4").read_bytes() + free_box(number))
         clip.with_suffix(".txt").write_text(f"clip {number}")
@@ -47,7 +47,7 @@ def free_box(number: int) -> bytes:
 
 @pytest.fixture
 def many(prepared: Bench, tmp_path: Path) -> Bench:
-    """A copy of the ten prepared clips and their workspace."""
+    """A copy of the eight prepared clips and their workspace."""
     shutil.copytree(prepared.root, tmp_path / "many")
     bench = Bench(tmp_path / "many", prepared.recipe)
     bench.probe()
