@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows import cli_store
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
@@ -148,6 +149,13 @@ def serve(
         )
     except ServerError as error:
         raise _refuse(error, status=1) from None
+
+
+app.command()(cli_store.explain)
+app.command()(cli_store.gc)
+app.command()(cli_store.compact)
+app.command()(cli_store.verify)
+app.command(name="use-store")(cli_store.use_store)
 
 
 def _run_name() -> str:

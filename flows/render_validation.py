@@ -8,7 +8,7 @@ from flows.gpu_lease import gpu_lease
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import RENDER
 from tasks.render_validation import render_all
-from tasks.stage import context, open_stage
+from tasks.stage import context, only_run, open_stage
 
 
 @flow(name=RENDER.name)
@@ -27,6 +27,9 @@ def render_validation(
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
     """
     run = open_stage(RENDER, context(workspace, recipe, snapshot=snapshot), pipeline_run)
-    if run is not None:
-        with gpu_lease():
-            render_all(run)
+    if run is None:
+        return
+    with only_run(run) as needed:
+        if needed:
+            with gpu_lease():
+                render_all(run)

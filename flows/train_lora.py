@@ -8,7 +8,7 @@ from flows.gpu_lease import gpu_lease
 from flows.interrupt import stop_on_sigterm
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import TRAIN
-from tasks.stage import context, open_stage
+from tasks.stage import context, only_run, open_stage
 
 
 @flow(name=TRAIN.name)
@@ -31,9 +31,12 @@ def train_lora(
     run = open_stage(TRAIN, context(workspace, recipe, snapshot=snapshot), pipeline_run)
     if run is None:
         return
-    with gpu_lease():
-        # torch comes with this import: after the lease, so that a waiting stage stays small.
-        from tasks.train_lora import train_all
+    with only_run(run) as needed:
+        if not needed:
+            return
+        with gpu_lease():
+            # torch comes with this import: after the lease, so that a waiting stage stays small.
+            from tasks.train_lora import train_all
 
-        with stop_on_sigterm() as should_stop:
-            train_all(run, should_stop)
+            with stop_on_sigterm() as should_stop:
+                train_all(run, should_stop)

@@ -11,6 +11,7 @@ from ltxcore.stages import embed_text as stage
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.run import StageRun
 from ltxcore.store.texts import TextStore
+from tasks.stage import only_writer
 
 
 @task(name="load-text-encoder", cache_policy=NO_CACHE)
@@ -31,12 +32,15 @@ def embed_batch(embedder: stage.Embedder, captions: Sequence[str]) -> int:
 
 def embed_all(run: StageRun) -> None:
     """The whole stage."""
-    waiting = stage.to_do(run.ctx, TextStore(run.ctx.store))
-    run.progress.begin(len(waiting), "captions", "captions through Gemma")
-    cut = 0
-    if waiting:
-        embedder = load_text_encoder(run)
-        for batch in in_batches(waiting, stage.BATCH_CAPTIONS):
-            cut += embed_batch(embedder, batch)
-            run.progress.advance(len(batch))
-    run.finish(stage.outcome(run.ctx, len(waiting), cut))
+    with only_writer(run, "text") as needed:
+        if not needed:
+            return
+        waiting = stage.to_do(run.ctx, TextStore(run.ctx.store))
+        run.progress.begin(len(waiting), "captions", "captions through Gemma")
+        cut = 0
+        if waiting:
+            embedder = load_text_encoder(run)
+            for batch in in_batches(waiting, stage.BATCH_CAPTIONS):
+                cut += embed_batch(embedder, batch)
+                run.progress.advance(len(batch))
+        run.finish(stage.outcome(run.ctx, len(waiting), cut))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 
 from ltxcore.stages import encode_latents as stage
-from ltxcore.stages.contract import LATENTS
 from ltxcore.stages.progress import Progress
 from ltxcore.stages.reports import dataset_rows
 from ltxcore.stages.run import StageRun
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.locks import exclusive
 from tasks import artifacts
+from tasks.stage import only_writer
 
 
 @task(name="load-vaes", cache_policy=NO_CACHE)
@@ -34,10 +32,9 @@ def encode_batch(encoder: stage.Encoder, batch: stage.Batch, progress: Progress)
 
 def encode_all(run: StageRun) -> None:
     """The whole stage. One process at a time hands out rows of a store."""
-    tell = get_run_logger().info
-    with exclusive(
-        run.ctx.workspace.locks / "latents", LATENTS.name, on_wait=lambda who: tell("waiting for %s", who)
-    ):
+    with only_writer(run, "latents") as needed:
+        if not needed:
+            return
         store = LatentStore(run.ctx.store)
         batches = stage.plan_batches(run.ctx, store)
         clips = sum(len(batch.samples) for batch in batches)

@@ -17,6 +17,7 @@ from ltxcore.stages.stamp import output_file
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.snapshot import Snapshot
 from tasks import artifacts
+from tasks.stage import only_writer
 
 
 @task(name="probe-batch", cache_policy=NO_CACHE, retries=1)
@@ -35,12 +36,15 @@ def plan_snapshot(ctx: Context, memo: stage.Memo, files: Sequence[stage.MediaFil
 
 def probe_all(run: StageRun) -> None:
     """The whole stage."""
-    files = stage.find_files(run.ctx)
-    memo = stage.Memo(run.ctx)
-    unknown = memo.unknown(files)
-    run.progress.begin(len(unknown), "files", "looking at new files")
-    for batch in in_batches(unknown, stage.BATCH_FILES):
-        probe_batch(memo, batch, run.progress)
+    with only_writer(run, "media") as needed:
+        if not needed:
+            return
+        files = stage.find_files(run.ctx)
+        memo = stage.Memo(run.ctx)
+        unknown = memo.unknown(files)
+        run.progress.begin(len(unknown), "files", "looking at new files")
+        for batch in in_batches(unknown, stage.BATCH_FILES):
+            probe_batch(memo, batch, run.progress)
     snapshot = plan_snapshot(run.ctx, memo, files)
     rows = dataset_rows(snapshot)
     report = run.directory / "dataset-report.csv"

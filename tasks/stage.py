@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from prefect import runtime
@@ -11,6 +14,9 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
+from ltxcore.stages.stamp import ManifestEntry
+from ltxcore.store.lease import writing
+from ltxcore.store.locks import exclusive
 from ltxcore.store.workspace import LATEST, Workspace
 from tasks.artifacts import ProgressArtifact
 
@@ -32,7 +38,41 @@ def open_stage(stage: Stage, ctx: Context, pipeline_run: str) -> StageRun | None
     run = run_folder(ctx, pipeline_run)
     request, stamp = find_result(stage, ctx)
     if stamp is not None:
-        entry = note_up_to_date(stage, ctx, stamp, run)
-        get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
+        _say_up_to_date(note_up_to_date(stage, ctx, stamp, run))
         return None
     return StageRun(stage, ctx, request, run, ProgressArtifact(f"{stage.name}-progress", stage.title))
+
+
+@contextmanager
+def only_writer(run: StageRun, part: str) -> Iterator[bool]:
+    """Be the one writer of a part of the store; False where another run has done all of it meanwhile."""
+    with writing(run.ctx.store, part, _purpose(run), on_wait=partial(_say_waiting, run)):
+        yield _still_to_do(run)
+
+
+@contextmanager
+def only_run(run: StageRun) -> Iterator[bool]:
+    """Be the one run of a request in this workspace; False where another has done it meanwhile."""
+    lock = run.directory / "lock"
+    with exclusive(lock, _purpose(run), on_wait=partial(_say_waiting, run)):
+        yield _still_to_do(run)
+
+
+def _purpose(run: StageRun) -> str:
+    return f"{run.stage.name} of {run.ctx.workspace.root}"
+
+
+def _say_waiting(run: StageRun, holder: str) -> None:
+    get_run_logger().info("Waiting for %s", holder)
+    run.progress.begin(0, "", f"waiting for {holder}")
+
+
+def _still_to_do(run: StageRun) -> bool:
+    _, stamp = find_result(run.stage, run.ctx)
+    if stamp is not None:
+        _say_up_to_date(note_up_to_date(run.stage, run.ctx, stamp, run.run))
+    return stamp is None
+
+
+def _say_up_to_date(entry: ManifestEntry) -> None:
+    get_run_logger().info("%s is up to date: %s hits", entry.stage, entry.counts.get("hits", 0))

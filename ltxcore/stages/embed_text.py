@@ -14,7 +14,6 @@ from ltxcore.stages.prompts import all_texts
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.bf16 import to_bits
 from ltxcore.store.fingerprint import fingerprint
-from ltxcore.store.locks import exclusive
 from ltxcore.store.texts import Embedded, TextStore
 
 logger = logging.getLogger(__name__)
@@ -37,6 +36,11 @@ def space_request(ctx: Context) -> dict[str, Any]:
 
 def present(ctx: Context, stamp: Stamp) -> bool:
     return not TextStore(ctx.store).missing(_keys(ctx))
+
+
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """The keys of the store that this request stands on."""
+    return {"text": list(_keys(ctx))}
 
 
 def _keys(ctx: Context) -> dict[str, str]:
@@ -67,12 +71,14 @@ class Embedder:
         self.encoder = CaptionEncoder(tokenizer, text_model, extractor, ctx.source.text_max_tokens)
 
     def embed_batch(self, captions: Sequence[str]) -> int:
-        """Embed one batch of captions and commit it as one Arrow file. Returns how many were cut."""
+        """Embed one batch of captions and commit it as one Arrow file. Returns how many were cut.
+
+        Needs the caller to hold the writer's lock `text`.
+        """
         rows: list[Embedded] = []
         for batch in in_batches(captions, GEMMA_BATCH):
             rows += self._embed(batch)
-        with exclusive(self.ctx.workspace.locks / "text", TEXT.name):
-            self.store.put(rows)
+        self.store.put(rows)
         cut = [row for row in rows if row.truncated_from]
         for row in cut:
             logger.warning(
@@ -85,15 +91,18 @@ class Embedder:
 
     def _embed(self, captions: Sequence[str]) -> list[Embedded]:
         features = self.encoder.encode(list(captions))
+        keys = [self.space.key(caption) for caption in captions]
         return [
             Embedded(
-                key=self.space.key(caption).value,
+                key=key.value,
                 caption=caption,
                 video=to_bits(feature.video),
                 audio=None if feature.audio is None else to_bits(feature.audio),
                 truncated_from=feature.truncated_from,
+                # The caption itself is stored beside its features, and may be long.
+                inputs={**key.inputs, "caption": fingerprint(caption)},
             )
-            for caption, feature in zip(captions, features, strict=True)
+            for key, caption, feature in zip(keys, captions, features, strict=True)
         ]
 
 

@@ -40,9 +40,17 @@ def spaces_of(ctx: Context) -> LatentSpaces:
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
+    return not LatentStore(ctx.store).missing(all_keys(ctx))
+
+
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """The keys of the store that this request stands on."""
+    return {"latents": all_keys(ctx)}
+
+
+def all_keys(ctx: Context) -> list[str]:
     spaces = spaces_of(ctx)
-    keys = [key for sample in ctx.snapshot.samples for key in spaces.keys(sample)]
-    return not LatentStore(ctx.store).missing(keys)
+    return [key for sample in ctx.snapshot.samples for key in spaces.keys(sample)]
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,10 @@ class Encoder:
         return load_audio_vae(self.ctx.source, self.dtype, self.device)
 
     def encode_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
-        """Encode what a batch misses and commit it: all of it, or, after a crash, none of it."""
+        """Encode what a batch misses and commit it: all of it, or, after a crash, none of it.
+
+        Needs the caller to hold the writer's lock `latents`.
+        """
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
         for sample, frames in self._decoded(batch.samples):
@@ -98,9 +109,12 @@ class Encoder:
             self.store.reserve(array, rows[0].bits.shape, len(rows) + batch.after)
             self.store.put(array, rows)
             self.encoded[rows[0].inputs["kind"]] += len(rows)
-        for key, (error, inputs) in broken.items():
+        for error, _ in broken.values():
             logger.warning("quarantined: %s", error)
-            self.store.quarantine(key, error, inputs)
+        self.store.quarantine(
+            {key: error for key, (error, _) in broken.items()},
+            {key: inputs for key, (_, inputs) in broken.items()},
+        )
 
     def _encode_video(
         self,
@@ -187,10 +201,11 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     )
     if missing_sound:
         raise MissingInput(LATENTS, f"the waveforms of {len(missing_sound)} clips", AUDIO)
+    holes = set(store.missing(all_keys(ctx)))
     batches = []
     size = ctx.recipe.encode.batch_clips
     for bucket, samples in ctx.snapshot.buckets().items():
-        waiting = [s for s in samples if store.missing(spaces.keys(s))]
+        waiting = [s for s in samples if not holes.isdisjoint(spaces.keys(s))]
         left = len(waiting)
         for taken in in_batches(waiting, size):
             left -= len(taken)
@@ -211,8 +226,7 @@ def quarantined(ctx: Context, store: LatentStore) -> dict[str, str]:
 
 def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcome:
     errors = quarantined(ctx, store)
-    spaces = spaces_of(ctx)
-    keys = {key for sample in ctx.snapshot.samples for key in spaces.keys(sample)}
+    keys = set(all_keys(ctx))
     encoded = {"video": 0, "audio": 0} if encoder is None else encoder.encoded
     done = encoded["video"] + encoded["audio"]
     return Outcome(

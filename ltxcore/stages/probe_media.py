@@ -26,7 +26,6 @@ from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
 from ltxcore.store.index import Index, Record
-from ltxcore.store.locks import exclusive
 from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -101,6 +100,11 @@ def present(ctx: Context, stamp: Stamp) -> bool:
     return (ctx.workspace.snapshots / f"{stamp.outcome.facts['snapshot']}.json").exists()
 
 
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """Nothing of the store: what is remembered of files is only a memo."""
+    return {}
+
+
 def find_files(ctx: Context) -> list[MediaFile]:
     """The media files of all datasets, in a fixed order."""
     found = []
@@ -124,18 +128,23 @@ def find_strays(ctx: Context) -> list[MediaFile]:
 
 
 class Memo:
-    """What is known of files already: content hash by (path, size, mtime, inode), probe by content."""
+    """What is known of files already: content hash by (path, size, mtime, inode), probe by content.
+
+    Probing needs the caller to hold the writer's lock `media`.
+    """
 
     def __init__(self, ctx: Context) -> None:
         self.files = Index(ctx.store, "media/files")
         self.probes = Index(ctx.store, "media/probes")
-        self._lock = ctx.workspace.locks / "media"
+        self._looked_at: dict[str, tuple[str, Record]] = {}
 
     def unknown(self, files: Sequence[MediaFile]) -> list[MediaFile]:
         return [file for file in files if self.look_up(file) is None]
 
     def look_up(self, file: MediaFile) -> tuple[str, Record] | None:
         """Media id and probe record of a file that has not changed since it was probed."""
+        if file.memo_key in self._looked_at:
+            return self._looked_at[file.memo_key]
         known = self.files.get(file.memo_key)
         if known is None or known["stat"] != _stat(file.path):
             return None
@@ -156,10 +165,13 @@ class Memo:
                 }
                 probed[probe_key(media_id, file.kind)] = record
                 on_file()
-        with exclusive(self._lock, "probe-media"):
-            self.probes.commit(probed)
-            self.files.commit(learnt)
+        self.probes.commit(probed)
+        self.files.commit(learnt)
         return len(files)
+
+    def look_at(self, file: MediaFile) -> None:
+        """Know a file as it is now, in this process alone: nothing is committed."""
+        self._looked_at[file.memo_key] = self._learn(file)
 
     def _learn(self, file: MediaFile) -> tuple[str, Record]:
         try:

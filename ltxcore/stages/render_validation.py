@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltxcore.stages import train_lora
+from ltxcore.stages import embed_text, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
 from ltxcore.stages.embed_text import space_request
@@ -41,6 +41,11 @@ def request(ctx: Context) -> dict[str, Any]:
         **space_request(ctx),
         **{name: ctx.source.fingerprint(name) for name in ("vae", "audio_vae", "vocoder")},
     }
+
+
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """The keys of the store that this request stands on."""
+    return embed_text.needs(ctx)
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:

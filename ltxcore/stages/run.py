@@ -14,6 +14,7 @@ from typing import Any
 
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
+from ltxcore.stages.needs import publish_needs
 from ltxcore.stages.progress import Progress, ProgressState
 from ltxcore.stages.stamp import (
     ManifestEntry,
@@ -82,6 +83,8 @@ class StageRun:
     def __post_init__(self) -> None:
         self.why = why_stale(self.ctx.workspace, self.stage, self.request)
         self.progress = Progress(self.stage.name, self.run, self.listener)
+        # Noted before the stage looks at what is there, so that no sweep takes it away in between.
+        publish_needs(self.ctx, self.stage, self.request, logic(self.stage).needs(self.ctx))
         logger.info("%s: %s", self.stage.name, self.why)
 
     @property

@@ -12,7 +12,6 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO
 from ltxcore.stages.keys import waveform_key
 from ltxcore.stages.stamp import Outcome, Stamp
-from ltxcore.store.locks import exclusive
 from ltxcore.store.snapshot import AudioPlan, Sample
 from ltxcore.store.waveforms import Waveform, WaveformStore
 
@@ -28,6 +27,11 @@ def present(ctx: Context, stamp: Stamp) -> bool:
     return not WaveformStore(ctx.store).missing(all_keys(ctx))
 
 
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """The keys of the store that this request stands on."""
+    return {"audio": all_keys(ctx)}
+
+
 def all_keys(ctx: Context) -> list[str]:
     return [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
 
@@ -41,7 +45,10 @@ def to_do(ctx: Context, store: WaveformStore) -> list[Sample]:
 def split_batch(
     ctx: Context, store: WaveformStore, samples: Sequence[Sample], on_clip: Callable[[], None]
 ) -> None:
-    """Decode the sound of a batch of clips and commit it; what cannot be decoded is quarantined."""
+    """Decode the sound of a batch of clips and commit it; what cannot be decoded is quarantined.
+
+    Needs the caller to hold the writer's lock `audio`.
+    """
     from ltxcore.media.audio import decode_audio
 
     def decode(sample: Sample) -> Waveform | MediaError:
@@ -61,9 +68,8 @@ def split_batch(
                 waveforms[key.value] = result
             on_clip()
     inputs = {key.value: key.inputs for key in keys}
-    with exclusive(ctx.workspace.locks / "audio", AUDIO.name):
-        store.put(waveforms, inputs)
-        store.quarantine(errors, inputs)
+    store.put(waveforms, inputs)
+    store.quarantine(errors, inputs)
 
 
 def _audio(sample: Sample) -> AudioPlan:

@@ -44,6 +44,11 @@ def request(ctx: Context) -> dict[str, Any]:
     }
 
 
+def needs(ctx: Context) -> dict[str, list[str]]:
+    """The keys of the store that this request stands on."""
+    return encode_latents.needs(ctx) | embed_text.needs(ctx)
+
+
 def present(ctx: Context, stamp: Stamp) -> bool:
     """The stamp's files are all that a training leaves, and they are in place already."""
     return True

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+TEMPORARY = ".tmp"
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A disk takes several flushes at once, and its journal writes them down together.
+FLUSHES_AT_ONCE = 8
+# From so many names in one folder on, one listing is cheaper than a question for each.
+LIST_FROM = 16
+
 
 class OutsideRoot(ValueError):
     """A name that would leave the root."""
+
+
+class DiskFull(OSError):
+    """There is no room for a file; nothing is left under its name."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing says of a file."""
+
+    size_bytes: int
+    modified_s: float
 
 
 class Blobs:
@@ -24,7 +50,8 @@ class Blobs:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.fs, self.root = fsspec.core.url_to_fs(str(root))
+        # What another process has just written must be seen, so listings are never remembered.
+        self.fs, self.root = fsspec.core.url_to_fs(str(root), use_listings_cache=False)
         self.url = str(root)
 
     @property
@@ -47,47 +74,202 @@ class Blobs:
         """Publish `data` under `name`, replacing what was there.
 
         Raises:
-            OSError: the disk is full or the place cannot be written; nothing is left under `name` then.
+            DiskFull: there is no room; nothing is left under `name` then.
+            OSError: the place cannot be written.
         """
         if self.local is None:
             self.fs.pipe_file(self.path(name), data)
             return
         write_atomic(Path(self.path(name)), data)
 
+    def create(self, name: str, data: bytes) -> None:
+        """Publish `data` under a name that is free: of several who try at once, one succeeds.
+
+        Raises:
+            FileExistsError: the name is taken, by other bytes than these.
+            DiskFull, OSError: as `write`.
+        """
+        try:
+            if self.local is not None:
+                _write_local(Path(self.path(name)), data, _link)
+            else:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+        except OSError:
+            # An answer that got lost makes the client ask again, and it then meets its own file.
+            if not self.exists(name) or self.read(name) != data:
+                raise
+
+    def write_all(self, files: Mapping[str, bytes], *, replace: bool = True) -> None:
+        """Publish many files; after a crash each is there whole or not at all, and on the disk at return.
+
+        Args:
+            replace: whether a name that is taken is overwritten, or is an error as in `create`.
+        """
+        if self.local is None:
+            one = self.write if replace else self.create
+            with ThreadPoolExecutor(FLUSHES_AT_ONCE) as pool:
+                list(pool.map(one, files, files.values()))
+            return
+        paths = {Path(self.path(name)): data for name, data in files.items()}
+        for folder in {path.parent for path in paths}:
+            make_directory(folder)
+        publish = _replace if replace else _link
+        with ThreadPoolExecutor(FLUSHES_AT_ONCE) as pool:
+            list(pool.map(lambda path: _put_in_place(path, paths[path], publish), paths))
+        for folder in {path.parent for path in paths}:
+            sync_directory(folder)
+
     def read(self, name: str) -> bytes:
         """The bytes of `name`; FileNotFoundError where there are none."""
+        if self.local is not None:
+            return Path(self.path(name)).read_bytes()
         data: bytes = self.fs.cat_file(self.path(name))
         return data
 
+    def read_all(self, names: Collection[str]) -> dict[str, bytes]:
+        """The bytes of many names, at once where that is faster; FileNotFoundError if any is not there."""
+        if self.local is not None or not names:
+            return {name: self.read(name) for name in names}
+        found = self.fs.cat([self.path(name) for name in names])
+        if isinstance(found, bytes):
+            return {next(iter(names)): found}
+        return {name: found[self.path(name)] for name in names}
+
     def exists(self, name: str) -> bool:
+        if self.local is not None:
+            return os.path.exists(self.path(name))  # noqa: PTH110 - three times as fast, for each sample
         return bool(self.fs.exists(self.path(name)))
+
+    def existing(self, names: Iterable[str]) -> set[str]:
+        """Those of the names that are there, asking folder by folder where many are in one."""
+        folders: dict[str, list[str]] = {}
+        for name in names:
+            folders.setdefault(name.rpartition("/")[0], []).append(name)
+        found: set[str] = set()
+        for folder, inside in folders.items():
+            if len(inside) >= LIST_FROM:
+                found.update(set(self.list(folder)).intersection(inside))
+            else:
+                found.update(name for name in inside if self.exists(name))
+        return found
 
     def list(self, folder: str) -> list[str]:
         """Names of the files directly in a folder, sorted; none where there is no such folder."""
-        self.fs.invalidate_cache(self.path(folder))
+        if self.local is None:
+            return sorted(self._entries(folder))
         try:
-            entries = self.fs.ls(self.path(folder), detail=True)
+            with os.scandir(self.path(folder)) as entries:
+                return sorted(f"{folder}/{e.name}" for e in entries if e.is_file())
         except FileNotFoundError:
             return []
-        names = (e["name"].rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
-        return sorted(f"{folder}/{name}" for name in names)
+
+    def walk(self, folder: str) -> dict[str, Entry]:
+        """Every file below a folder, with its size and age."""
+        if self.local is None:
+            found = self.fs.find(self.path(folder), detail=True)
+            return {self._name(path): _entry(info) for path, info in found.items() if info["type"] == "file"}
+        return {self._name(str(path)): entry for path, entry in walk_files(Path(self.path(folder)))}
+
+    def delete(self, names: Collection[str]) -> None:
+        """Remove files; one that is gone already is no error."""
+        if self.local is not None:
+            for name in names:
+                Path(self.path(name)).unlink(missing_ok=True)
+        elif names:
+            self.fs.rm([self.path(name) for name in names])
+
+    def _entries(self, folder: str) -> dict[str, Entry]:
+        try:
+            entries = self.fs.ls(self.path(folder), detail=True, refresh=True)
+        except FileNotFoundError:
+            return {}
+        return {self._name(e["name"]): _entry(e) for e in entries if e["type"] == "file"}
+
+    def _name(self, path: str) -> str:
+        return path.removeprefix(f"{self.root}/")
+
+
+def _entry(info: dict[str, Any]) -> Entry:
+    modified = info.get("LastModified", info.get("mtime", info.get("created")))
+    age = modified.timestamp() if isinstance(modified, datetime) else float(modified or time.time())
+    return Entry(int(info["size"] or 0), age)
+
+
+def walk_files(folder: Path) -> Iterator[tuple[Path, Entry]]:
+    """Every file below a local folder; none where there is no such folder."""
+    for directory, _, names in os.walk(folder):
+        for name in names:
+            path = Path(directory) / name
+            try:
+                info = path.lstat()
+            except FileNotFoundError:
+                continue  # Another process has finished with it between the listing and the look.
+            yield path, Entry(info.st_size, info.st_mtime)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a local file by way of a temporary one beside it, fsync and rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a local file by way of a temporary one beside it, fsync and rename.
+
+    Raises:
+        DiskFull: there is no room; the file is as it was.
+    """
+    _write_local(path, data, _replace)
+
+
+def _write_local(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+    make_directory(path.parent)
+    _put_in_place(path, data, publish)
     sync_directory(path.parent)
+
+
+def _put_in_place(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+    with _told_if_full(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY)
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            publish(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Publish under a name that must be free; the filesystem decides who was first."""
+    os.link(temporary, path)
+    temporary.unlink()
+
+
+@contextmanager
+def _told_if_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        advice = "free some space (`ltx2 gc` shows what can go) and run again; what was committed stays"
+        raise DiskFull(error.errno, f"{error.strerror}: {advice}", str(path)) from error
+
+
+def make_directory(directory: Path) -> None:
+    """Make a directory and those above it, so that they survive a power cut."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for folder in reversed(missing):
+        with _told_if_full(folder):
+            folder.mkdir(exist_ok=True)
+        sync_directory(folder.parent)
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -1,28 +1,32 @@
 """Latents in Zarr v3: one array a (kind, latent space, shape), one chunk a sample, index after data.
 
 bf16 is stored as a uint16 view (Zarr has no bfloat16) and unwritten rows hold bf16 NaN, so that a hole is
-loud. There are no shards and no `append()`: both lose rows silently under two writers. Rows are handed
-out by the one process that holds the writer's lock, and each row is written once.
+loud. There are no shards and no `append()`: both lose rows silently under two writers. Rows are handed out
+by the one process that holds the writer's lock, and each row is written once.
+
+Zarr makes the arrays, and any Zarr reads them. A chunk is the plain bytes of its sample, so this module
+reads and writes chunk files by itself: that is four times as fast, and a whole batch is flushed at once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 import zarr
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import MemoryStore
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.index import Index, Record
+from ltxcore.store.checksum import checksums, has_checksums, unchanged
+from ltxcore.store.index import Index, Overtaken, Record
 
 Kind = Literal["video", "audio"]
+Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
+META = "zarr.json"
 
 
 class LatentsLost(RuntimeError):
@@ -34,7 +38,7 @@ class Encoded:
     """One sample on its way into the store: bf16 bits as uint16, without a batch dimension."""
 
     key: str
-    bits: np.ndarray[Any, np.dtype[np.uint16]]
+    bits: Bits
     inputs: dict[str, Any]
     """What went into the key, kept so that a miss can explain itself."""
 
@@ -44,55 +48,65 @@ class LatentStore:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self.index = Index(blobs, "latents/index")
-        self._arrays: dict[str, Any] = {}
+        self._ends: dict[str, int] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._scanned: set[str] = set()
+        self.index = Index(blobs, "latents/index", self._take_in)
+
+    def _take_in(self, key: str, record: Record) -> None:
+        if record["state"] == "encoded":
+            array = record["array"]
+            self._ends[array] = max(self._ends.get(array, 0), record["row"] + 1)
 
     def array_name(self, kind: Kind, space: str, shape: Sequence[int]) -> str:
         return f"latents/{kind}/{space}/{'x'.join(str(n) for n in shape)}"
 
     def reserve(self, array: str, shape: Sequence[int], more: int) -> None:
         """Make room for `more` rows after the last committed one; called once before a stage writes."""
-        rows = self._next_row(array) + more
-        found = self._open(array)
-        if found is None:
-            self._arrays[array] = zarr.create_array(
-                store=self._zarr_store(array),
-                shape=(rows, *shape),
-                chunks=(1, *shape),
-                dtype="uint16",
-                fill_value=BF16_NAN,
-                compressors=None,
-                attributes={"dtype": "bfloat16"},
-            )
-        elif found.shape[0] < rows:
-            found.resize((rows, *shape))
+        self.index.refresh()
+        self._grow(array, shape, self._next_row(array) + more)
 
     def put(self, array: str, samples: Sequence[Encoded]) -> None:
         """Write a batch of samples and then commit them together.
 
         Raises:
-            OSError: the disk is full; no sample of the batch is committed then.
+            DiskFull, OSError: no sample of the batch is committed then.
+            Overtaken: another process writes at the same time; none of the batch is committed.
         """
+        self.index.refresh()
+        after = self.index.newest
         row = self._next_row(array)
-        target = self._open(array)
-        if target is None or target.shape[0] < row + len(samples):
+        shape = self._shape(array)
+        if shape is None or shape[0] < row + len(samples):
+            shape = self._shape(array, again=True)
+        if shape is None or shape[0] < row + len(samples):
             raise ValueError(f"{array} has no room for {len(samples)} more samples; reserve them first")
+        chunks: dict[str, bytes] = {}
         records: dict[str, Record] = {}
-        for offset, sample in enumerate(samples):
-            target[row + offset] = sample.bits
+        for number, sample in enumerate(samples, row):
+            data = np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
+            chunks[chunk_name(array, number, len(shape))] = data
             records[sample.key] = {
                 "state": "encoded",
                 "array": array,
-                "row": row + offset,
-                "sha256": hashlib.sha256(np.ascontiguousarray(sample.bits).tobytes()).hexdigest(),
+                "row": number,
+                **checksums(data),
                 "inputs": sample.inputs,
             }
-        self._sync(array, range(row, row + len(samples)), target.ndim)
-        self.index.commit(records)
+        try:
+            # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can be
+            # lost without notice, so that a remote row is only ever created.
+            self._blobs.write_all(chunks, replace=self._blobs.local is not None)
+        except FileExistsError as error:
+            self._scanned.discard(array)
+            raise Overtaken(f"{array} in {self._blobs.url} is being written by another process") from error
+        self.index.commit(records, after)
 
-    def quarantine(self, key: str, error: str, inputs: dict[str, Any]) -> None:
-        """Record that a sample cannot be encoded, so that it is neither lost nor tried for ever."""
-        self.index.commit({key: {"state": "quarantined", "error": error, "inputs": inputs}})
+    def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:
+        """Record which samples cannot be encoded, so that they are neither lost nor tried for ever."""
+        self.index.commit(
+            {k: {"state": "quarantined", "error": e, "inputs": inputs[k]} for k, e in errors.items()}
+        )
 
     def error(self, key: str) -> str | None:
         """Why a key is quarantined, or None where it is not."""
@@ -101,9 +115,12 @@ class LatentStore:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are neither encoded, with their bytes in place, nor quarantined."""
-        return [key for key in keys if not self._settled(key)]
+        wanted = list(keys)
+        chunks = {key: chunk_of(r) for key in wanted if _encoded(r := self.index.get(key))}
+        present = self._blobs.existing(chunks.values())
+        return [key for key in wanted if chunks.get(key) not in present and self.error(key) is None]
 
-    def read(self, key: str) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    def read(self, key: str) -> Bits:
         """The bf16 bits of a committed sample.
 
         Raises:
@@ -111,54 +128,117 @@ class LatentStore:
             LatentsLost: its bytes are gone or are not those that were written.
         """
         record = self.index[key]
-        array = self._open(record["array"])
-        if array is None:
-            raise LatentsLost(f"{record['array']} is gone from {self._blobs.url}; run encode-latents again")
-        bits = np.asarray(array[record["row"]])
-        if hashlib.sha256(bits.tobytes()).hexdigest() != record["sha256"]:
+        data = self._intact(record)
+        if data is None:
+            # `ltx2 compact` may have moved it since the index was read.
+            self.index.refresh()
+            record = self.index[key]
+            data = self._intact(record)
+        if data is None:
             raise LatentsLost(
-                f"row {record['row']} of {record['array']} in {self._blobs.url} is not what was written; "
-                "delete that array and run encode-latents again"
+                f"row {record['row']} of {record['array']} in {self._blobs.url} is gone or is not what was "
+                "written; `ltx2 verify --repair` marks it, and encode-latents then encodes it again"
             )
-        return bits
+        return np.frombuffer(data, "<u2").reshape(shape_of(record["array"]))
 
-    def _settled(self, key: str) -> bool:
-        record = self.index.get(key)
-        if record is None:
-            return False
-        if record["state"] == "quarantined":
-            return True
-        dimensions = record["array"].rsplit("/", 1)[-1].count("x") + 2
-        return self._blobs.exists(_chunk(record["array"], record["row"], dimensions))
+    def bytes_of(self, record: Record) -> bytes | None:
+        """The stored bytes of a record, whatever they are; None where they are gone."""
+        try:
+            return self._blobs.read(chunk_of(record))
+        except FileNotFoundError:
+            return None
+
+    def arrays(self) -> dict[str, set[int]]:
+        """The rows of each array that the index names."""
+        rows: dict[str, set[int]] = {}
+        for _, record in self.index.items():
+            if _encoded(record):
+                rows.setdefault(record["array"], set()).add(record["row"])
+        return rows
+
+    def resize(self, array: str, rows: int) -> None:
+        """Set the number of rows of an array; its chunks are the caller's."""
+        self._write_meta(array, shape_of(array), rows)
+        self._ends[array] = rows
+
+    def ends(self) -> dict[str, int]:
+        """The first free row of every array, for the note of a compaction."""
+        return {array: self._next_row(array) for array in {*self._ends, *self.index.base.get("ends", {})}}
+
+    def _intact(self, record: Record) -> bytes | None:
+        data = self.bytes_of(record) if _encoded(record) else None
+        return data if data is not None and unchanged(record, data) else None
 
     def _next_row(self, array: str) -> int:
-        rows = [r["row"] for _, r in self.index.items() if r.get("array") == array]
-        return max(rows, default=-1) + 1
+        """The first row that is free; on a remote store the first after what crashes have left, too."""
+        if self._blobs.local is None and array not in self._scanned:
+            # A remote row is never used twice, even if it is free by now: who lost its lease may not know.
+            self._ends[array] = max(self._ends.get(array, 0), self.index.base.get("ends", {}).get(array, 0))
+            for name in self._blobs.list(array):
+                if (row := row_of(name)) is not None:
+                    self._ends[array] = max(self._ends.get(array, 0), row + 1)
+            self._scanned.add(array)
+        return self._ends.get(array, 0)
 
-    def _open(self, array: str) -> Any:
-        if array not in self._arrays:
-            if not self._blobs.exists(f"{array}/zarr.json"):
-                return None
-            self._arrays[array] = zarr.open_array(self._zarr_store(array), mode="r+")
-        return self._arrays[array]
+    def _grow(self, array: str, shape: Sequence[int], rows: int) -> None:
+        found = self._shape(array, again=True)
+        if found is None or found[0] < rows:
+            self._write_meta(array, shape, rows)
 
-    def _zarr_store(self, array: str) -> LocalStore | FsspecStore:
-        if self._blobs.local is not None:
-            return LocalStore(self._blobs.path(array))
-        return FsspecStore.from_url(f"{self._blobs.url}/{array}")
-
-    def _sync(self, array: str, rows: range, dimensions: int) -> None:
-        """Bring the rows to the disk before the index names them: Zarr renames but does not fsync."""
-        if self._blobs.local is None:
-            return
-        for row in rows:
-            # A row that is all fill value has no chunk file; such a row cannot come out of an encoder.
-            handle = os.open(Path(self._blobs.path(_chunk(array, row, dimensions))), os.O_RDONLY)
+    def _shape(self, array: str, again: bool = False) -> tuple[int, ...] | None:
+        if again or array not in self._shapes:
             try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+                self._shapes[array] = tuple(json.loads(self._blobs.read(f"{array}/{META}"))["shape"])
+            except FileNotFoundError:
+                return None
+        return self._shapes[array]
+
+    def _write_meta(self, array: str, shape: Sequence[int], rows: int) -> None:
+        documents: dict[str, Any] = {}
+        zarr.create_array(
+            store=MemoryStore(documents),
+            shape=(rows, *shape),
+            chunks=(1, *shape),
+            dtype="uint16",
+            fill_value=BF16_NAN,
+            compressors=None,
+            attributes={"dtype": "bfloat16"},
+            # All chunks in one directory: it is made and flushed once, and listed once.
+            chunk_key_encoding={"name": "default", "separator": "."},
+        )
+        self._blobs.write(f"{array}/{META}", documents[META].to_bytes())
+        self._shapes[array] = (rows, *shape)
 
 
-def _chunk(array: str, row: int, dimensions: int) -> str:
-    return f"{array}/c/{row}" + "/0" * (dimensions - 1)
+def _encoded(record: Record | None) -> TypeGuard[Record]:
+    return record is not None and record["state"] == "encoded" and has_checksums(record)
+
+
+def shape_of(array: str) -> tuple[int, ...]:
+    """The shape of a sample, from the name of its array."""
+    return tuple(int(n) for n in array.rpartition("/")[2].split("x"))
+
+
+def chunk_name(array: str, row: int, dimensions: int) -> str:
+    """The file of a row."""
+    return f"{array}/c.{row}" + ".0" * (dimensions - 1)
+
+
+def chunk_of(record: Record) -> str:
+    """The file of a committed sample."""
+    return chunk_name(record["array"], record["row"], len(shape_of(record["array"])) + 1)
+
+
+def row_of(chunk: str) -> int | None:
+    """The row of a chunk file, or None for another file of an array."""
+    parts = chunk.rpartition("/")[2].split(".")
+    return int(parts[1]) if parts[0] == "c" and len(parts) > 1 and parts[1].isdigit() else None
+
+
+def orphans(names: Collection[str], rows: Mapping[str, set[int]]) -> list[str]:
+    """Chunk files that no record names."""
+    return [
+        name
+        for name in names
+        if (row := row_of(name)) is not None and row not in rows.get(name.rpartition("/")[0], set())
+    ]

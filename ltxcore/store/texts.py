@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from ltxcore.store.blobs import Blobs
+from ltxcore.store.checksum import checksums, has_checksums, unchanged
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.index import Index, Record
 
@@ -47,6 +47,14 @@ class Embedded:
     video: Bits
     audio: Bits | None
     truncated_from: int = 0
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """What went into the key beside the caption, which is stored with the features."""
+
+    @property
+    def payload(self) -> bytes:
+        """All that the checksums of a row cover."""
+        audio = b"" if self.audio is None else self.audio.tobytes()
+        return self.video.tobytes() + audio + self.caption.encode()
 
 
 class TextStore:
@@ -59,20 +67,26 @@ class TextStore:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are not committed, or whose file is gone."""
-        present: dict[str, bool] = {}
-        lost = []
-        for key in keys:
-            record = self.index.get(key)
-            if record is not None and record["file"] not in present:
-                present[record["file"]] = self._blobs.exists(record["file"])
-            if record is None or not present[record["file"]]:
-                lost.append(key)
-        return lost
+        wanted = list(keys)
+        files = {
+            key: record["file"]
+            for key in wanted
+            if (record := self.index.get(key)) is not None and has_checksums(record)
+        }
+        present = self._blobs.existing(set(files.values()))
+        return [key for key in wanted if files.get(key) not in present]
 
     def put(self, rows: Sequence[Embedded]) -> None:
-        """Write one Arrow file of captions and then commit them together."""
-        if not rows:
-            return
+        """Write one Arrow file of captions and then commit them together.
+
+        Raises:
+            DiskFull, OSError: none of the captions is committed then.
+        """
+        if rows:
+            self.index.commit(self.write_file(rows))
+
+    def write_file(self, rows: Sequence[Embedded]) -> dict[str, Record]:
+        """Write one Arrow file of captions; they exist once the records that this returns are committed."""
         table = pa.table(
             {
                 "key": [r.key for r in rows],
@@ -89,7 +103,7 @@ class TextStore:
             writer.write_table(table)
         name = f"text/features/{fingerprint([r.key for r in rows])[:24]}.arrow"
         self._blobs.write(name, sink.getvalue())
-        self.index.commit({row.key: _record(row, name, number) for number, row in enumerate(rows)})
+        return {row.key: _record(row, name, number) for number, row in enumerate(rows)}
 
     def read(self, key: str) -> Embedded:
         """The features of a committed caption.
@@ -98,22 +112,49 @@ class TextStore:
             KeyError: the key is not committed.
             TextLost: its file is gone or is not what was written.
         """
+        try:
+            return self._intact(key)
+        except TextLost:
+            # `ltx2 compact` may have moved it since the index was read.
+            self.index.refresh()
+            return self._intact(key)
+
+    def row_of(self, key: str) -> Embedded:
+        """What is stored for a committed caption, whether or not it is what was written.
+
+        Raises:
+            TextLost: its file is gone, or is no Arrow file, or has no such row.
+        """
         record = self.index[key]
-        table = self._table(record["file"])
-        at = record["row"]
+        table, at = self._table(record["file"]), record["row"]
+        if at >= len(table):
+            raise TextLost(f"{record['file']} in {self._blobs.url} has no row {at}")
         tokens = table["tokens"][at].as_py()
-        video, audio = table["video"][at].as_buffer(), table["audio"][at]
-        if hashlib.sha256(video).hexdigest() != record["sha256"]:
-            raise TextLost(f"row {at} of {record['file']} in {self._blobs.url} is not what was written")
+        audio = table["audio"][at]
         return Embedded(
             key=key,
             caption=table["caption"][at].as_py(),
-            video=np.frombuffer(video, np.uint16).reshape(tokens, -1),
-            audio=None
-            if not audio.is_valid
-            else np.frombuffer(audio.as_buffer(), np.uint16).reshape(tokens, -1),
+            video=_bits(table["video"][at].as_buffer(), tokens),
+            audio=_bits(audio.as_buffer(), tokens) if audio.is_valid else None,
             truncated_from=table["truncated_from"][at].as_py(),
+            inputs=record["inputs"],
         )
+
+    def rows_in(self, file: str) -> int | None:
+        """How many rows an Arrow file holds, used or not; None where it cannot be read."""
+        try:
+            return len(self._table(file))
+        except TextLost:
+            return None
+
+    def _intact(self, key: str) -> Embedded:
+        record, row = self.index[key], self.row_of(key)
+        if not unchanged(record, row.payload):
+            raise TextLost(
+                f"row {record['row']} of {record['file']} in {self._blobs.url} is not what was written; "
+                "`ltx2 verify --repair` marks it, and embed-text then embeds it again"
+            )
+        return row
 
     def _table(self, name: str) -> pa.Table:
         if name not in self._tables:
@@ -134,5 +175,10 @@ def _record(row: Embedded, name: str, number: int) -> Record:
         "file": name,
         "row": number,
         "tokens": len(row.video),
-        "sha256": hashlib.sha256(row.video.tobytes()).hexdigest(),
+        **checksums(row.payload),
+        "inputs": row.inputs,
     }
+
+
+def _bits(buffer: pa.Buffer, tokens: int) -> Bits:
+    return np.frombuffer(buffer, np.uint16).reshape(tokens, -1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from ltxcore.store.blobs import Blobs
+from ltxcore.store.checksum import checksums, has_checksums, unchanged
 from ltxcore.store.index import Index, Record
 
 Waveform = np.ndarray[Any, np.dtype[np.float32]]
@@ -28,17 +28,28 @@ class WaveformStore:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are neither stored, with their bytes in place, nor quarantined."""
-        return [key for key in keys if not self._settled(key)]
+        wanted = list(keys)
+        files = {key: waveform_name(key) for key in wanted if _stored(self.index.get(key))}
+        present = self._blobs.existing(files.values())
+        return [key for key in wanted if files.get(key) not in present and self.error(key) is None]
 
     def put(self, waveforms: Mapping[str, Waveform], inputs: Mapping[str, dict[str, Any]]) -> None:
-        """Write a batch of waveforms and then commit them together."""
-        records: dict[str, Record] = {}
-        for key, waveform in waveforms.items():
-            data = save({"waveform": np.ascontiguousarray(waveform, dtype=np.float32)})
-            self._blobs.write(_name(key), data)
-            digest = hashlib.sha256(data).hexdigest()
-            records[key] = {"state": "stored", "sha256": digest, "inputs": inputs[key]}
-        self.index.commit(records)
+        """Write a batch of waveforms and then commit them together.
+
+        Raises:
+            DiskFull, OSError: none of the batch is committed then.
+        """
+        files = {
+            key: save({"waveform": np.ascontiguousarray(waveform, dtype=np.float32)})
+            for key, waveform in waveforms.items()
+        }
+        self._blobs.write_all({waveform_name(key): data for key, data in files.items()})
+        self.index.commit(
+            {
+                key: {"state": "stored", **checksums(data), "inputs": inputs[key]}
+                for key, data in files.items()
+            }
+        )
 
     def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:
         """Record which sounds cannot be decoded, and why."""
@@ -59,21 +70,29 @@ class WaveformStore:
             WaveformLost: its bytes are gone or are not those that were written.
         """
         record = self.index[key]
-        try:
-            data = self._blobs.read(_name(key))
-        except FileNotFoundError as error:
+        data = self.bytes_of(key)
+        if data is None:
+            raise WaveformLost(f"{waveform_name(key)} is gone from {self._blobs.url}; run split-audio again")
+        if not unchanged(record, data):
             raise WaveformLost(
-                f"{_name(key)} is gone from {self._blobs.url}; run split-audio again"
-            ) from error
-        if hashlib.sha256(data).hexdigest() != record["sha256"]:
-            raise WaveformLost(f"{_name(key)} in {self._blobs.url} is not what was written")
+                f"{waveform_name(key)} in {self._blobs.url} is not what was written; "
+                "`ltx2 verify --repair` marks it, and split-audio then splits it again"
+            )
         waveform: Waveform = load(data)["waveform"]
         return waveform
 
-    def _settled(self, key: str) -> bool:
-        record = self.index.get(key)
-        return record is not None and (record["state"] == "quarantined" or self._blobs.exists(_name(key)))
+    def bytes_of(self, key: str) -> bytes | None:
+        """The stored bytes of a key, whatever they are; None where they are gone."""
+        try:
+            return self._blobs.read(waveform_name(key))
+        except FileNotFoundError:
+            return None
 
 
-def _name(key: str) -> str:
+def _stored(record: Record | None) -> bool:
+    return record is not None and record["state"] == "stored" and has_checksums(record)
+
+
+def waveform_name(key: str) -> str:
+    """The file of a waveform."""
     return f"audio/{key[:2]}/{key}.safetensors"

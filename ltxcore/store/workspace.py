@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import secrets
 from pathlib import Path
 
 from ltxcore.store.blobs import Blobs, read_json, write_json
+from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.snapshot import Snapshot
 
 LATEST = "latest"
@@ -20,7 +22,7 @@ class Workspace:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).expanduser().resolve()
-        self.store_root = self.root / "store"
+        self.store_file = self.root / "store.json"
         self.models = self.root / "models"
         self.snapshots = self.root / "snapshots"
         self.stages = self.root / "stages"
@@ -28,11 +30,32 @@ class Workspace:
         self.prefect = self.root / "prefect"
         self.mlflow = self.root / "mlflow"
         self.logs = self.root / "logs"
-        self.locks = self.store_root / "locks"
+
+    @property
+    def store_url(self) -> str:
+        """Where latents, features, waveforms and what is known of files are kept: a directory or a URL.
+
+        `store` in the workspace, unless `store.json` names another place, which several workspaces may share.
+        """
+        if self.store_file.exists():
+            return str(read_json(self.store_file)["url"])
+        return str(self.root / "store")
+
+    def use_store(self, url: str) -> None:
+        """Keep the store at a directory or at a URL that fsspec knows; what is stored already stays there."""
+        write_json(self.store_file, {"url": url if "://" in url else str(Path(url).expanduser().resolve())})
 
     @property
     def store(self) -> Blobs:
-        return Blobs(self.store_root)
+        return Blobs(self.store_url)
+
+    @property
+    def id(self) -> str:
+        """What tells this workspace from others that share its store, also from a copy of it elsewhere."""
+        file = self.root / "workspace.json"
+        if not file.exists():
+            write_json(file, {"id": secrets.token_hex(8)})
+        return fingerprint([read_json(file)["id"], str(self.root)])[:12]
 
     def run(self, pipeline_run: str) -> Path:
         """The folder of one run of the pipeline.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 
 from ltxcore.store.bf16 import from_bits, to_bits
 from ltxcore.store.blobs import Blobs, OutsideRoot, write_atomic
@@ -93,8 +94,9 @@ def test_latents_come_back_and_a_hole_is_nan(tmp_path: Path) -> None:
     again = LatentStore(Blobs(tmp_path))
     assert np.array_equal(again.read("key-1"), sample(1).bits)
     assert again.missing(["key-0", "key-2", "key-9"]) == ["key-9"]
-    array = again._open("latents/video/space/4x2x3")
+    array = zarr.open_array(tmp_path / "latents/video/space/4x2x3", mode="r")
     assert array.shape[0] == 5
+    assert np.array_equal(array[1], sample(1).bits), "any Zarr reads what was written"
     assert (np.asarray(array[4]) == BF16_NAN).all(), "an unwritten row must be NaN, never zeros"
     assert torch.isnan(from_bits(np.asarray(array[4]))).all()
 
@@ -107,14 +109,14 @@ def test_latents_without_room_are_refused(tmp_path: Path) -> None:
 
 def test_deleted_bytes_make_a_sample_missing_although_the_index_names_it(tmp_path: Path) -> None:
     store = filled(tmp_path, 2)
-    chunk = tmp_path / "latents/video/space/4x2x3/c/1/0/0/0"
+    chunk = tmp_path / "latents/video/space/4x2x3/c.1.0.0.0"
     chunk.unlink()
     assert store.missing(["key-0", "key-1"]) == ["key-1"]
 
 
 def test_changed_bytes_are_noticed_on_read(tmp_path: Path) -> None:
     filled(tmp_path, 1)
-    chunk = tmp_path / "latents/video/space/4x2x3/c/0/0/0/0"
+    chunk = tmp_path / "latents/video/space/4x2x3/c.0.0.0.0"
     data = bytearray(chunk.read_bytes())
     data[3] ^= 0xFF
     chunk.write_bytes(bytes(data))
@@ -128,7 +130,7 @@ def test_a_crash_between_data_and_index_leaves_no_sample_and_its_row_is_used_aga
     store = filled(tmp_path, 1)
     store.reserve("latents/video/space/4x2x3", SHAPE, 2)
     with monkeypatch.context() as patched:
-        patched.setattr(store.index, "commit", lambda records: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(store.index, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             store.put("latents/video/space/4x2x3", [sample(1)])
     again = LatentStore(Blobs(tmp_path))
@@ -140,7 +142,7 @@ def test_a_crash_between_data_and_index_leaves_no_sample_and_its_row_is_used_aga
 
 def test_a_quarantined_key_is_settled_and_says_why(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
-    store.quarantine("bad", "clip.mp4: frame 3 cannot be decoded", {"kind": "video"})
+    store.quarantine({"bad": "clip.mp4: frame 3 cannot be decoded"}, {"bad": {"kind": "video"}})
     assert LatentStore(Blobs(tmp_path)).missing(["bad"]) == []
     assert store.error("bad") == "clip.mp4: frame 3 cannot be decoded"
     assert store.error("key-0") is None

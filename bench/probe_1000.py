@@ -1,0 +1,93 @@
+"""probe-media's look at 1,000 files against ffprobe in a shell loop.
+
+    python -m bench.probe_1000 [FILES]
+
+The files are two small clips with sound, each copy with other bytes at its end, so that every one is hashed
+and probed. The loop reads streams and format alone, one file after another, as one writes it on a shell;
+probe-media also hashes the file, reads the time of every frame and measures loudness, which decodes the
+sound. A third row is a loop that asks ffprobe and ffmpeg for the same. The number printed last is the plain
+loop's time divided by probe-media's.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.machine import describe_machine, write_table
+from ltxcore.media.samples import make_samples
+from ltxcore.stages import probe_media
+from ltxcore.stages.batches import in_batches
+from ltxcore.stages.context import Context
+from ltxcore.store.workspace import Workspace
+
+CLIPS = ("red-disc-right.mp4", "blue-box-up.mp4")
+DATASETS = """
+- {id: clips, dataset_type: video, instance_data_dir: clips, resolution: 64, resolution_type: pixel}
+- {id: text, dataset_type: text_embeds}
+"""
+PLAIN = 'for f in "$1"/*; do ffprobe -v error -show_streams -show_format -of json "$f" > /dev/null; done'
+FULL = r"""for f in "$1"/*; do
+  sha256sum "$f" > /dev/null
+  ffprobe -v error -show_streams -show_format -of json "$f" > /dev/null
+  ffprobe -v error -select_streams v:0 -show_entries packet=pts,dts,duration,flags -of compact "$f" \
+    > /dev/null
+  ffmpeg -nostdin -nostats -v info -i "$f" -map 0:a:0 -af ebur128=framelog=verbose -f null - 2> /dev/null
+done"""
+
+
+def lay_out(root: Path, files: int) -> None:
+    make_samples(root / "samples")
+    (root / "datasets.yaml").write_text(DATASETS)
+    (root / "clips").mkdir()
+    for number in range(files):
+        # A `free` box of its own at the end: players pass over it.
+        box = (20).to_bytes(4, "big") + b"free" + f"{number:012d}".encode()
+        content = (root / "samples" / CLIPS[number % len(CLIPS)]).read_bytes()
+        (root / "clips" / f"clip-{number:05d}.mp4").write_bytes(content + box)
+
+
+def loop(code: str, clips: Path) -> float:
+    began = time.perf_counter()
+    subprocess.run(["sh", "-c", code, "sh", str(clips)], check=True)
+    return time.perf_counter() - began
+
+
+def look(root: Path) -> float:
+    began = time.perf_counter()
+    ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
+    files, memo = probe_media.find_files(ctx), probe_media.Memo(ctx)
+    for batch in in_batches(memo.unknown(files), probe_media.BATCH_FILES):
+        memo.probe_batch(batch, lambda: None)
+    seconds = time.perf_counter() - began
+    broken = [record for _, record in memo.probes.items() if "error" in record]
+    if broken or len(memo.probes) != len(files):
+        raise AssertionError(f"{len(memo.probes)} of {len(files)} files were probed; {broken[:1]}")
+    return seconds
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    with tempfile.TemporaryDirectory(prefix="bench-probe-") as place:
+        root = Path(place)
+        lay_out(root, count)
+        plain, full = loop(PLAIN, root / "clips"), loop(FULL, root / "clips")
+        ours = look(root)
+    rows = [
+        [name, f"{seconds:.1f} s", f"{count / seconds:.0f}", f"{seconds / ours:.2f}"]
+        for name, seconds in (
+            ("shell loop: ffprobe, streams and format alone", plain),
+            ("shell loop: the same work as probe-media", full),
+            ("probe-media", ours),
+        )
+    ]
+    title = f"{count} clips of 2 s with sound; {describe_machine()}"
+    write_table("probe_1000", title, ["", "time", "files/s", "time / probe-media's"], rows)
+    print(f"{plain / ours:.2f}")
+
+
+if __name__ == "__main__":
+    main()

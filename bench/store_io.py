@@ -1,0 +1,118 @@
+"""Latents store against plain safetensors files: writing, and reading at random, in one run.
+
+    python -m bench.store_io [SAMPLES] [DIRECTORY]
+
+Both sides write the same latents of 128x3x16x24 bf16 (0.295 MB) and are timed until the bytes are on the
+disk: the files by one sync after the last of them, which is the least that makes them safe, and once more
+by an fsync each; the store by its own flush of every batch. It also hashes and commits what it writes, and
+checks what it reads. What `save_file` takes to fill the page cache alone is in the table for comparison. The
+number printed last is the smaller of the two ratios store / files (synced writing, reading), target 0.7.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from bench.machine import describe_machine, write_table
+from ltxcore.store.blobs import Blobs
+from ltxcore.store.latents import Encoded, LatentStore
+
+SHAPE = (128, 3, 16, 24)
+BATCH = 64
+ROUNDS = 5
+ARRAY = "latents/video/bench/128x3x16x24"
+
+
+def rate(count: int, work: Callable[[], None]) -> float:
+    """MB/s of work on `count` samples; what others left to be written is on the disk before it begins."""
+    os.sync()
+    began = time.perf_counter()
+    work()
+    return count * int(np.prod(SHAPE)) * 2 / 1e6 / (time.perf_counter() - began)
+
+
+def write_store(root: Path, samples: list[np.ndarray]) -> None:
+    store = LatentStore(Blobs(root))
+    store.reserve(ARRAY, SHAPE, len(samples))
+    for start in range(0, len(samples), BATCH):
+        batch = [
+            Encoded(f"key-{start + n}", bits, {"number": start + n})
+            for n, bits in enumerate(samples[start : start + BATCH])
+        ]
+        store.put(ARRAY, batch)
+
+
+def write_files(root: Path, samples: list[np.ndarray], flush: str) -> None:
+    """`flush`: `none`, `once` after the last file, or `each`."""
+    root.mkdir(parents=True)
+    for number, bits in enumerate(samples):
+        path = root / f"{number}.safetensors"
+        save_file({"latents": bits}, path)
+        if flush == "each":
+            handle = os.open(path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+    if flush == "once":
+        os.sync()
+
+
+def measure(root: Path, count: int) -> dict[str, float]:
+    """One round: every figure in MB/s."""
+    rng = np.random.default_rng(0)
+    samples = [rng.integers(1, 0x7000, SHAPE, dtype=np.uint16) for _ in range(count)]
+    figures = {
+        "write, safetensors in the page cache": rate(count, lambda: write_files(root / "a", samples, "none")),
+        "write, safetensors": rate(count, lambda: write_files(root / "plain", samples, "once")),
+        "write, safetensors, fsync each": rate(count, lambda: write_files(root / "c", samples, "each")),
+        "write, store": rate(count, lambda: write_store(root / "store", samples)),
+    }
+    order = rng.permutation(count).tolist() * 2
+    store = LatentStore(Blobs(root / "store"))
+
+    def read_store() -> None:
+        for number in order:
+            store.read(f"key-{number}").sum()
+
+    def read_files() -> None:
+        for number in order:
+            load_file(root / "plain" / f"{number}.safetensors")["latents"].sum()
+
+    figures["read, safetensors"] = rate(len(order), read_files)
+    figures["read, store"] = rate(len(order), read_store)
+    return figures
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 512
+    place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    rounds = []
+    for _ in range(ROUNDS):
+        root = Path(tempfile.mkdtemp(dir=place, prefix="bench-store-"))
+        try:
+            rounds.append(measure(root, count))
+        finally:
+            shutil.rmtree(root)
+    figures = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    ratios = {
+        kind: statistics.median(r[f"{kind}, store"] / r[f"{kind}, safetensors"] for r in rounds)
+        for kind in ("write", "read")
+    }
+    rows = [[name, f"{value:.0f} MB/s"] for name, value in figures.items()]
+    rows += [[f"{kind}, store / safetensors", f"{value:.2f}"] for kind, value in ratios.items()]
+    title = f"{count} latents of 0.295 MB, medians of {ROUNDS} rounds, warm reads; {describe_machine()}"
+    write_table("store_io", title, ["", "figure"], rows)
+    print(f"{min(ratios.values()):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""What the pipeline knows of one clip, and what it would do now and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ltxcore.config.errors import nearest
+from ltxcore.models.errors import ModelError
+from ltxcore.stages import probe_media
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, STAGES, TEXT, MissingInput
+from ltxcore.stages.plan_samples import plan_files
+from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
+from ltxcore.stages.run import find_result
+from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
+from ltxcore.store.blobs import read_json
+from ltxcore.store.snapshot import Rejection, Sample
+from ltxcore.store.workspace import UnknownSnapshot
+
+MAKERS = {
+    "waveform": AUDIO.name,
+    "video latents": LATENTS.name,
+    "audio latents": LATENTS.name,
+    "text features": TEXT.name,
+}
+
+
+class UnknownClip(LookupError):
+    """Neither the snapshot nor the datasets have such a clip."""
+
+
+@dataclass(frozen=True)
+class ClipReport:
+    """Everything that is known of a clip."""
+
+    clip: str
+    file: str
+    verdict: str
+    """`in`, `rejected` or `quarantined`, as things are now."""
+    reason: str
+    tracks: list[Track] = field(default_factory=list)
+    work: list[str] = field(default_factory=list)
+    """What a run would do for it now, and why."""
+    snapshots: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "clip": self.clip,
+            "file": self.file,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "keys": [
+                {"what": t.what, "key": t.key.value, "state": t.state, "why": t.why, "inputs": t.key.inputs}
+                for t in self.tracks
+            ],
+            "would_do": self.work,
+            "snapshots": self.snapshots,
+            "runs": self.runs,
+        }
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """Whether a stage is up to date."""
+
+    stage: str
+    state: str
+    why: list[str]
+
+
+def explain_clip(ctx: Context, clip: str) -> ClipReport:
+    """Explain a clip by its id (`dataset/path`) or its path.
+
+    Raises:
+        UnknownClip: there is no such clip, with the nearest one.
+        ModelError: the recipe's model is not on this machine, so that no key can be computed.
+    """
+    files = {file.id: file for file in probe_media.find_files(ctx)}
+    before = _seen(ctx)
+    clip_id = _find(clip, files, before)
+    past = before.get(clip_id)
+    saw, runs = _history(ctx, clip_id)
+    if clip_id not in files:
+        reason = "the file is no longer in its dataset"
+        return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
+    file = files[clip_id]
+    memo = probe_media.Memo(ctx)
+    known = memo.look_up(file)
+    if known is None:
+        memo.look_at(file)
+    samples, rejections = plan_files(ctx.datasets, memo, [file])
+    verdicts: list[Sample | Rejection] = [*samples, *rejections]
+    verdict = next(entry for entry in verdicts if entry.id == clip_id)
+    work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
+    if isinstance(verdict, Rejection):
+        return ClipReport(
+            clip_id, str(file.path), "rejected", verdict.reason, work=work, snapshots=saw, runs=runs
+        )
+    tracks = History(ctx).tracks(verdict)
+    if known is not None and _plan_changed(past, verdict):
+        work.append(f"{PROBE.name}: its plan differs from the one in snapshot {ctx.snapshot.id}")
+    new_media = isinstance(past, Sample) and past.media_id != verdict.media_id
+    for track in tracks:
+        if track.state == MISSING:
+            why = "changed: the file's content" if new_media and track.why.startswith("new") else track.why
+            work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
+    broken = next((t.why for t in tracks if t.state == QUARANTINED), None)
+    return ClipReport(
+        clip_id,
+        str(file.path),
+        "in" if broken is None else "quarantined",
+        broken or "; ".join(verdict.notes),
+        tracks,
+        work,
+        saw,
+        runs,
+    )
+
+
+def _seen(ctx: Context) -> dict[str, Sample | Rejection]:
+    """The clips of the context's snapshot; none where there is no snapshot yet."""
+    try:
+        snapshot = ctx.snapshot
+    except UnknownSnapshot:
+        return {}
+    entries: list[Sample | Rejection] = [*snapshot.samples, *snapshot.rejections]
+    return {entry.id: entry for entry in entries}
+
+
+def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, Sample | Rejection]) -> str:
+    known = {**dict.fromkeys(before), **dict.fromkeys(files)}
+    if clip in known:
+        return clip
+    path = Path(clip).expanduser().resolve()
+    by_path = [file.id for file in files.values() if file.path == path or file.path.resolve() == path]
+    by_name = [name for name in known if name.endswith(f"/{clip}")]
+    found = by_path or by_name
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UnknownClip(f"{clip!r} may be {', '.join(sorted(found))}; give the whole id")
+    raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
+
+
+def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:
+    if past is None:
+        return "the file is new"
+    if isinstance(past, Sample) and isinstance(now, Sample) and past.media_id == now.media_id:
+        return "the file was touched or moved; its content is the same"
+    return "the file was changed since it was looked at"
+
+
+def _plan_changed(past: Sample | Rejection | None, now: Sample) -> bool:
+    # The note on duplicates is made of all clips together.
+    return not isinstance(past, Sample) or past.model_copy(update={"notes": ()}) != now.model_copy(
+        update={"notes": ()}
+    )
+
+
+def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
+    """The snapshots that name a clip, with its verdict in each, and the runs that used them."""
+    saw: dict[str, str] = {}
+    for file in sorted(ctx.workspace.snapshots.glob("*.json")):
+        data = read_json(file)
+        for kind, verdict in (("samples", "in"), ("rejections", "rejected")):
+            for entry in data.get(kind, ()):
+                if entry["id"] == clip_id:
+                    media = f", content {entry['media_id'][:12]}" if kind == "samples" else ""
+                    saw[file.stem] = f"{file.stem}: {verdict}{media}"
+    runs = [name for name, snapshot in _runs(ctx) if snapshot in saw]
+    return list(saw.values()), runs
+
+
+def _runs(ctx: Context) -> Iterator[tuple[str, str]]:
+    """Each run and the snapshot that its probe-media made or found."""
+    if not ctx.workspace.runs.is_dir():
+        return
+    for folder in sorted(ctx.workspace.runs.iterdir()):
+        entry = read_manifest(folder, PROBE) if folder.is_dir() else None
+        if entry is not None and (ctx.workspace.root / entry.stamp).exists():
+            yield folder.name, str(read_stamp(ctx.workspace, entry).outcome.facts["snapshot"])
+
+
+def explain_stages(ctx: Context) -> list[StageReport]:
+    """For each stage: up to date, or why it would run; and what its work would be."""
+    reports = []
+    work = _work(ctx)
+    for stage in STAGES:
+        try:
+            request, stamp = find_result(stage, ctx)
+        except (MissingInput, ModelError) as error:
+            reports.append(StageReport(stage.name, "waits", [str(error)]))
+            continue
+        if stamp is not None:
+            reports.append(StageReport(stage.name, "up to date", []))
+        else:
+            why = why_stale(ctx.workspace, stage, request)
+            reports.append(StageReport(stage.name, "stale", [why, *work.get(stage.name, [])]))
+    return reports
+
+
+def _work(ctx: Context) -> dict[str, list[str]]:
+    """What each data stage would compute for the present snapshot, by reason."""
+    try:
+        tracks = all_tracks(ctx)
+    except (UnknownSnapshot, ModelError):
+        return {}
+    by_stage: dict[str, list[Track]] = {}
+    for track in tracks:
+        by_stage.setdefault(MAKERS[track.what], []).append(track)
+    return {stage: count_reasons(found) for stage, found in by_stage.items()}

@@ -1,0 +1,134 @@
+"""Why something has to be computed: what differs between its key and the nearest one in the store."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ltxcore.stages.context import Context
+from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.keys import Key, TextSpace, waveform_key
+from ltxcore.stages.prompts import all_texts
+from ltxcore.store.fingerprint import fingerprint
+from ltxcore.store.latents import LatentStore
+from ltxcore.store.snapshot import Sample
+from ltxcore.store.texts import TextStore
+from ltxcore.store.waveforms import WaveformStore
+
+WORDS = {
+    "media": "the file's content",
+    "frames": "the frames shown (frame rate, number, or their times)",
+    "geometry": "size or crop",
+    "vae": "VAE fingerprint",
+    "dtype": "the VAE's dtype",
+    "tiling": "the VAE's tiling",
+    "version": "the version of the stage's code",
+    "waveform": "the stretch of sound",
+    "start_s": "where the sound begins",
+    "duration_s": "how long the sound is",
+    "caption": "the caption",
+    "encoder": "text encoder fingerprint",
+    "tokenizer": "tokenizer fingerprint",
+    "projection": "text projection fingerprint",
+    "max_tokens": "the caption's length limit",
+}
+STORED, MISSING, QUARANTINED = "stored", "missing", "quarantined"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One thing that a clip needs of the store."""
+
+    what: str
+    key: Key
+    state: str
+    why: str
+    """Why it is missing or quarantined; empty where it is stored."""
+
+
+class History:
+    """The store's keys and the inputs of each, to hold the keys of now against."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._latents, self._sounds = LatentStore(ctx.store), WaveformStore(ctx.store)
+        self._texts = TextStore(ctx.store)
+        self._spaces, self._text_space = spaces_of(ctx), TextSpace.of(ctx.source)
+        self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for index in (self._latents.index, self._sounds.index, self._texts.index):
+            for _, record in index.items():
+                inputs = record["inputs"]
+                self._known.setdefault((inputs["kind"], self._subject(inputs)), []).append(inputs)
+
+    def _subject(self, inputs: dict[str, Any]) -> str:
+        """What a key is about, whatever is made of it: a media id, or a caption's fingerprint."""
+        if inputs["kind"] != "audio":
+            return str(inputs.get("media", inputs.get("caption")))
+        waveform = self._sounds.index.get(inputs["waveform"])
+        return "" if waveform is None else str(waveform["inputs"]["media"])
+
+    def tracks(self, sample: Sample) -> list[Track]:
+        """Everything that a sample needs of the store before it can be trained on."""
+        video = self._spaces.video_key(sample)
+        found = [self._latent("video latents", video, sample)]
+        if sample.audio is not None:
+            waveform = waveform_key(sample.media_id, sample.audio)
+            found.append(
+                self._track(
+                    "waveform",
+                    waveform,
+                    bool(self._sounds.missing([waveform.value])),
+                    self._sounds.error(waveform.value),
+                    sample.media_id,
+                )
+            )
+            found.append(self._latent("audio latents", self._spaces.audio_key(sample, sample.audio), sample))
+        return found + [self.caption(caption) for caption in sample.captions]
+
+    def _latent(self, what: str, key: Key, sample: Sample) -> Track:
+        missing = bool(self._latents.missing([key.value]))
+        return self._track(what, key, missing, self._latents.error(key.value), sample.media_id)
+
+    def caption(self, caption: str) -> Track:
+        """The text features of a caption or prompt."""
+        key = self._text_space.key(caption)
+        missing = bool(self._texts.missing([key.value]))
+        return self._track("text features", key, missing, None, fingerprint(caption))
+
+    def _track(self, what: str, key: Key, missing: bool, error: str | None, subject: str) -> Track:
+        if error is not None:
+            return Track(what, key, QUARANTINED, error)
+        if not missing:
+            return Track(what, key, STORED, "")
+        return Track(what, key, MISSING, self.why(key, subject))
+
+    def why(self, key: Key, subject: str) -> str:
+        """What changed since the nearest key of the same subject was stored."""
+        known = self._known.get((key.inputs["kind"], subject), [])
+        if not known:
+            return "new: nothing was made of it before"
+        nearest = min((_changed(inputs, key.inputs) for inputs in known), key=len)
+        if not nearest:
+            return "its bytes are gone from the store"
+        return "changed: " + ", ".join(WORDS.get(name, name) for name in nearest)
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    # A caption stands in the index as its fingerprint, which has been found equal by then.
+    names = (before.keys() | now.keys()) - {"kind", "caption"}
+    return sorted(name for name in names if before.get(name) != now.get(name))
+
+
+def count_reasons(tracks: Iterable[Track]) -> list[str]:
+    """`14 video latents: changed: VAE fingerprint`, the most frequent first; each key counts once."""
+    missing = {track.key.value: (track.what, track.why) for track in tracks if track.state == MISSING}
+    counted = Counter(missing.values())
+    return [f"{count} {what}: {why}" for (what, why), count in counted.most_common()]
+
+
+def all_tracks(ctx: Context) -> list[Track]:
+    """Everything that the snapshot and the recipe need of the store."""
+    history = History(ctx)
+    tracks = [track for sample in ctx.snapshot.samples for track in history.tracks(sample)]
+    return tracks + [history.caption(text) for text in all_texts(ctx.recipe, ctx.snapshot)]

@@ -1,0 +1,54 @@
+"""Which keys of a store are needed, by which workspace and for what; kept in the store, since several
+workspaces may share it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ltxcore.config.base import Strict
+from ltxcore.store.blobs import Blobs
+
+
+class Ref(Strict):
+    """What one stage's request needs: part of the store -> keys."""
+
+    workspace: str
+    """Where the workspace was, for people."""
+    directory: str
+    """The stage's directory in it, e.g. `stages/train-lora/0123456789abcdef`."""
+    needs: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Refs:
+    """The references in a store. Writing needs the caller to hold the writer's lock `refs`."""
+
+    blobs: Blobs
+
+    def publish(self, workspace_id: str, ref: Ref) -> None:
+        name = f"refs/{workspace_id}/{ref.directory.replace('/', '.')}.json"
+        self.blobs.write(name, json.dumps(ref.model_dump(mode="json")).encode())
+
+    def load(self) -> dict[str, Ref]:
+        """Every reference by its name."""
+        found = self.blobs.read_all([n for n in self.blobs.walk("refs") if n.endswith(".json")])
+        return {name: Ref.model_validate_json(data) for name, data in found.items()}
+
+    def drop(self, names: Collection[str]) -> None:
+        self.blobs.delete(names)
+
+
+def workspace_of(ref_name: str) -> str:
+    """The id of the workspace that a reference belongs to."""
+    return ref_name.split("/")[1]
+
+
+def needed(refs: Sequence[Ref]) -> dict[str, set[str]]:
+    """The keys that any of the references needs, by part of the store."""
+    keys: dict[str, set[str]] = {}
+    for ref in refs:
+        for part, wanted in ref.needs.items():
+            keys.setdefault(part, set()).update(wanted)
+    return keys

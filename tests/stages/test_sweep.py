@@ -1,0 +1,211 @@
+"""Sweeping, compacting and verifying a workspace with real stages' results in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from ltxcore.stages import encode_latents, probe_media, sweep
+from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
+from ltxcore.stages.run import StageRun, find_result, note_up_to_date
+from ltxcore.stages.stamp import Outcome
+from ltxcore.store.blobs import write_json
+from ltxcore.store.latents import LatentStore
+from ltxcore.store.verify import verify
+from tests.stages.conftest import Bench
+
+
+def run_pipeline(bench: Bench, name: str) -> None:
+    """The data stages with their stamps, as a run of that name."""
+    run = bench.ctx.workspace.run(name)
+    write_json(bench.ctx.workspace.runs / "newest.json", {"run": name})
+
+    def stamp(stage: Stage, work: object, outcome: Outcome) -> None:
+        ctx = bench.ctx
+        request, found = find_result(stage, ctx)
+        if found is not None:
+            note_up_to_date(stage, ctx, found, run)
+            return
+        execution = StageRun(stage, ctx, request, run)
+        work()  # type: ignore[operator]
+        execution.finish(outcome)
+
+    ctx = bench.ctx
+    execution = StageRun(PROBE, ctx, probe_media.request(ctx), run)
+    snapshot, probed = bench.probe()
+    execution.finish(probe_media.outcome(snapshot, probed))
+    stamp(AUDIO, bench.split, Outcome())
+    stamp(LATENTS, bench.encode, Outcome())
+    stamp(TEXT, bench.embed, Outcome())
+
+
+def at_24_fps(bench: Bench) -> None:
+    file = bench.root / "datasets.yaml"
+    file.write_text(file.read_text().replace("num_frames: 17", "num_frames: 17, frame_rate: 24"))
+
+
+@pytest.fixture(scope="module")
+def two_runs(
+    tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path
+) -> tuple[Path, Bench]:
+    """A workspace in which a run at 25 frames a second was followed by one at 24. Copy before changing it."""
+    from ltxcore.config.recipe import Recipe
+    from tests.stages.conftest import CLIPS, DATASETS
+
+    root = tmp_path_factory.mktemp("two-runs")
+    (root / "datasets.yaml").write_text(DATASETS)
+    (root / "clips").mkdir()
+    for name in CLIPS[:3]:
+        shutil.copy2(sample_clips / name, root / "clips" / name)
+        shutil.copy2(sample_clips / f"{name.split('.')[0]}.txt", root / "clips")
+    shutil.copytree(tiny_models, root / "workspace" / "models")
+    bench = Bench(root, Recipe())
+    run_pipeline(bench, "slow-and-old")
+    at_24_fps(bench)
+    run_pipeline(bench, "new")
+    return root, bench
+
+
+@pytest.fixture
+def swept(two_runs: tuple[Path, Bench]) -> Bench:
+    """The workspace of the two runs, put back as it was: in its place, which tells it from others."""
+    root, bench = two_runs
+    saved = root.with_name("saved")
+    if not saved.exists():
+        shutil.copytree(root / "workspace", saved / "workspace")
+        shutil.copy2(root / "datasets.yaml", saved)
+    shutil.rmtree(root / "workspace")
+    shutil.copytree(saved / "workspace", root / "workspace")
+    shutil.copy2(saved / "datasets.yaml", root)
+    return bench
+
+
+def latents(bench: Bench) -> int:
+    return len(LatentStore(bench.ctx.store).index)
+
+
+def test_a_dry_run_names_what_would_go_and_changes_nothing(swept: Bench) -> None:
+    before = sorted(p for p in swept.root.rglob("*") if p.is_file())
+    told = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace"), "--days", "0"])
+    assert told.exit_code == 0, told.output
+    assert "would remove run runs/slow-and-old" in told.output
+    assert "latents: would remove 5 samples that nothing needs and 5 files; 5 samples kept" in told.output
+    assert "--apply" in told.output
+    assert sorted(p for p in swept.root.rglob("*") if p.is_file()) == before
+
+
+def test_what_is_young_is_kept(swept: Bench) -> None:
+    assert sweep.plan(swept.ctx.workspace, 30).nothing
+
+
+def test_a_sweep_takes_the_old_run_and_nothing_that_the_new_one_needs(swept: Bench) -> None:
+    workspace = swept.ctx.workspace
+    orphan = workspace.root / "store/latents/video/space/4x4/c.9.0.0"
+    orphan.parent.mkdir(parents=True)
+    for leftover in (orphan, orphan.with_name(".c.9.x.tmp"), workspace.runs / "new" / ".half.tmp"):
+        leftover.write_bytes(b"half")
+        os.utime(leftover, (time.time() - 7200, time.time() - 7200))
+    done = sweep.apply(workspace, 0)
+    assert [run.name for run in done.runs] == ["slow-and-old"]
+    assert {path.parent.name for path in done.stages} == {PROBE.name, AUDIO.name, LATENTS.name}
+    assert len(done.snapshots) == 1
+    assert not orphan.exists()
+    assert not list(workspace.root.rglob("*.tmp"))
+    assert latents(swept) == 5
+    assert (swept.split(), swept.encode(), swept.embed()) == (0, {"video": 0, "audio": 0}, 0)
+    for stage in (PROBE, AUDIO, LATENTS, TEXT):
+        assert find_result(stage, swept.ctx)[1] is not None, f"{stage.name} is up to date as before"
+    assert verify(swept.ctx.store).broken == ()
+    assert sweep.apply(workspace, 0).nothing
+    # What was taken is made again when it is asked for again.
+    file = swept.root / "datasets.yaml"
+    file.write_text(file.read_text().replace(", frame_rate: 24", ""))
+    swept.probe()
+    assert (swept.split(), swept.encode()) == (2, {"video": 3, "audio": 2})
+
+
+def test_a_pinned_run_keeps_all_that_it_needs(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace")]
+    told = CliRunner().invoke(app, ["gc", *place, "--days", "0", "--apply", "--keep", "slow-and-old"])
+    assert told.exit_code == 0, told.output
+    assert latents(swept) == 10
+    assert sweep.plan(swept.ctx.workspace, 0).nothing, "a pin holds for later sweeps, too"
+    unknown = CliRunner().invoke(app, ["gc", *place, "--keep", "nobody"])
+    assert unknown.exit_code == 2
+    assert "it has: new, slow-and-old" in unknown.output
+    CliRunner().invoke(app, ["gc", *place, "--days", "0", "--apply", "--release", "slow-and-old"])
+    assert latents(swept) == 5
+
+
+def test_what_another_workspace_needs_is_kept_until_it_is_forgotten(swept: Bench, tmp_path: Path) -> None:
+    """The other workspace shares the store and trains at 25 frames a second."""
+    other = Bench(tmp_path / "other", swept.recipe)
+    shutil.copytree(swept.clips, other.clips)
+    shutil.copytree(swept.root / "workspace/models", other.root / "workspace/models")
+    text = (swept.root / "datasets.yaml").read_text().replace(", frame_rate: 24", "")
+    (other.root / "datasets.yaml").write_text(text)
+    other.ctx.workspace.use_store(swept.ctx.workspace.store_url)
+    run_pipeline(other, "first")
+    assert latents(swept) == 10, "nothing was encoded twice"
+    kept = sweep.apply(swept.ctx.workspace, 0)
+    assert (latents(swept), list(kept.others)) == (10, [other.ctx.workspace.id])
+    assert verify(other.ctx.store).broken == ()
+    sweep.apply(swept.ctx.workspace, 0, forget=[other.ctx.workspace.id])
+    assert latents(swept) == 5
+
+
+def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
+    sweep.apply(swept.ctx.workspace, 0)
+    before = {
+        key: LatentStore(swept.ctx.store).read(key).tobytes() for key in encode_latents.all_keys(swept.ctx)
+    }
+    told = CliRunner().invoke(app, ["compact", "--workspace", str(swept.root / "workspace")])
+    assert told.exit_code == 0, told.output
+    store = LatentStore(swept.ctx.store)
+    assert all(rows == set(range(len(rows))) for rows in store.arrays().values())
+    for part in ("latents/index", "audio/index", "text/index", "media/files", "media/probes"):
+        assert len(list((swept.root / "workspace/store" / part).glob("*.json"))) == 1
+    assert {key: store.read(key).tobytes() for key in before} == before
+    assert (swept.split(), swept.encode(), swept.embed()) == (0, {"video": 0, "audio": 0}, 0)
+    assert verify(swept.ctx.store).broken == ()
+
+
+def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace")]
+    spaces, sample = encode_latents.spaces_of(swept.ctx), swept.ctx.snapshot.samples[0]
+    record = LatentStore(swept.ctx.store).index[spaces.video_key(sample).value]
+    name = f"{record['array']}/c.{record['row']}" + ".0" * 4
+    chunk = swept.root / "workspace/store" / name
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    told = CliRunner().invoke(app, ["verify", *place])
+    assert told.exit_code == 1
+    assert f"of {sample.id}: {name} is not what was written" in told.output
+    assert swept.encode() == {"video": 0, "audio": 0}, "nobody reads what it does not need"
+    repaired = CliRunner().invoke(app, ["verify", *place, "--repair"])
+    assert "latents: 1 marked as missing" in repaired.output
+    assert swept.encode() == {"video": 1, "audio": 0}
+    assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
+
+
+def test_explain_on_the_command_line(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace"), "--datasets", str(swept.root / "datasets.yaml")]
+    told = CliRunner().invoke(app, ["explain", "clips/red-disc-right.mp4", *place, "--json"])
+    assert told.exit_code == 0, told.output
+    report = json.loads(told.output)
+    assert report["verdict"] == "in"
+    assert [key["what"] for key in report["keys"]][:2] == ["video latents", "waveform"]
+    assert {"media", "frames", "geometry", "vae", "dtype"} <= set(report["keys"][0]["inputs"])
+    assert report["would_do"] == []
+    assert (len(report["snapshots"]), report["runs"]) == (2, ["new", "slow-and-old"])
+    stages = CliRunner().invoke(app, ["explain", *place])
+    assert "encode-latents: up to date" in stages.output
+    wrong = CliRunner().invoke(app, ["explain", "red-disk-right.mp4", *place])
+    assert wrong.exit_code == 2
+    assert "clips/red-disc-right.mp4" in wrong.output
