@@ -1,8 +1,8 @@
 """Frames a second of decoding + resizing as it feeds the encoder, against ffmpeg alone.
 
-Both do the same work on the same clips in the same run: decode 1280x720 H.264, resample with the same scaler,
-cut, RGB. ffmpeg alone writes rawvideo to /dev/null, one clip after another with its own threads; the feed hands
-uint8 arrays to Python, with every frame checked against the plan. Rounds alternate; the best of each counts.
+Both do the same work on the same clips in the same run: decode 1280x720 H.264, resample with the same
+scaler, cut, RGB. ffmpeg alone writes rawvideo to /dev/null, one clip after another with its own threads; the
+feed hands uint8 arrays to Python, every frame checked against the plan. Rounds alternate; the best counts.
 
     python bench/decode_feed.py [--clips 4] [--seconds 5] [--rounds 3]
 """
@@ -71,11 +71,10 @@ def ffmpeg_alone(jobs: list[Job]) -> float:
     started = time.perf_counter()
     for clip, frames, cut in jobs:
         size, box = "{}:{}".format(*cut.resize), "{}:{}:{}:{}".format(*cut.target, *cut.crop_xy)
-        subprocess.run(
-            ["ffmpeg", "-nostdin", "-y", "-v", "error", "-i", str(clip), "-an", "-frames:v", str(frames.count),
-             "-vf", f"scale={size}:flags={SCALER},format=rgb24,crop={box}", "-f", "rawvideo", "/dev/null"],
-            check=True,
-        )  # fmt: skip
+        filters = f"scale={size}:flags={SCALER},format=rgb24,crop={box}"
+        taken = ["-an", "-frames:v", str(frames.count), "-vf", filters]
+        command = ["ffmpeg", "-nostdin", "-y", "-v", "error", "-i", str(clip), *taken]
+        subprocess.run([*command, "-f", "rawvideo", "/dev/null"], check=True)
     return sum(frames.count for _, frames, _ in jobs) / (time.perf_counter() - started)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli_import import import_simpletuner
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
@@ -49,8 +50,9 @@ def run(
     from flows.local_run import LocalRun
 
     try:
-        load_datasets(datasets)
-        parameters = {"datasets": str(datasets.resolve()), "recipe": read_recipe(recipe).fingerprint_data()}
+        chosen = read_recipe(recipe)
+        load_datasets(datasets, chosen.data)
+        parameters = {"datasets": str(datasets.resolve()), "recipe": chosen.fingerprint_data()}
     except ConfigError as error:
         raise _refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
@@ -70,11 +72,12 @@ def stage(
 
     try:
         wanted = stage_named(name)
-        parameters: dict[str, object] = {"recipe": read_recipe(recipe).fingerprint_data()}
+        chosen = read_recipe(recipe)
+        parameters: dict[str, object] = {"recipe": chosen.fingerprint_data()}
         if wanted.inputs:
             parameters["snapshot"] = snapshot
         else:
-            load_datasets(datasets)
+            load_datasets(datasets, chosen.data)
             parameters["datasets"] = str(datasets.resolve())
     except (ConfigError, UnknownStage) as error:
         raise _refuse(error) from None
@@ -130,8 +133,8 @@ def serve(
     from flows.serve import serve as start
 
     try:
-        load_datasets(datasets)
         chosen = read_recipe(recipe)
+        load_datasets(datasets, chosen.data)
     except ConfigError as error:
         raise _refuse(error) from None
     start(
@@ -142,6 +145,9 @@ def serve(
         recipe=chosen.fingerprint_data(),
         datasets=str(datasets.resolve()),
     )
+
+
+app.command("import-simpletuner")(import_simpletuner)
 
 
 def _run_name() -> str:

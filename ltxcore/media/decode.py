@@ -85,7 +85,7 @@ def _even_runs(times: list[int]) -> list[tuple[int, int, int]]:
 
 
 def _is_one_of(runs: list[tuple[int, int, int]]) -> str:
-    """An expression that is 1 for the times of the runs: a search tree, as ffmpeg takes 100 levels at most."""
+    """An expression that is 1 at the runs' times: a search tree, since ffmpeg takes 100 levels at most."""
     if len(runs) > 1:
         middle = len(runs) // 2
         before, after = _is_one_of(runs[:middle]), _is_one_of(runs[middle:])

@@ -65,7 +65,9 @@ def test_every_frame_carries_the_number_that_the_plan_names(name: str, tmp_path:
 def test_a_clip_of_several_hundred_frames_decodes(setpts: str, tmp_path: Path) -> None:
     clip = tmp_path / "long.mp4"
     timing = f",settb=1/1000,setpts={setpts}" if setpts else ""
-    grey = f"color=c=black:s=64x64:r=25:d=60,trim=end_frame=400,geq=lum='16+4*mod(N,54)':cb=128:cr=128{timing}"
+    grey = (
+        f"color=c=black:s=64x64:r=25:d=60,trim=end_frame=400,geq=lum='16+4*mod(N,54)':cb=128:cr=128{timing}"
+    )
     ffmpeg(
         "-f", "lavfi", "-i", f"{grey},format=yuv420p", "-fps_mode", "passthrough", "-enc_time_base",
         "1:1000" if setpts else "0", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "1", f"file:{clip}",
