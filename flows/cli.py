@@ -11,33 +11,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
+from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
-from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.stages.contract import STAGES, UnknownStage, stage_named
 from ltxcore.store.workspace import LATEST, Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
 console = Console()
-errors = Console(stderr=True)
-
-WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
-DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
-RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
-
-BAD_CONFIGURATION = 2
-
-
-def read_recipe(path: Path | None) -> Recipe:
-    """The recipe of a file, or the defaults."""
-    return Recipe() if path is None else load_recipe(path)
-
-
-def _refuse(error: Exception) -> typer.Exit:
-    errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(BAD_CONFIGURATION)
 
 
 @app.command()
@@ -54,7 +37,7 @@ def run(
         load_datasets(datasets, chosen.data)
         parameters = {"datasets": str(datasets.resolve()), "recipe": chosen.fingerprint_data()}
     except ConfigError as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
     raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in STAGES]))
 
@@ -80,7 +63,7 @@ def stage(
             load_datasets(datasets, chosen.data)
             parameters["datasets"] = str(datasets.resolve())
     except (ConfigError, UnknownStage) as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
     raise typer.Exit(local.execute(wanted.name, parameters, [wanted.name]))
 
@@ -92,7 +75,7 @@ def validate(datasets: DatasetsOption = Path("datasets.yaml"), recipe: RecipeOpt
         found = load_datasets(datasets)
         read_recipe(recipe)
     except ConfigError as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     for dataset in found.video:
         console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
     console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
@@ -136,7 +119,7 @@ def serve(
         chosen = read_recipe(recipe)
         load_datasets(datasets, chosen.data)
     except ConfigError as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     start(
         workspace.resolve(),
         host=host,
@@ -148,6 +131,7 @@ def serve(
 
 
 app.command("import-simpletuner")(import_simpletuner)
+app.command()(buckets)
 
 
 def _run_name() -> str:

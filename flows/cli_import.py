@@ -9,13 +9,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from flows.cli_options import refuse
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.simpletuner import Translation, Verdict
 from ltxcore.config.simpletuner_import import Import
 
 console = Console()
-errors = Console(stderr=True)
-BAD_CONFIGURATION = 2
 COLOURS: dict[Verdict, str] = {
     "taken": "green",
     "renamed": "green",
@@ -42,9 +41,7 @@ def import_simpletuner(
             for translation in (found.config, found.datasets):
                 _tell(translation)
     except ConfigError as error:
-        errors.print("[red]ConfigError[/]", highlight=False)
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_CONFIGURATION) from None
+        raise refuse(error) from None
     for remark in missing:
         console.print(f"[yellow]missing[/]  {remark}", highlight=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
