@@ -14,6 +14,7 @@ from rich.console import Console
 from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_report import report
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.stages.contract import STAGES, UnknownStage, stage_named
@@ -132,6 +133,7 @@ def serve(
 
 app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
+app.command()(report)
 
 
 def _run_name() -> str:

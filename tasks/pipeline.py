@@ -9,7 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import PROBE, STAGES, Stage
+from ltxcore.stages.contract import LATENTS, PROBE, STAGES, Stage
+from ltxcore.stages.dataset_pages import write_report
 from ltxcore.stages.run import find_result, note_up_to_date
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.stages.summary import stage_rows
@@ -56,6 +57,10 @@ def snapshot_of(ctx: Context, run: Path) -> str:
 def report_run(ctx: Context, run: Path) -> None:
     """The summary as a table, and the links to what was made."""
     artifacts.table("summary", stage_rows(ctx.workspace, run), "What each stage did")
+    encoded = read_manifest(run, LATENTS)
+    quarantined = {} if encoded is None else read_stamp(ctx.workspace, encoded).outcome.facts["quarantined"]
+    page, _ = write_report(ctx, quarantined=quarantined)
+    artifacts.link("dataset-page", page, ctx.workspace.root, "The dataset with sound and token counts")
     for stage in STAGES:
         entry = read_manifest(run, stage)
         if entry is None:
