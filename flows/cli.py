@@ -15,6 +15,7 @@ from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_report import report
+from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.stages.contract import STAGES, UnknownStage, stage_named
@@ -70,19 +71,6 @@ def stage(
 
 
 @app.command()
-def validate(datasets: DatasetsOption = Path("datasets.yaml"), recipe: RecipeOption = None) -> None:
-    """Check a dataset file and a recipe without running anything."""
-    try:
-        found = load_datasets(datasets)
-        read_recipe(recipe)
-    except ConfigError as error:
-        raise refuse(error) from None
-    for dataset in found.video:
-        console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
-    console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
-
-
-@app.command()
 def samples(directory: Annotated[Path, typer.Argument()] = Path("datasets/samples")) -> None:
     """Make the sample clips, where they are not there yet."""
     from ltxcore.media.samples import make_samples
@@ -134,6 +122,7 @@ def serve(
 app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
 app.command()(report)
+app.command()(validate)
 
 
 def _run_name() -> str:

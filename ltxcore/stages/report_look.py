@@ -10,7 +10,7 @@ STYLE: Final = (
     GALLERY_STYLE
     + """
 .two { display:grid; grid-template-columns:repeat(auto-fit,minmax(24rem,1fr)); gap:0 1.25rem; }
-.two > .card { min-width:0; }
+.two > .card { min-width:0; margin:.625rem 0; }
 table { border-collapse:collapse; width:100%; font-size:.88rem; font-variant-numeric:tabular-nums; }
 th { text-align:left; font-size:.75rem; font-weight:600; color:var(--faint); }
 th,td { padding:.4rem .75rem .4rem 0; border-bottom:1px solid var(--line); vertical-align:top; }
@@ -18,6 +18,9 @@ td { overflow-wrap:anywhere; }
 tr:last-child td { border-bottom:0; }
 .number { text-align:right; white-space:nowrap; }
 .wide { overflow-x:auto; margin-top:.5rem; }
+.wide td { min-width:5rem; }
+.wide td:last-child { min-width:11rem; }
+.wide td.number { min-width:0; }
 .strong td { font-weight:600; }
 .bars { display:grid; grid-template-columns:max-content 1fr max-content; gap:.3rem .75rem; align-items:center;
   font-size:.88rem; margin-top:.75rem; font-variant-numeric:tabular-nums; }
