@@ -126,7 +126,7 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = list(data.problems)
+    problems = [*data.problems, *_no_step_left(ctx, found)]
     if found.disk_bytes > free:
         problems.append(
             f"{found.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
@@ -302,6 +302,15 @@ def _with_reason(found: StageEstimate, rates: Rates) -> StageEstimate:
         return found
     why = f"time: no earlier run of {found.stage.name} with this model on this machine"
     return StageEstimate(**{**found.__dict__, "notes": (*found.notes, why)})
+
+
+def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
+    """Epochs only turn out to be too few when the clips are known."""
+    warmup = ctx.recipe.training.lr_warmup_steps
+    steps = next(stage.to_do for stage in found.stages if stage.stage is TRAIN)
+    if not steps or not warmup or steps > warmup:
+        return []
+    return [f"the recipe's {steps} steps leave none after lr_warmup_steps {warmup}"]
 
 
 def _existing(path: Path) -> Path:

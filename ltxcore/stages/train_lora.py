@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe, TrainingSettings
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
@@ -73,6 +74,7 @@ class Training:
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            ConfigError: they are over before the warm-up is.
         """
         from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.plan import BatchPlan, steps_of_epochs
@@ -90,9 +92,8 @@ class Training:
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
         )
-        training = TrainingSettings.model_validate(
-            {**settings.model_dump(), "num_train_epochs": 0, "max_train_steps": steps}
-        )
+        settled = {**settings.model_dump(), "num_train_epochs": 0, "max_train_steps": steps}
+        training = parse(TrainingSettings, settled, f"the recipe's {settings.num_train_epochs} epochs")
         return self.ctx.recipe.model_copy(update={"training": training})
 
     def plan(self) -> MemoryPlan:
