@@ -12,32 +12,18 @@ import typer
 from rich.console import Console
 
 from flows import cli_store
+from flows.cli_buckets import buckets
+from flows.cli_import import import_simpletuner
+from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_report import report
+from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
-from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.stages.contract import STAGES, UnknownStage, stage_named
 from ltxcore.store.workspace import LATEST, Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
 console = Console()
-errors = Console(stderr=True)
-
-WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
-DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
-RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
-
-BAD_CONFIGURATION = 2
-
-
-def read_recipe(path: Path | None) -> Recipe:
-    """The recipe of a file, or the defaults."""
-    return Recipe() if path is None else load_recipe(path)
-
-
-def _refuse(error: Exception, status: int = BAD_CONFIGURATION) -> typer.Exit:
-    errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-    return typer.Exit(status)
 
 
 @app.command()
@@ -50,10 +36,11 @@ def run(
     from flows.local_run import LocalRun
 
     try:
-        load_datasets(datasets)
-        parameters = {"datasets": str(datasets.resolve()), "recipe": read_recipe(recipe).fingerprint_data()}
+        chosen = read_recipe(recipe)
+        load_datasets(datasets, chosen.data)
+        parameters = {"datasets": str(datasets.resolve()), "recipe": chosen.fingerprint_data()}
     except ConfigError as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
     raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in STAGES]))
 
@@ -71,29 +58,17 @@ def stage(
 
     try:
         wanted = stage_named(name)
-        parameters: dict[str, object] = {"recipe": read_recipe(recipe).fingerprint_data()}
+        chosen = read_recipe(recipe)
+        parameters: dict[str, object] = {"recipe": chosen.fingerprint_data()}
         if wanted.inputs:
             parameters["snapshot"] = snapshot
         else:
-            load_datasets(datasets)
+            load_datasets(datasets, chosen.data)
             parameters["datasets"] = str(datasets.resolve())
     except (ConfigError, UnknownStage) as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
     raise typer.Exit(local.execute(wanted.name, parameters, [wanted.name]))
-
-
-@app.command()
-def validate(datasets: DatasetsOption = Path("datasets.yaml"), recipe: RecipeOption = None) -> None:
-    """Check a dataset file and a recipe without running anything."""
-    try:
-        found = load_datasets(datasets)
-        read_recipe(recipe)
-    except ConfigError as error:
-        raise _refuse(error) from None
-    for dataset in found.media:
-        console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
-    console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -133,10 +108,10 @@ def serve(
     from flows.server import ServerError
 
     try:
-        load_datasets(datasets)
         chosen = read_recipe(recipe)
+        load_datasets(datasets, chosen.data)
     except ConfigError as error:
-        raise _refuse(error) from None
+        raise refuse(error) from None
     try:
         start(
             workspace.resolve(),
@@ -148,7 +123,7 @@ def serve(
             datasets=str(datasets.resolve()),
         )
     except ServerError as error:
-        raise _refuse(error, status=1) from None
+        raise refuse(error, status=1) from None
 
 
 app.command()(cli_store.explain)
@@ -156,6 +131,12 @@ app.command()(cli_store.gc)
 app.command()(cli_store.compact)
 app.command()(cli_store.verify)
 app.command(name="use-store")(cli_store.use_store)
+
+
+app.command("import-simpletuner")(import_simpletuner)
+app.command()(buckets)
+app.command()(report)
+app.command()(validate)
 
 
 def _run_name() -> str:

@@ -113,6 +113,9 @@ def _places(
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
     for path in summaries.loras(workspace, summary):
         yield "LoRA", _short(path)
+    dataset = summaries.dataset_page(workspace, summary)
+    if dataset is not None:
+        yield "Dataset", _short(dataset)
     page = summaries.gallery(workspace, summary)
     if page is not None:
         yield "Gallery", _short(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -10,6 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from ltxcore.stages import probe_media as stage
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
+from ltxcore.stages.dataset_pages import of_snapshot, write_report
+from ltxcore.stages.dataset_report import as_markdown
 from ltxcore.stages.progress import Progress
 from ltxcore.stages.reports import as_csv, bucket_rows, dataset_rows
 from ltxcore.stages.run import StageRun
@@ -34,6 +37,14 @@ def plan_snapshot(ctx: Context, memo: stage.Memo, files: Sequence[stage.MediaFil
     return snapshot
 
 
+@task(name="report-dataset", cache_policy=NO_CACHE)
+def report_dataset(ctx: Context, snapshot: Snapshot, directory: Path) -> None:
+    """The page of the dataset; it is not part of the stamp, since later stages add to it."""
+    page, report = write_report(of_snapshot(ctx, snapshot.id), directory)
+    artifacts.markdown("dataset", as_markdown(report), "What the dataset holds")
+    artifacts.link("dataset-page", page, ctx.workspace.root, "The dataset, clip by clip")
+
+
 def probe_all(run: StageRun) -> None:
     """The whole stage."""
     with only_writer(run, "media") as needed:
@@ -51,5 +62,6 @@ def probe_all(run: StageRun) -> None:
     write_atomic(report, as_csv(rows))
     artifacts.table("dataset-report", rows, "Every file, its verdict and why")
     artifacts.table("buckets", bucket_rows(snapshot), "Samples of equal shape")
+    report_dataset(run.ctx, snapshot, run.directory)
     outcome = stage.outcome(snapshot, len(unknown))
     run.finish(outcome.model_copy(update={"files": (output_file(run.ctx.workspace, report),)}))

@@ -43,7 +43,7 @@ def train_all(run: StageRun, should_stop: Callable[[], bool]) -> None:
     cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
     training = stage.Training(run.ctx, run.directory, run.request, device)
     plan_memory(training)
-    run.progress.begin(run.ctx.recipe.training.max_train_steps, "steps", "loading")
+    run.progress.begin(training.recipe.training.max_train_steps, "steps", "loading")
     outcome = train(training, run, should_stop)
     if outcome.facts["mlflow_error"]:
         get_run_logger().warning("MLflow does not have all of it yet: %s", outcome.facts["mlflow_error"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from ltxcore.config.errors import ConfigError, Problem, nearest
 
 KeyPath = tuple[str | int, ...]
 UNKNOWN_KEYS: Final = "unknown_keys"
+NOT_IN_YAML: Final = re.compile(r"[\t\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
 class Strict(BaseModel):
@@ -37,20 +39,27 @@ class Strict(BaseModel):
 
 
 def read_document(path: Path) -> tuple[Any, dict[KeyPath, int]]:
-    """Read a YAML or JSON file (JSON is YAML) into plain data and the line of every key in it.
+    """Read a YAML or JSON file into plain data and the line of every key in it.
 
     Raises:
         ConfigError: the file is missing, is not text, or does not parse.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(str(path), [Problem("", "no such file")]) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Problem("", f"cannot be read: {error}")]) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        if path.suffix == ".json":
+            data = json.loads(text)
+            # For the lines JSON is read as YAML, which takes no tabs and few control characters.
+            node = yaml.compose(NOT_IN_YAML.sub(" ", text), Loader=yaml.SafeLoader)
+        else:
+            data = yaml.safe_load(text)
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except json.JSONDecodeError as error:
+        raise ConfigError(str(path), [Problem("", f"is no JSON: {error.msg}", error.lineno)]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from ltxcore.config.base import KeyPath, Strict, parse, read_document
 from ltxcore.config.caption_filters import read_filters
+from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import (
     KINDS,
     AudioDataset,
@@ -17,6 +18,9 @@ from ltxcore.config.dataset_kinds import (
     VideoDataset,
 )
 from ltxcore.config.errors import ConfigError, Problem, nearest
+
+LEVELS_ABOVE_JSON = 2
+NO_DEFAULTS = DataDefaults()
 
 
 class Datasets(Strict):
@@ -45,26 +49,49 @@ class Datasets(Strict):
 
     def directory(self, dataset: Media) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""
-        return (self.source.parent / Path(dataset.instance_data_dir).expanduser()).resolve()
+        return find_directory(self.source, dataset.instance_data_dir)
 
 
-def load_datasets(path: Path) -> Datasets:
+def find_directory(source: Path, name: str) -> Path:
+    """The directory that a dataset file means.
+
+    A multidatabackend.json lies in `config/` or deeper and names directories from the project's root, so
+    for JSON the directories above the file's own are looked into as well, the nearest first.
+    """
+    wanted = Path(name).expanduser()
+    beside = (source.parent / wanted).resolve()
+    if source.suffix != ".json" or wanted.is_absolute():
+        return beside
+    above = source.resolve().parents[: 1 + LEVELS_ABOVE_JSON]
+    return next((found for level in above if (found := (level / wanted).resolve()).is_dir()), beside)
+
+
+def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS) -> Datasets:
     """Read a dataset file (YAML, or the seed's multidatabackend.json).
+
+    `defaults` holds for datasets that do not say it themselves.
 
     Raises:
         ConfigError: an unknown key, a wrong type, two datasets of one id, a missing directory or file, no
             text_embeds, nothing to train on, or sound that belongs to nothing; with file, line, key and
             what to write instead.
     """
-    source = str(path)
     data, lines = read_document(path)
+    return parse_datasets(data, lines, path, defaults)
+
+
+def parse_datasets(
+    data: Any, lines: dict[KeyPath, int], path: Path, defaults: DataDefaults = NO_DEFAULTS
+) -> Datasets:
+    """The datasets of a file that has been read; as `load_datasets`."""
+    source = str(path)
     if not isinstance(data, list):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise ConfigError(
             source,
             [Problem("", f"must be a list of datasets, each beginning with `- id:`; found {found}", 1)],
         )
-    entries = _entries(data, source, lines)
+    entries = _entries([defaults.fill(item) for item in data], source, lines)
     problems = [*_same_ids(entries, lines), *_roles(entries, lines), *_links(entries, lines)]
     if problems:
         raise ConfigError(source, problems)
@@ -92,7 +119,7 @@ def load_datasets(path: Path) -> Datasets:
 
 
 def _directory(file: Path, dataset: Media) -> Path:
-    return (file.resolve().parent / Path(dataset.instance_data_dir).expanduser()).resolve()
+    return find_directory(file, dataset.instance_data_dir)
 
 
 def _with_files(

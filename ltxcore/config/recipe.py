@@ -6,11 +6,13 @@ Names are the seed's own keys, grouped. A recipe file says only what differs fro
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.data_defaults import DataDefaults
+from ltxcore.config.simpletuner_training import is_flat, translate_config
 
 TINY_MODEL = "tiny"
 Precision = Literal["bf16", "no"]
@@ -60,7 +62,10 @@ class TrainingSettings(Strict):
     """The optimisation."""
 
     seed: int = Field(42, ge=0, lt=2**63)
-    max_train_steps: PositiveInt = 60
+    max_train_steps: int = Field(60, ge=0, description="0 where num_train_epochs says how long.")
+    num_train_epochs: int = Field(
+        0, ge=0, description="Passes over the data; 0: max_train_steps says how long."
+    )
     train_batch_size: PositiveInt = 1
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: float = Field(6e-5, gt=0)
@@ -81,9 +86,23 @@ class TrainingSettings(Strict):
     checkpoint_step_interval: PositiveInt = 500
     checkpoints_total_limit: PositiveInt = 5
 
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_replace_steps(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("num_train_epochs") and "max_train_steps" not in data:
+            return {**data, "max_train_steps": 0}
+        return data
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainingSettings:
+        if bool(self.max_train_steps) == bool(self.num_train_epochs):
+            both = f"max_train_steps {self.max_train_steps} and num_train_epochs {self.num_train_epochs}"
+            raise ValueError(f"{both} do not say how long to train; set one of them and leave the other 0")
+        return self
+
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingSettings:
-        if self.lr_warmup_steps >= self.max_train_steps and self.lr_warmup_steps > 0:
+        if self.lr_warmup_steps >= self.max_train_steps > 0 and self.lr_warmup_steps > 0:
             raise ValueError(
                 f"lr_warmup_steps {self.lr_warmup_steps} leaves no step after the warm-up: "
                 f"max_train_steps is {self.max_train_steps}"
@@ -146,7 +165,7 @@ class TrackingSettings(Strict):
 
 
 class Recipe(Strict):
-    """Everything about a training but its data."""
+    """Everything about a training but its data; `data` only says what datasets may leave out."""
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
@@ -155,14 +174,20 @@ class Recipe(Strict):
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+    data: DataDefaults = Field(default_factory=DataDefaults)
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file, or the seed's config.json, whose keys are translated and logged.
 
     Raises:
         ConfigError: with file, line, key and what to write instead.
     """
     data, lines = read_document(path)
+    if is_flat(data, Recipe.model_fields):
+        translation = translate_config(data, path, lines)
+        translation.check()
+        translation.log()
+        data, lines = translation.data, translation.places
     recipe: Recipe = parse(Recipe, {} if data is None else data, str(path), lines)
     return recipe

@@ -63,13 +63,37 @@ def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArra
 def _command(path: Path, stream: VideoStream, times: list[int], geometry: Geometry) -> list[str]:
     source = open_input(path, **STRICT_INPUT)[str(stream.index)]
     once = "(isnan(prev_selected_pts)+gt(pts,prev_selected_pts))"
-    listed = "+".join(f"eq(pts,{time})" for time in times)
-    chosen = source.filter("select", f"{once}*({listed})")
+    chosen = source.filter("select", f"{once}*{_is_one_of(_even_runs(times))}")
     scaled = chosen.filter("scale", *geometry.resize, flags=SCALER, **_colour_matrix(stream))
     cut = scaled.filter("format", "rgb24").filter("crop", *geometry.target, *geometry.crop_xy)
     options = {"format": "rawvideo", "fps_mode": "passthrough", "frames:v": len(times)}
     command: list[str] = cut.output("pipe:1", **options).compile(cmd=STRICT)
     return command
+
+
+def _even_runs(times: list[int]) -> list[tuple[int, int, int]]:
+    """Rising times as (first, last, step): a clip of constant rate is one run, however long it is."""
+    runs: list[tuple[int, int, int]] = []
+    for time in times:
+        if runs:
+            first, last, step = runs[-1]
+            if first == last or time - last == step:
+                runs[-1] = (first, time, time - last)
+                continue
+        runs.append((time, time, 1))
+    return runs
+
+
+def _is_one_of(runs: list[tuple[int, int, int]]) -> str:
+    """An expression that is 1 at the runs' times: a search tree, since ffmpeg takes 100 levels at most."""
+    if len(runs) > 1:
+        middle = len(runs) // 2
+        before, after = _is_one_of(runs[:middle]), _is_one_of(runs[middle:])
+        return f"if(gte(pts,{runs[middle][0]}),{after},{before})"
+    first, last, step = runs[0]
+    if first == last:
+        return f"eq(pts,{first})"
+    return f"between(pts,{first},{last})*not(mod(pts-({first}),{step}))"
 
 
 def _colour_matrix(stream: VideoStream) -> dict[str, Any]:

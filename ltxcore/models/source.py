@@ -143,6 +143,26 @@ def resolve_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
     return _resolve(settings, models_dir, fetch=False)
 
 
+def check_model(settings: ModelSettings) -> None:
+    """Refuse a model that could not even be fetched: wrong names, single files, and what is no LTX-2.
+
+    Raises:
+        ModelError: as `resolve_model`, but not where a first run writes or downloads what is missing.
+    """
+    names = [settings.pretrained_model_name_or_path, *filter(None, [settings.text_encoder])]
+    if all(name == TINY_MODEL or _is_hub_id(name) for name in names):
+        return
+    resolve_model(settings, Path())
+
+
+def _is_hub_id(name: str) -> bool:
+    path = Path(name).expanduser()
+    local = (
+        path.exists() or path.is_absolute() or name.startswith((".", "~")) or path.suffix == ".safetensors"
+    )
+    return not local and bool(_HUB_ID.fullmatch(name))
+
+
 def prepare_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
     """Like `resolve_model`, but first write the tiny model, or download a hub id, where it is not here.
 

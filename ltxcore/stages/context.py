@@ -26,7 +26,7 @@ class Context:
 
     @cached_property
     def datasets(self) -> Datasets:
-        return load_datasets(self.datasets_file)
+        return load_datasets(self.datasets_file, self.recipe.data)
 
     @cached_property
     def snapshot(self) -> Snapshot:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltxcore.media.errors import MediaError
+from ltxcore.media.feed import decode_ahead
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
@@ -25,8 +25,6 @@ from ltxcore.store.waveforms import WaveformStore
 logger = logging.getLogger(__name__)
 
 SPACE_DIGITS = 12
-# One clip is decoded while another is encoded; more would only hold frames in memory.
-DECODE_AHEAD = 2
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -160,15 +158,7 @@ class Encoder:
         self, samples: Sequence[Sample]
     ) -> Iterator[tuple[Sample, np.ndarray[Any, Any] | MediaError | None]]:
         """Each sample with its frames, an error, or None where its video latents are there already."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead: list[tuple[Sample, Future[np.ndarray[Any, Any] | MediaError | None]]] = []
-            for sample in samples:
-                ahead.append((sample, pool.submit(self._decode, sample)))
-                if len(ahead) >= DECODE_AHEAD:
-                    first, frames = ahead.pop(0)
-                    yield first, frames.result()
-            for first, frames in ahead:
-                yield first, frames.result()
+        return decode_ahead(samples, self._decode)
 
     def _decode(self, sample: Sample) -> np.ndarray[Any, Any] | MediaError | None:
         from ltxcore.media.decode import decode_frames

@@ -8,6 +8,7 @@ from typing import Any
 
 from ltxcore.memory.plan import GIB
 from ltxcore.stages.contract import PROBE, RENDER, STAGES, TRAIN
+from ltxcore.stages.dataset_report import PAGE
 from ltxcore.stages.stamp import ManifestEntry, Stamp, read_manifest, read_stamp
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
@@ -73,6 +74,13 @@ def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:
     """The gallery page, or None where nothing was rendered."""
     files = summary.files(workspace, RENDER.name)
     return next((path for path in files if path.name == "index.html"), None)
+
+
+def dataset_page(workspace: Workspace, summary: RunSummary) -> Path | None:
+    """The dataset report, or None where it was deleted."""
+    entry = next(entry for entry, _ in summary.stages if entry.stage == PROBE.name)
+    page = (workspace.root / entry.stamp).parent / PAGE
+    return page if page.exists() else None
 
 
 def loras(workspace: Workspace, summary: RunSummary) -> list[Path]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltxcore.config.base import parse
+from ltxcore.config.recipe import Recipe, TrainingSettings
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
@@ -22,6 +26,8 @@ from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 if TYPE_CHECKING:
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
+
+logger = logging.getLogger(__name__)
 
 # These say how often a training is saved, not what it computes.
 NOT_IN_REQUEST = {"checkpoint_step_interval", "checkpoints_total_limit"}
@@ -67,6 +73,34 @@ class Training:
         self._synced_s = 0.0
         self.tracker = tracker(self.ctx, self.directory)
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe with its length in steps, also where it is given in epochs.
+
+        Raises:
+            MissingInput: a sample or a caption is not in the store.
+            ConfigError: they are over before the warm-up is.
+        """
+        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.plan import BatchPlan, steps_of_epochs
+
+        settings = self.ctx.recipe.training
+        if not settings.num_train_epochs:
+            return self.ctx.recipe
+        plan = BatchPlan(
+            StoredSamples(self.ctx).entries(),
+            seed=settings.seed,
+            batch_size=settings.train_batch_size,
+            caption_dropout=settings.caption_dropout_probability,
+        )
+        steps = steps_of_epochs(settings, plan.batches_per_epoch)
+        logger.info(
+            "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
+        )
+        settled = {**settings.model_dump(), "num_train_epochs": 0, "max_train_steps": steps}
+        training = parse(TrainingSettings, settled, f"the recipe's {settings.num_train_epochs} epochs")
+        return self.ctx.recipe.model_copy(update={"training": training})
+
     def plan(self) -> MemoryPlan:
         """What the training will need of memory.
 
@@ -108,7 +142,7 @@ class Training:
             transformer,
             connectors,
             samples,
-            self.ctx.recipe,
+            self.recipe,
             self.directory,
             run_fingerprint=request_fingerprint(TRAIN, self.request),
             max_tokens=self.ctx.source.text_max_tokens,

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
+from ltxcore.config.recipe import TrainingSettings
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Entry
 
@@ -103,6 +105,11 @@ class BatchPlan:
             batch_size=self._batch_size,
             caption_dropout=self._caption_dropout,
         )
+
+
+def steps_of_epochs(settings: TrainingSettings, batches_per_epoch: int) -> int:
+    """Optimizer steps in which every batch of all epochs is seen; the last may begin another epoch."""
+    return ceil(settings.num_train_epochs * batches_per_epoch / settings.gradient_accumulation_steps)
 
 
 def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool, bool], list[Entry]]:

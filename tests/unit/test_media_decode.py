@@ -19,7 +19,7 @@ from ltxcore.media.errors import MediaError
 from ltxcore.media.frames import plan_frames
 from ltxcore.media.probe import read_streams
 from ltxcore.store.snapshot import FramePlan, Geometry
-from tests.unit.media_clips import numbered_clip, numbers
+from tests.unit.media_clips import ffmpeg, numbered_clip, numbers
 
 IRREGULAR = "round(1000*(N/30+0.011*sin(1.7*N)))"
 SOURCES: dict[str, dict[str, Any]] = {
@@ -59,6 +59,22 @@ def test_every_frame_carries_the_number_that_the_plan_names(name: str, tmp_path:
     planned = plan_frames(found, VideoSettings(num_frames=17))
     indices = (*planned.indices, 49, 3, 3, 11, *range(50))
     assert numbers(decode_frames(clip, frames_of(indices), plain(64, 64))) == list(indices)
+
+
+@pytest.mark.parametrize("setpts", ["", "round(1000*(N/25+0.011*sin(1.7*N)))"], ids=["constant", "irregular"])
+def test_a_clip_of_several_hundred_frames_decodes(setpts: str, tmp_path: Path) -> None:
+    clip = tmp_path / "long.mp4"
+    timing = f",settb=1/1000,setpts={setpts}" if setpts else ""
+    grey = (
+        f"color=c=black:s=64x64:r=25:d=60,trim=end_frame=400,geq=lum='16+4*mod(N,54)':cb=128:cr=128{timing}"
+    )
+    ffmpeg(
+        "-f", "lavfi", "-i", f"{grey},format=yuv420p", "-fps_mode", "passthrough", "-enc_time_base",
+        "1:1000" if setpts else "0", "-c:v", "libx264", "-preset", "ultrafast", "-crf", "1", f"file:{clip}",
+    )  # fmt: skip
+    for indices in (tuple(range(400)), tuple(range(3, 400, 2)), tuple(range(0, 400, 7))):
+        found = decode_frames(clip, frames_of(indices), plain(64, 64))
+        assert numbers(found) == [index % 54 for index in indices]
 
 
 def test_pixels_are_resampled_and_cut_where_the_geometry_says(sample_clips: Path) -> None:

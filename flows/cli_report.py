@@ -1,0 +1,66 @@
+"""`ltx2 report`: the page of the dataset, and what has changed between two snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from ltxcore.config.errors import ConfigError
+from ltxcore.stages.context import Context
+from ltxcore.stages.dataset_pages import write_comparison, write_report
+from ltxcore.stages.snapshot_changes import SnapshotChanges
+from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
+
+console = Console()
+ROWS = 40
+
+
+def report(
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: RecipeOption = None,
+    snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(help="Two snapshots: what has changed from the first to the second."),
+    ] = None,
+    browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Write the dataset report of a snapshot and say where it is."""
+    before, chosen = compare or (None, snapshot)
+    try:
+        ctx = Context(Workspace(workspace), read_recipe(recipe), datasets, chosen)
+        if before is None:
+            page, found = write_report(ctx)
+            for label, value in found.facts().items():
+                console.print(f"{label:<16} {value}", highlight=False)
+        else:
+            page, changes = write_comparison(ctx, before)
+            _print(changes)
+    except (ConfigError, UnknownSnapshot) as error:
+        raise refuse(error) from None
+    console.print(str(page), markup=False, highlight=False, soft_wrap=True)
+    if browse:
+        typer.launch(page.as_uri())
+
+
+def _print(changes: SnapshotChanges) -> None:
+    console.print(f"[bold]{changes.before} -> {changes.after}[/]", highlight=False)
+    if changes.changes:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for heading in ("clip", "change", "details"):
+            table.add_column(heading)
+        for change in changes.changes[:ROWS]:
+            table.add_row(change.clip, change.what, "; ".join(change.details))
+        console.print(table)
+    if len(changes.changes) > ROWS:
+        console.print(f"and {len(changes.changes) - ROWS} more; the page has them")
+    for name, before, after in changes.buckets:
+        console.print(f"bucket {name}: {before} -> {after} clips", highlight=False)
+    console.print(f"{len(changes.changes)} changed, {changes.unchanged} unchanged")

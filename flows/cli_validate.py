@@ -1,0 +1,105 @@
+"""`ltx2 validate`: whether a job can run, and what it would do, write and take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from ltxcore.config.errors import ConfigError
+from ltxcore.models.errors import ModelError
+from ltxcore.models.source import check_model
+from ltxcore.stages.context import Context
+from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.store.workspace import Workspace
+from ltxcore.validation.plan import plan_rendering
+
+console = Console()
+WOULD_FAIL: Final = 1
+
+
+def validate(
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: RecipeOption = None,
+) -> None:
+    """Check datasets and recipe, and estimate a run, without running or writing anything.
+
+    Ends with 0 if a run can start, 2 if the configuration is wrong, and 1 if it is right but a run would
+    fail: no clip can be used, or the disk is too small.
+    """
+    try:
+        chosen = read_recipe(recipe)
+        ctx = Context(Workspace(workspace), chosen, datasets)
+        found = ctx.datasets
+        check_model(chosen.model)
+        notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
+        figures = estimate(ctx)
+    except (ConfigError, ModelError, ValueError) as error:
+        raise refuse(error) from None
+    for dataset in found.video:
+        console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"[yellow]note[/]  {note}", highlight=False, soft_wrap=True)
+    _print(figures)
+    for problem in figures.problems:
+        console.print(Text(problem, style="red"), soft_wrap=True)
+    if figures.problems:
+        raise typer.Exit(WOULD_FAIL)
+    console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
+
+
+def _print(figures: Estimate) -> None:
+    seen = f"{figures.looked_at} looked at: {figures.taken} taken, {figures.rejected} rejected"
+    console.print(f"{figures.files} files, {seen}", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("stage", "to do", "in place", "disk", "time"):
+        table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
+    for stage in figures.stages:
+        table.add_row(*_row(stage))
+    total = figures.seconds
+    table.add_row(
+        "all", "", "", size(figures.disk_bytes), "?" if total is None else duration(total), style="bold"
+    )
+    console.print(table)
+    console.print(f"{size(figures.free_bytes)} are free", highlight=False)
+    told: dict[str, list[str]] = {}
+    for stage in figures.stages:
+        for note in stage.notes:
+            told.setdefault(note, []).append(stage.stage.name)
+    for note, stages in told.items():
+        console.print(f"{', '.join(stages)}: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _row(stage: StageEstimate) -> tuple[str, str, str, str, str]:
+    return (
+        stage.stage.name,
+        f"{'?' if stage.to_do is None else stage.to_do} {stage.unit}",
+        "" if stage.in_place is None else str(stage.in_place),
+        "?" if stage.disk_bytes is None else size(stage.disk_bytes),
+        "?" if stage.seconds is None and stage.to_do != 0 else duration(stage.seconds or 0.0),
+    )
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,32 @@
+"""What holds for datasets that do not say it themselves: a config.json may give it once for all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ltxcore.config.base import Strict
+
+
+class DataDefaults(Strict):
+    """The `data` part of a recipe. A dataset's own value always wins."""
+
+    resolution: float | None = Field(None, gt=0, description="For datasets without a resolution.")
+    resolution_type: Literal["pixel", "area", "pixel_area"] | None = Field(
+        None, description="For datasets without a resolution_type."
+    )
+    frame_rate: float | None = Field(
+        None, gt=0, le=240, description="For video datasets without video.frame_rate."
+    )
+
+    def fill(self, item: Any) -> Any:
+        """One entry of a dataset file, as plain data, with what it leaves out."""
+        if not isinstance(item, dict) or item.get("dataset_type") not in ("video", "image"):
+            return item
+        picture = {"resolution": self.resolution, "resolution_type": self.resolution_type}
+        filled = {**{key: value for key, value in picture.items() if value is not None}, **item}
+        video = item.get("video", {})
+        if self.frame_rate is not None and item["dataset_type"] == "video" and isinstance(video, dict):
+            filled["video"] = {"frame_rate": self.frame_rate, **video}
+        return filled

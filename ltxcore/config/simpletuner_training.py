@@ -1,0 +1,284 @@
+"""The rules for the keys of config.json, one for each, and their application."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ltxcore.config.base import KeyPath
+from ltxcore.config.simpletuner import (
+    Rule,
+    Translation,
+    apply,
+    moot,
+    normal,
+    not_yet,
+    plain_key,
+    refuse,
+    take,
+    unknown,
+)
+from ltxcore.config.simpletuner_values import (
+    guidance,
+    legal_frames,
+    modules,
+    one_prompt,
+    prompt_library,
+    resolution,
+)
+
+SEED_MODEL: Final = "Lightricks/LTX-2"
+ONE_PROCESS: Final = "always so: every stage is a process of its own"
+FROM_WEIGHTS: Final = "the version is read from the weights"
+RESIDENT: Final = (
+    "the weights stay in the device's memory, and a stage that does not fit memory.vram_gib is refused"
+)
+WHOLE_CLIPS: Final = "clips are encoded whole: the same latents, with a higher peak of memory"
+IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
+NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
+NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
+NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
+ADAMW: Final = "AdamW with float32 weights and moments trains instead"
+PRECISIONS: Final = (
+    "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "fp8uz-quanto", "int8-torchao",
+    "fp8-torchao", "nf4-bnb", "fp4-bnb",
+)  # fmt: skip
+CREPA: Final = (
+    "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
+    "drop_vae_encoder",
+)  # fmt: skip
+SCHEDULED_SAMPLING: Final = (
+    "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "reflexflow",
+    "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
+)  # fmt: skip
+
+_PRECISION: Final = refuse(
+    f"is not a known precision; known: no_change, {', '.join(PRECISIONS)}",
+    {"no_change": moot("the weights are used as they are"), **{p: not_yet(IN_BF16) for p in PRECISIONS}},
+)
+
+TRAINING: Final[Mapping[str, Rule]] = {
+    # the model
+    "model_family": take("model.model_family"),
+    "model_flavour": refuse(
+        "is not a known flavour; known: dev, dev-fp4, dev-fp8, 2.3-dev, 2.3-distilled",
+        {
+            **{name: moot(FROM_WEIGHTS) for name in ("dev", "2.3-dev", "2.3-distilled")},
+            **{
+                name: not_yet("the weights of the model directory are used, in bf16")
+                for name in ("dev-fp4", "dev-fp8")
+            },
+        },
+    ),
+    "pretrained_model_name_or_path": take("model.pretrained_model_name_or_path"),
+    "revision": take("model.revision"),
+    "model_type": refuse(
+        "only a LoRA is trained here; write `lora`", {"lora": moot("a LoRA is always trained")}
+    ),
+    # the training
+    "seed": take("training.seed"),
+    "train_batch_size": take("training.train_batch_size"),
+    "gradient_accumulation_steps": take("training.gradient_accumulation_steps"),
+    "num_train_epochs": take("training.num_train_epochs", off=(0, -1)),
+    "max_train_steps": take("training.max_train_steps", off=(0, -1)),
+    "learning_rate": take("training.learning_rate"),
+    "lr_scheduler": Rule(
+        "taken",
+        to=("training.lr_scheduler",),
+        cases={
+            name: not_yet("constant_with_warmup is used")
+            for name in ("sine", "polynomial", "cosine_with_restarts")
+        },
+    ),
+    "lr_warmup_steps": take("training.lr_warmup_steps"),
+    "max_grad_norm": take("training.max_grad_norm", why="the norm of all gradients together, as it says"),
+    "grad_clip_method": refuse(
+        "is not a known method; known: norm, value",
+        {"norm": moot("gradients are clipped by their norm"), "value": not_yet("the norm is clipped")},
+    ),
+    "optimizer": refuse(
+        "is not a known optimizer; known: adamw, adamw_bf16, adamw8bit, prodigy",
+        {
+            "adamw": moot("AdamW is what trains"),
+            "adamw_bf16": not_yet(f"{ADAMW}: more exact, and a few MiB more for each million of parameters"),
+            "adamw8bit": not_yet(ADAMW),
+            "prodigy": not_yet(f"{ADAMW}, with learning_rate as it stands: look at that number"),
+        },
+    ),
+    "adam_beta1": take("training.adam_beta1"),
+    "adam_beta2": take("training.adam_beta2"),
+    "adam_epsilon": take("training.adam_epsilon"),
+    "adam_weight_decay": take("training.adam_weight_decay"),
+    "mixed_precision": take("training.mixed_precision"),
+    "gradient_checkpointing": take("training.gradient_checkpointing"),
+    "base_model_precision": _PRECISION,
+    "text_encoder_1_precision": _PRECISION,
+    "checkpoint_step_interval": take("training.checkpoint_step_interval"),
+    "checkpointing_steps": take("training.checkpoint_step_interval"),
+    "checkpoints_total_limit": take("training.checkpoints_total_limit"),
+    "resume_from_checkpoint": not_yet(
+        "the newest whole checkpoint is continued from",
+        cases={"latest": moot("the newest whole checkpoint is always continued from")},
+    ),
+    "caption_dropout_probability": take("training.caption_dropout_probability"),
+    "ltx2_first_frame_conditioning_probability": take("training.ltx2_first_frame_conditioning_probability"),
+    # the adapter
+    "lora_rank": take("lora.lora_rank"),
+    "lora_alpha": take("lora.lora_alpha"),
+    "lora_dropout": take("lora.lora_dropout"),
+    "lora_type": refuse(
+        "is not a known type; known: standard, lycoris",
+        {"standard": moot("a standard LoRA is trained"), "lycoris": not_yet("a standard LoRA is trained")},
+    ),
+    "lora_format": moot("both formats are always written"),
+    "peft_lora_target_modules": take("lora.lora_targets", convert=modules),
+    "lycoris_config": not_yet("a standard LoRA is trained", needs="lora_type=lycoris"),
+    # noise levels
+    "flow_schedule_shift": not_yet(NOISE),
+    "flow_schedule_auto_shift": not_yet(NOISE, off=(False,)),
+    "flow_use_uniform_schedule": not_yet(NOISE, off=(False,)),
+    "flow_use_beta_schedule": not_yet(NOISE, off=(False,)),
+    # data
+    "resolution": take("data.resolution", why="for datasets that give none"),
+    "resolution_type": take("data.resolution_type", why="for datasets that give none"),
+    "frame_rate": take("data.frame_rate", "validation.validation_frame_rate"),
+    "framerate": take("data.frame_rate", "validation.validation_frame_rate"),
+    "minimum_image_size": not_yet("clips of any size from 16 pixels on are taken", off=(0,)),
+    "data_backend_config": moot("the dataset file is given as --datasets"),
+    "override_dataset_config": moot("keys are made of content, so no old configuration is in the way"),
+    "skip_file_discovery": moot("files are found by a stat each; nothing is read twice"),
+    # memory
+    "offload_during_startup": moot(ONE_PROCESS),
+    "enable_group_offload": not_yet(RESIDENT, off=(False,)),
+    "group_offload_type": not_yet(RESIDENT, needs="enable_group_offload"),
+    "group_offload_blocks_per_group": not_yet(RESIDENT, needs="enable_group_offload"),
+    "group_offload_use_stream": not_yet(RESIDENT, needs="enable_group_offload"),
+    "group_offload_to_disk_path": not_yet(RESIDENT, needs="enable_group_offload"),
+    "musubi_blocks_to_swap": not_yet(RESIDENT, off=(0,)),
+    "musubi_block_swap_device": not_yet(RESIDENT, needs="musubi_blocks_to_swap"),
+    "ramtorch": not_yet(RESIDENT, off=(False,)),
+    "ramtorch_text_encoder": not_yet(RESIDENT, off=(False,)),
+    "ramtorch_vae": not_yet(RESIDENT, off=(False,)),
+    "vae_enable_tiling": not_yet(WHOLE_CLIPS, off=(False,)),
+    "vae_enable_slicing": moot("clips go through the VAE one at a time"),
+    "vae_enable_patch_conv": not_yet(WHOLE_CLIPS, off=(False,)),
+    "vae_enable_temporal_roll": not_yet(WHOLE_CLIPS, off=(False,)),
+    "vae_batch_size": moot("clips go through the VAE one at a time, and give the same latents"),
+    "vae_dtype": Rule(
+        "taken",
+        to=("encode.vae_dtype",),
+        cases={
+            "default": moot("bf16 is the default"),
+            "fp16": refuse("fp16 overflows in this VAE; write bf16 or fp32"),
+        },
+    ),
+    "dynamo_mode": not_yet("the model runs without torch.compile: slower, equal results", off=("no",)),
+    # techniques
+    "tread_config": not_yet("every token goes through every block: only the time is not saved"),
+    "crepa_enabled": not_yet(NO_CREPA, off=(False,)),
+    **{f"crepa_{name}": not_yet(NO_CREPA, needs="crepa_enabled") for name in CREPA},
+    "scheduled_sampling_max_step_offset": not_yet(NO_ROLLOUT, off=(0,)),
+    **{
+        f"scheduled_sampling_{name}": not_yet(NO_ROLLOUT, needs="scheduled_sampling_max_step_offset")
+        for name in SCHEDULED_SAMPLING
+    },
+    # validation
+    "validation_disable": take("validation.validation_disable"),
+    "validation_step_interval": not_yet("base and LoRA are rendered once, after the training"),
+    "validation_steps": not_yet("base and LoRA are rendered once, after the training"),
+    "validation_prompt": take("validation.validation_prompts", convert=one_prompt),
+    "validation_prompt_library": take("validation.validation_prompts", convert=prompt_library, off=(False,)),
+    "user_prompt_library": take("validation.validation_prompts", convert=prompt_library),
+    "validation_negative_prompt": take("validation.validation_negative_prompt"),
+    "validation_guidance": take("validation.validation_guidance", convert=guidance),
+    "validation_num_inference_steps": take("validation.validation_num_inference_steps"),
+    "validation_num_video_frames": take("validation.validation_num_video_frames", convert=legal_frames),
+    "validation_resolution": take("validation.validation_resolution", convert=resolution),
+    "validation_seed": take("validation.validation_seed"),
+    "validation_disable_unconditional": moot("the empty prompt is never rendered"),
+    "validation_using_datasets": not_yet("prompts are rendered from text alone", off=(False,)),
+    "eval_dataset_id": not_yet("prompts are rendered from text alone", needs="validation_using_datasets"),
+    "validation_adapter_path": not_yet("the trained LoRA alone is rendered beside the base"),
+    "validation_adapter_config": not_yet("the trained LoRA alone is rendered beside the base"),
+    "evaluation_type": not_yet("renderings are measured, but not scored by a model", off=("none",)),
+    "disable_benchmark": moot("the base is always rendered beside the LoRA"),
+    # records
+    "report_to": moot("MLflow records every run, and nothing else is written to"),
+    "tracker_project_name": take("tracking.tracker_project_name"),
+    "tracker_run_name": take("tracking.tracker_run_name"),
+    "push_to_hub": not_yet("nothing is uploaded; the LoRA files are in the workspace", off=(False,)),
+    "hub_model_id": not_yet("nothing is uploaded", needs="push_to_hub"),
+    "output_dir": moot("everything is written to the workspace (--workspace)"),
+}
+
+
+def is_flat(data: Any, sections: Mapping[str, Any]) -> bool:
+    """Whether a recipe file is a config.json of SimpleTuner: flat, and with keys of its own."""
+    if not isinstance(data, dict) or data.keys() & sections.keys():
+        return False
+    return any(plain_key(str(key)) in TRAINING for key in data)
+
+
+def translate_config(
+    data: Mapping[str, Any], source: Path, lines: Mapping[KeyPath, int] | None = None
+) -> Translation:
+    """A config.json as the plain data of a recipe, with a line for every key."""
+    translation = Translation(str(source), {})
+    config = {plain_key(str(key)): normal(value) for key, value in data.items()}
+    given = {plain_key(str(key)): (lines or {}).get((str(key),)) for key in data}
+    for key, value in config.items():
+        if key not in TRAINING:
+            translation.tell(key, "refused", unknown(key, TRAINING), given[key])
+            continue
+        sets = apply(translation, TRAINING[key], key, value, config, source.parent, given[key])
+        for path, found in sets.items():
+            _put(translation, key, path, found, given[key])
+    _settle_steps(translation, config, given)
+    _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
+    if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):
+        _put(translation, "", "model.pretrained_model_name_or_path", SEED_MODEL, None)
+        translation.tell("pretrained_model_name_or_path", "added", f"{SEED_MODEL}, as where it is left out")
+    return translation
+
+
+def _put(translation: Translation, key: str, path: str, value: Any, line: int | None) -> None:
+    section, name = path.split(".")
+    values = translation.data.setdefault(section, {})
+    if isinstance(value, dict):
+        value = {**values.get(name, {}), **value}
+    elif name in values and values[name] != value:
+        told = f"is {value!r}, but another key has set {path} to {values[name]!r}; keep one of them"
+        translation.tell(key, "refused", told, line)
+        return
+    values[name] = value
+    if line is not None:
+        translation.places[(section, name)] = line
+
+
+def _settle_steps(
+    translation: Translation, config: Mapping[str, Any], given: Mapping[str, int | None]
+) -> None:
+    """One of num_train_epochs and max_train_steps says how long; left out, both, it is one epoch."""
+    training = translation.data.setdefault("training", {})
+    names = [name for name in ("num_train_epochs", "max_train_steps") if name in training]
+    if len(names) == 2:
+        told = "both num_train_epochs and max_train_steps are given; set one of them to 0"
+        translation.tell("max_train_steps", "refused", told, given["max_train_steps"])
+    elif not names and {"num_train_epochs", "max_train_steps"} <= config.keys():
+        told = "both num_train_epochs and max_train_steps are 0; give one of them"
+        translation.tell("max_train_steps", "refused", told, given["max_train_steps"])
+    elif not names:
+        training["num_train_epochs"] = 1
+        translation.tell("num_train_epochs", "added", "1, as where neither it nor max_train_steps is given")
+
+
+def _refuse_both(
+    translation: Translation,
+    config: Mapping[str, Any],
+    given: Mapping[str, int | None],
+    one: str,
+    other: str,
+) -> None:
+    if config.get(one) and config.get(other):
+        translation.tell(other, "refused", f"is given beside `{one}`; keep one of them", given[other])

@@ -1,0 +1,279 @@
+"""Everything that the dataset report says, gathered from the snapshot and from what stages have stored."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltxcore.config.errors import ConfigError
+from ltxcore.models.errors import ModelError
+from ltxcore.stages.bucket_advice import BucketAdvice, NothingProbed, advise
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import PROBE
+from ltxcore.stages.keys import TextSpace
+from ltxcore.stages.probe_media import Memo, find_files
+from ltxcore.stages.report_pictures import ReportPictures
+from ltxcore.stages.reports import Row, bucket_rows
+from ltxcore.stages.snapshot_changes import SnapshotChanges
+from ltxcore.stages.stamp import Stamp
+from ltxcore.store.blobs import read_json
+from ltxcore.store.snapshot import Sample, Snapshot
+from ltxcore.store.texts import TextStore
+
+PAGE = "dataset-report.html"
+EXAMPLES = 3
+"""Files named beside each reason for rejection."""
+HASH_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One file of the datasets, as the report tells it."""
+
+    id: str
+    verdict: str
+    remarks: tuple[str, ...]
+    media_id: str = ""
+    bucket: str = ""
+    size: str = ""
+    fps: float = 0.0
+    source_s: float = 0.0
+    used_s: float = 0.0
+    frames_used: int = 0
+    frames_dropped: int = 0
+    """At the rate of the sample."""
+    visits: float = 0.0
+    captions: tuple[str, ...] = ()
+    tokens: int | None = None
+    """Of the longest caption; None where embed-text has not run."""
+    cut_from: int = 0
+    """Tokens of a caption that was cut, else 0."""
+    sound: str = ""
+    loudness_lufs: float | None = None
+    waveform: str = ""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Files that were rejected for one reason."""
+
+    text: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """The report's content."""
+
+    snapshot: Snapshot
+    clips: tuple[Clip, ...]
+    buckets: tuple[Row, ...]
+    advice: tuple[BucketAdvice, ...]
+    reasons: tuple[Reason, ...]
+    thumbnails: Mapping[str, bytes]
+    """Media id -> JPEG."""
+    max_tokens: int | None
+    changes: SnapshotChanges | None = None
+
+    @property
+    def taken(self) -> list[Clip]:
+        return [clip for clip in self.clips if clip.verdict != "rejected"]
+
+    def facts(self) -> dict[str, str]:
+        """The figures that stand at the top."""
+        taken, rejected = self.taken, len(self.snapshot.rejections)
+        source_s, used_s = sum(c.source_s for c in taken), sum(c.used_s for c in taken)
+        used, dropped = sum(c.frames_used for c in taken), sum(c.frames_dropped for c in taken)
+        sounding = sum(bool(c.sound) for c in taken)
+        return {
+            "Files": f"{len(self.clips)}",
+            "Taken": f"{len(taken)}",
+            "Rejected": f"{rejected}",
+            "Buckets": f"{len(self.buckets)}",
+            "Length used": f"{_time(used_s)} of {_time(source_s)}",
+            "Frames used": f"{used:,} of {used + dropped:,}",
+            "With sound": f"{sounding} of {len(taken)}",
+            "Captions": f"{len({text for c in taken for text in c.captions})} different",
+            "Visits an epoch": f"{sum(c.visits for c in taken):g}",
+        }
+
+    def warnings(self) -> list[str]:
+        """What its owner should look at first."""
+        told = []
+        taken = self.taken
+        silent = sum(not clip.sound for clip in taken)
+        if self.snapshot.wants_audio and silent:
+            told.append(f"{silent} of {len(taken)} clips have no sound; their audio loss is masked")
+        if cut := [clip for clip in taken if clip.cut_from]:
+            told.append(f"{len(cut)} captions are longer than {self.max_tokens} tokens and were cut")
+        if quiet := [c for c in taken if c.sound and c.loudness_lufs is not None and c.loudness_lufs < -45]:
+            told.append(f"{len(quiet)} clips are very quiet (below -45 LUFS)")
+        if repeated := [c for c in taken if any("same content" in remark for remark in c.remarks)]:
+            told.append(f"{len(repeated)} clips repeat the content of another")
+        if broken := [c for c in taken if c.verdict == "quarantined"]:
+            told.append(f"{len(broken)} clips could not be encoded and are not trained on")
+        return told
+
+
+def gather(
+    ctx: Context,
+    quarantined: Mapping[str, str] | None = None,
+    changes: SnapshotChanges | None = None,
+) -> DatasetReport:
+    """The report of the context's snapshot; makes thumbnails and waveforms that are not there yet."""
+    snapshot = ctx.snapshot
+    memo, pictures = Memo(ctx), ReportPictures(ctx)
+    loudness = {
+        key[:HASH_DIGITS]: record["probe"].get("loudness_lufs")
+        for key, record in memo.probes.items()
+        if "probe" in record
+    }
+    waveforms = pictures.waveforms(snapshot)
+    tokens, max_tokens = caption_tokens(ctx, snapshot)
+    clips = [
+        _clip(sample, quarantined or {}, loudness.get(sample.media_id), waveforms.get(sample.id, ""), tokens)
+        for sample in snapshot.samples
+    ]
+    clips += [Clip(r.id, "rejected", (r.reason,)) for r in snapshot.rejections]
+    return DatasetReport(
+        snapshot=snapshot,
+        clips=tuple(sorted(clips, key=lambda clip: clip.id)),
+        buckets=tuple(bucket_rows(snapshot)),
+        advice=tuple(_advice(ctx, memo, snapshot)),
+        reasons=tuple(_reasons(snapshot)),
+        thumbnails=pictures.thumbnails(snapshot),
+        max_tokens=max_tokens,
+        changes=changes,
+    )
+
+
+def _clip(
+    sample: Sample,
+    quarantined: Mapping[str, str],
+    loudness: float | None,
+    waveform: str,
+    tokens: Mapping[str, tuple[int, int]],
+) -> Clip:
+    error = quarantined.get(sample.id)
+    counted = [tokens[text] for text in sample.captions if text in tokens]
+    there = max(sample.frames.count, round(sample.source_duration_s * sample.frames.fps))
+    return Clip(
+        id=sample.id,
+        verdict="taken" if error is None else "quarantined",
+        remarks=sample.notes if error is None else (error, *sample.notes),
+        media_id=sample.media_id,
+        bucket=sample.bucket,
+        size="{}x{}".format(*sample.geometry.source),
+        fps=sample.source_fps,
+        source_s=sample.source_duration_s,
+        used_s=sample.frames.duration_s,
+        frames_used=sample.frames.count,
+        frames_dropped=there - sample.frames.count,
+        visits=sample.visits * sample.probability,
+        captions=sample.captions,
+        tokens=max((count for count, _ in counted), default=None),
+        cut_from=max((cut for _, cut in counted), default=0),
+        sound=sample.audio.layout if sample.audio else "",
+        loudness_lufs=loudness if sample.audio else None,
+        waveform=waveform,
+    )
+
+
+def caption_tokens(ctx: Context, snapshot: Snapshot) -> tuple[dict[str, tuple[int, int]], int | None]:
+    """Caption -> (tokens, tokens before it was cut or 0) where embed-text has run, and the limit.
+
+    Nothing where the recipe's model is not on this machine: the report needs no model.
+    """
+    try:
+        space = TextSpace.of(ctx.source)
+    except ModelError:
+        return {}, None
+    store = TextStore(ctx.store)
+    keys = {caption: space.key(caption).value for caption in snapshot.captions()}
+    absent = set(store.missing(keys.values()))
+    counts = {text: int(store.index[key]["tokens"]) for text, key in keys.items() if key not in absent}
+    full = [text for text, count in counts.items() if count >= space.max_tokens]
+    cut = {text: store.read(keys[text]).truncated_from for text in full}
+    return {text: (count, cut.get(text, 0)) for text, count in counts.items()}, space.max_tokens
+
+
+def _advice(ctx: Context, memo: Memo, snapshot: Snapshot) -> list[BucketAdvice]:
+    """Advice, where the dataset file at hand is the one that the snapshot was made from."""
+    try:
+        here = {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.video}
+        if not here.items() <= snapshot.roots.items():
+            return []
+        return advise(ctx, memo, find_files(ctx))
+    except (ConfigError, NothingProbed):
+        return []
+
+
+def _reasons(snapshot: Snapshot) -> list[Reason]:
+    """Rejections by reason: numbers and what follows a colon differ from file to file."""
+    groups: dict[str, list[Any]] = {}
+    for rejection in snapshot.rejections:
+        general = re.sub(r"\d[\d.,]*", "#", rejection.reason.split(": ")[0].split("; ")[0])
+        groups.setdefault(general, []).append(rejection)
+    ordered = sorted(groups.values(), key=lambda members: (-len(members), members[0].reason))
+    return [
+        Reason(members[0].reason, len(members), tuple(member.id for member in members[:EXAMPLES]))
+        for members in ordered
+    ]
+
+
+def report_directory(ctx: Context) -> Path:
+    """The directory of the probe-media stage that made the context's snapshot."""
+    folder = ctx.workspace.stages / PROBE.name
+    for path in sorted(folder.glob("*/stage.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        stamp = Stamp.model_validate(read_json(path))
+        if stamp.outcome.facts["snapshot"] == ctx.snapshot.id:
+            return path.parent
+    return folder / f"snapshot-{ctx.snapshot.id}"
+
+
+def as_markdown(report: DatasetReport) -> str:
+    """The summary for an artifact: figures, warnings, buckets, reasons."""
+    lines = [f"## Dataset {report.snapshot.id}", ""]
+    lines += [
+        "| | |",
+        "|---|---|",
+        *(f"| {label} | {value} |" for label, value in report.facts().items()),
+        "",
+    ]
+    lines += [f"* {warning}" for warning in report.warnings()]
+    lines += ["", "### Buckets", "", *_markdown_table(report.buckets)]
+    if report.reasons:
+        rows = [{"files": r.count, "reason": r.text, "such as": r.examples[0]} for r in report.reasons]
+        lines += ["", "### Rejected", "", *_markdown_table(rows)]
+    for advice in report.advice:
+        now, best = advice.waste, advice.chosen
+        proposed = " ".join(str(bucket) for bucket in best.buckets)
+        lines += [
+            "",
+            f"**{advice.dataset}**: {len(advice.configured)} buckets waste {now.share:.1%} of the frames; "
+            f"{len(best.buckets)} proposed ones would waste {best.waste.share:.1%}: {proposed}",
+        ]
+    captions = Counter(len(clip.captions) for clip in report.taken)
+    lines += ["", f"Captions a clip: {', '.join(f'{n} ({c} clips)' for n, c in sorted(captions.items()))}"]
+    return "\n".join(lines)
+
+
+def _markdown_table(rows: Sequence[Row]) -> list[str]:
+    if not rows:
+        return []
+    cells = [[re.sub(r"[\n|]", " ", str(value)) for value in row.values()] for row in rows]
+    head = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return head + ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,109 @@
+"""How many bytes stages write, from shapes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from ltxcore.config.recipe import LoraSettings, TrainingSettings
+from ltxcore.memory.plan import tensor_shapes
+from ltxcore.models.source import ModelSource
+from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
+from ltxcore.store.snapshot import Sample
+from ltxcore.store.texts import TextStore
+
+BF16_BYTES, FP32_BYTES = 2, 4
+USUAL_TOKENS_PER_CHARACTER = 0.25
+"""Of English in Gemma's vocabulary, until captions of this model are in the store."""
+
+
+def waveform_bytes(sample: Sample) -> int:
+    """Float32 stereo at 16 kHz."""
+    seconds = 0.0 if sample.audio is None else sample.audio.duration_s
+    return 2 * round(seconds * AUDIO_SAMPLE_RATE) * FP32_BYTES
+
+
+@dataclass(frozen=True)
+class LatentSizes:
+    """What the VAEs make of frames and seconds."""
+
+    channels: int
+    spatial: int
+    temporal: int
+    audio_width: int
+
+    @classmethod
+    def of(cls, source: ModelSource) -> LatentSizes:
+        """From the model's configurations.
+
+        Raises:
+            ModelError: the model is not on this machine.
+        """
+        vae, audio = source.config("vae"), source.config("audio_vae")
+        # Every level of the audio VAE but the first halves the mel bins.
+        bins = audio["mel_bins"] // 2 ** (len(audio["ch_mult"]) - 1)
+        return cls(
+            channels=vae["latent_channels"],
+            spatial=vae["spatial_compression_ratio"],
+            temporal=vae["temporal_compression_ratio"],
+            audio_width=audio["latent_channels"] * bins,
+        )
+
+    def tracks(self, sample: Sample) -> list[int]:
+        """Bytes of each latent track of a sample, in the order of its keys."""
+        width, height = sample.geometry.target
+        frames = (sample.frames.count - 1) // self.temporal + 1
+        picture = self.channels * frames * (width // self.spatial) * (height // self.spatial) * BF16_BYTES
+        if sample.audio is None:
+            return [picture]
+        length = max(1, round(sample.audio.duration_s * AUDIO_LATENTS_PER_SECOND))
+        return [picture, length * self.audio_width * BF16_BYTES]
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """What the text encoder makes of captions; their tokens are only counted when they are encoded."""
+
+    width: int
+    max_tokens: int
+    tokens_per_character: float
+
+    @classmethod
+    def of(cls, source: ModelSource, store: TextStore) -> TextSizes:
+        """Widths from the model, tokens a character from what this workspace has embedded."""
+        connectors = source.config("connectors")
+        width = connectors["caption_channels"]
+        if connectors.get("per_modality_projections"):
+            width = connectors["video_hidden_dim"] + connectors["audio_hidden_dim"]
+        rows = [store.read(key) for key, _ in list(store.index.items())[:64]]
+        characters = sum(len(row.caption) for row in rows if not row.truncated_from)
+        tokens = sum(len(row.video) for row in rows if not row.truncated_from)
+        rate = tokens / characters if characters else USUAL_TOKENS_PER_CHARACTER
+        return cls(width, source.text_max_tokens, rate)
+
+    def caption(self, text: str) -> int:
+        """Bytes of a caption's features."""
+        tokens = min(self.max_tokens, 1 + ceil(len(text) * self.tokens_per_character))
+        return tokens * self.width * BF16_BYTES
+
+
+def adapter_parameters(transformer: Path, lora: LoraSettings, has_sound: bool) -> int:
+    """Trained numbers of a LoRA: rank times rows and columns of every target."""
+    from ltxcore.training.lora import default_targets
+
+    suffixes = lora.lora_targets or default_targets(has_sound)
+    linears = [
+        shape
+        for name, shape in tensor_shapes(transformer).items()
+        if name.endswith(".weight")
+        and len(shape) == 2
+        and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
+    ]
+    return sum(lora.lora_rank * (rows + columns) for rows, columns in linears)
+
+
+def training_bytes(parameters: int, steps: int, settings: TrainingSettings) -> int:
+    """Both LoRA files (float32 and bf16) and the checkpoints that are kept (float32, two moments)."""
+    checkpoints = min(settings.checkpoints_total_limit, ceil(steps / settings.checkpoint_step_interval))
+    return parameters * (FP32_BYTES + BF16_BYTES + checkpoints * 3 * FP32_BYTES)

@@ -1,0 +1,168 @@
+"""The dataset report on real stages' outputs: complete, self-contained, cheap to write again."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from ltxcore.media import thumbnail as thumbnails
+from ltxcore.stages.bucket_advice import advise
+from ltxcore.stages.dataset_pages import of_snapshot, write_comparison, write_report
+from ltxcore.stages.dataset_report import as_markdown
+from ltxcore.stages.probe_media import Memo, find_files
+from ltxcore.stages.report_page import histogram, page
+from ltxcore.stages.report_pictures import BARS, evenly, levels
+from tests.stages.conftest import Bench
+
+NASTY = "</script><script>alert(1)</script> & <b>bold</b>"
+
+
+class Page(HTMLParser):
+    """The tags and attributes of a page; complains of tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("meta", "link", "input", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def data_of(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    data: dict[str, Any] = json.loads(found[1])
+    return data
+
+
+def test_the_report_of_a_probed_dataset(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bench.clips / "twin.mp4.txt").write_text(NASTY)
+    (bench.clips / "note.mp4").write_text("no video")
+    bench.probe()
+    path, report = write_report(bench.ctx)
+    text = path.read_text()
+    read = Page(text)
+    assert not [v for n, v in read.attributes if n in ("src", "href") and v and not v.startswith("data:")]
+    data = data_of(text)
+    clips = {clip["id"]: clip for clip in data["clips"]}
+    assert len(clips) == 6
+    assert clips["clips/note.mp4"]["verdict"] == "rejected"
+    assert clips["clips/twin.mp4"]["captions"] == [NASTY]
+    assert "<b>bold" not in text
+    picture = base64.b64decode(data["thumbnails"][clips["clips/twin.mp4"]["media"]])
+    assert picture.startswith(b"\xff\xd8")
+    assert len(picture) < 6000
+    assert clips["clips/twin.mov"]["lufs"] is not None
+    assert clips["clips/orange-disc-silent.mp4"]["sound"] == ""
+    assert report.facts()["With sound"] == "4 of 5"
+    assert "is not a video that can be read" in text
+    assert "proposed" in text
+    markdown = as_markdown(report)
+    assert "| Rejected | 1 |" in markdown
+    assert "64x64@17" in markdown
+
+    def never(*_: object) -> bytes:
+        raise AssertionError("a thumbnail was made again")
+
+    monkeypatch.setattr("ltxcore.stages.report_pictures.thumbnail", never)
+    assert write_report(bench.ctx)[0].read_text() == text
+
+
+def test_later_stages_add_waveforms_and_token_counts(bench: Bench) -> None:
+    (bench.clips / "twin.mp4.txt").write_text("many words " * 2000)
+    bench.probe()
+    _, before = write_report(bench.ctx)
+    assert {clip.waveform for clip in before.clips} == {""}
+    assert {clip.tokens for clip in before.clips} == {None}
+    bench.split()
+    bench.embed()
+    path, report = write_report(bench.ctx, quarantined={"clips/twin.mov": "does not decode"})
+    clips = {clip.id: clip for clip in report.clips}
+    assert len(clips["clips/blue-box-up.mp4"].waveform) == BARS
+    assert clips["clips/orange-disc-silent.mp4"].waveform == ""
+    assert clips["clips/twin.mp4"].cut_from > (clips["clips/twin.mp4"].tokens or 0) > 0
+    assert clips["clips/twin.mov"].verdict == "quarantined"
+    assert any("were cut" in warning for warning in report.warnings())
+    assert "Cut at" in path.read_text()
+
+
+def test_the_comparison_of_two_snapshots_by_command(bench: Bench) -> None:
+    first, _ = bench.probe()
+    (bench.clips / "twin.mp4.txt").write_text("Another caption.")
+    (bench.clips / "red-disc-right.mp4").unlink()
+    second, _ = bench.probe()
+    ids = (first.id, second.id)
+    page_path, changes = write_comparison(of_snapshot(bench.ctx, second.id), first.id)
+    assert (changes.count("removed"), changes.count("changed")) == (1, 1)
+    assert "Changes since" in page_path.read_text()
+    Page(page_path.read_text())
+    common = ["--workspace", str(bench.ctx.workspace.root), "--datasets", str(bench.root / "datasets.yaml")]
+    done = CliRunner().invoke(app, ["report", *common, "--compare", *ids])
+    assert done.exit_code == 0, done.output
+    assert "removed" in done.output
+    assert "other caption" in done.output
+    assert Path(done.output.strip().splitlines()[-1]).is_file()
+    done = CliRunner().invoke(app, ["report", *common, "--compare", first.id, "0" * 16])
+    assert done.exit_code == 2
+    assert "holds no snapshot" in done.output
+    assert CliRunner().invoke(app, ["buckets", *common, "--count", "2"]).exit_code == 0
+
+
+def test_ten_thousand_clips_make_a_page_of_bearable_size_in_seconds(bench: Bench) -> None:
+    bench.probe()
+    _, report = write_report(bench.ctx)
+    clip = report.taken[0]
+    many = tuple(
+        type(clip)(**{**clip.__dict__, "id": f"clips/{n}.mp4", "captions": ("A caption of words. " * 20,)})
+        for n in range(10_000)
+    )
+    started = time.monotonic()
+    text = page(type(report)(**{**report.__dict__, "clips": many}))
+    assert time.monotonic() - started < 10
+    assert len(text) < 12e6
+
+
+def test_advice_counts_the_waste_as_configured(bench: Bench) -> None:
+    bench.probe()
+    ctx = bench.ctx
+    found = advise(ctx, Memo(ctx), find_files(ctx), count=2)
+    assert [advice.dataset for advice in found] == ["clips"]
+    assert found[0].clips == 5
+    assert {str(bucket) for bucket in found[0].configured} == {s.bucket for s in ctx.snapshot.samples}
+    assert found[0].waste.clips_left_out == 0
+    assert len(found[0].chosen.buckets) <= 2
+
+
+def test_small_parts(sample_clips: Path) -> None:
+    import numpy as np
+
+    from ltxcore.media.errors import MediaError
+
+    assert evenly(list(range(10)), 4) == [0, 2, 5, 7]
+    assert evenly([1, 2], 4) == [1, 2]
+    ramp = np.linspace(0, 1, 48_000, dtype=np.float32)
+    loud = levels(np.stack([ramp, ramp]))
+    assert (len(loud), loud[-1]) == (BARS, "z")
+    assert list(loud) == sorted(loud)
+    assert levels(np.zeros((2, 10), np.float32)) == "0" * BARS
+    assert histogram([], "s").count("<div") == 0
+    assert histogram([3.0, 3.0, 9.0], "words").count("data-n=") == 7
+    with pytest.raises(MediaError, match="gives no picture at"):
+        thumbnails.thumbnail(sample_clips / "twin.mp4", 99.0)

@@ -1,0 +1,169 @@
+"""ltx2 validate: counts from the memo, bytes from shapes, times from stamps, and exit codes."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from flows.cli import app
+from flows.cli_validate import duration, size
+from ltxcore.stages import encode_latents, train_lora
+from ltxcore.stages.contract import LATENTS, TRAIN
+from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.stages.keys import waveform_key
+from ltxcore.stages.stamp import Outcome, request_fingerprint, write_stamp
+from ltxcore.store.latents import LatentStore
+from ltxcore.store.waveforms import WaveformStore
+from tests.stages.conftest import Bench
+
+
+def of(found: Estimate, name: str) -> StageEstimate:
+    return next(stage for stage in found.stages if stage.stage.name == name)
+
+
+def validate(bench: Bench, *more: str) -> Result:
+    root = bench.root
+    places = ["--workspace", str(root / "workspace"), "--datasets", str(root / "datasets.yaml")]
+    return CliRunner().invoke(app, ["validate", *places, *more])
+
+
+def test_before_anything_has_run_there_are_counts_and_reasons(bench: Bench) -> None:
+    found = estimate(bench.ctx)
+    assert (found.files, found.looked_at) == (5, 0)
+    assert (of(found, "probe-media").to_do, of(found, "encode-latents").to_do) == (5, 10)
+    assert of(found, "train-lora").to_do == 6
+    assert of(found, "embed-text").to_do is None
+    assert "have not been looked at yet" in of(found, "embed-text").notes[0]
+    assert found.seconds is None
+    assert not (bench.ctx.workspace.root / "snapshots").exists(), "nothing is written"
+
+
+def test_bytes_are_those_that_are_written(bench: Bench) -> None:
+    length = {"max_train_steps": 0, "num_train_epochs": 1, "lr_warmup_steps": 0}
+    training = bench.recipe.training.model_copy(update=length)
+    bench = Bench(bench.root, bench.recipe.model_copy(update={"training": training}))
+    bench.probe()
+    before = estimate(bench.ctx)
+    assert (of(before, "split-audio").to_do, of(before, "encode-latents").to_do) == (4, 9)
+
+    bench.split()
+    bench.encode()
+    bench.embed()
+    ctx = bench.ctx
+    waveforms, latents, spaces = (
+        WaveformStore(ctx.store),
+        LatentStore(ctx.store),
+        encode_latents.spaces_of(ctx),
+    )
+    sounds = [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
+    assert of(before, "split-audio").disk_bytes == sum(waveforms.read(key).nbytes for key in sounds)
+    keys = [key for sample in ctx.snapshot.samples for key in spaces.keys(sample)]
+    assert of(before, "encode-latents").disk_bytes == sum(latents.read(key).nbytes for key in keys)
+    after = estimate(ctx)
+    assert [of(after, name).to_do for name in ("split-audio", "encode-latents", "embed-text")] == [0, 0, 0]
+    assert of(after, "encode-latents").in_place == 9
+
+    directory = ctx.workspace.stages / "train-lora" / "here"
+    run = train_lora.Training(ctx, directory, train_lora.request(ctx), "cpu")
+    result = run.run(lambda metrics: None, lambda: False)
+    assert result.steps == of(after, "train-lora").to_do == run.recipe.training.max_train_steps
+    written = sum(tensor_bytes(file) for file in directory.rglob("*.safetensors"))
+    assert of(after, "train-lora").disk_bytes == pytest.approx(written, rel=0.01)
+
+
+def tensor_bytes(file: Path) -> int:
+    """Size without the header, which weighs in a tiny LoRA and in no other."""
+    (header,) = struct.unpack("<Q", file.read_bytes()[:8])
+    return file.stat().st_size - 8 - int(header)
+
+
+def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
+    bench.probe()
+    ctx = bench.ctx
+    assert any("no earlier run" in note for note in of(estimate(ctx), "encode-latents").notes)
+    request = {**encode_latents.request(ctx), "data": "other clips"}
+    write_stamp(ctx.workspace, LATENTS, request, Outcome(counts={"done": 10}), time.time() - 50, 0)
+    found = of(estimate(ctx), "encode-latents")
+    assert found.seconds == pytest.approx(45, rel=0.05)
+    foreign = {**request, "vae": "another"}
+    write_stamp(ctx.workspace, LATENTS, foreign, Outcome(counts={"done": 10}), time.time() - 5000, 0)
+    assert of(estimate(ctx), "encode-latents").seconds == found.seconds
+
+
+def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
+    bench.probe()
+    request = train_lora.request(bench.ctx)
+    assert request_fingerprint(TRAIN, request)
+    facts = {"seconds_a_step": 2.0}
+    write_stamp(bench.ctx.workspace, TRAIN, request, Outcome(counts={"done": 6}, facts=facts), time.time(), 0)
+    assert of(estimate(bench.ctx), "train-lora").to_do == 0
+    longer = bench.recipe.training.model_copy(update={"max_train_steps": 100})
+    other = Bench(bench.root, bench.recipe.model_copy(update={"training": longer}))
+    assert of(estimate(other.ctx), "train-lora").seconds == 200.0
+
+
+def test_epochs_that_end_before_the_warm_up_are_refused_before_anything_loads(bench: Bench) -> None:
+    bench.probe()
+    length = {"max_train_steps": 0, "num_train_epochs": 1, "lr_warmup_steps": 50}
+    recipe = bench.recipe.model_copy(update={"training": bench.recipe.training.model_copy(update=length)})
+    found = estimate(Bench(bench.root, recipe).ctx)
+    assert found.problems == ("the recipe's 4 steps leave none after lr_warmup_steps 50",)
+
+
+def test_a_new_file_scales_what_the_others_tell(bench: Bench, sample_clips: Path) -> None:
+    bench.probe()
+    for number in range(5):
+        (bench.clips / f"more-{number}.mp4").write_bytes((sample_clips / "twin.mp4").read_bytes())
+    found = estimate(bench.ctx)
+    assert (of(found, "probe-media").to_do, of(found, "split-audio").to_do) == (5, 8)
+    assert any("from 50% of the files" in note for note in of(found, "encode-latents").notes)
+
+
+def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
+    done = validate(bench)
+    assert done.exit_code == 0, done.output
+    assert "are valid" in done.output
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {learning_rat: 1}")
+    assert validate(bench, "--recipe", str(recipe)).exit_code == 2
+    recipe.write_text("model: {pretrained_model_name_or_path: ./nowhere}")
+    wrong_model = validate(bench, "--recipe", str(recipe))
+    assert wrong_model.exit_code == 2
+    assert "neither a directory on this machine" in wrong_model.output
+    recipe.write_text("model: {pretrained_model_name_or_path: some/where-else}")
+    bench.probe()
+    unknown = validate(bench, "--recipe", str(recipe))
+    assert unknown.exit_code == 0, unknown.output
+    assert "the model is not on this machine" in unknown.output
+    recipe.write_text("validation: {validation_resolution: 16x16}")
+    assert validate(bench, "--recipe", str(recipe)).exit_code == 2
+    for caption in bench.clips.glob("*.txt"):
+        caption.unlink()
+    rejected = validate(bench)
+    assert rejected.exit_code == 1
+    assert "were rejected" in rejected.output
+    (bench.root / "datasets.yaml").write_text("- id: x\n")
+    assert validate(bench).exit_code == 2
+
+
+def test_a_disk_that_is_too_small_is_told_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.probe()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    done = validate(bench)
+    assert done.exit_code == 1
+    assert "GB would be written" in done.output
+
+
+def test_units() -> None:
+    assert [size(n) for n in (0, 999, 33_500, 1.8e6, 2.5e12)] == [
+        "0 B",
+        "999 B",
+        "33.5 kB",
+        "1.8 MB",
+        "2.5 TB",
+    ]
+    assert [duration(s) for s in (1.23, 600, 36_000)] == ["1.2 s", "10 min", "10.0 h"]

@@ -1,0 +1,260 @@
+"""SimpleTuner's files: every key of the seed has a rule, and the seed's own blocks come through."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+from ltxcore.config.base import parse
+from ltxcore.config.datasets import KINDS, load_datasets
+from ltxcore.config.errors import ConfigError
+from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.config.simpletuner import Translation, Verdict
+from ltxcore.config.simpletuner_datasets import DATASETS, translate_datasets
+from ltxcore.config.simpletuner_import import Import
+from ltxcore.config.simpletuner_training import TRAINING, translate_config
+
+SEED = Path(__file__).parent / "seed"
+CONFIGS = sorted(SEED.glob("*.config.json"))
+BACKENDS = sorted(SEED.glob("*.multidatabackend.json"))
+
+
+def translate(**config: Any) -> Translation:
+    return translate_config({"max_train_steps": 10, **config}, Path("config.json"))
+
+
+def verdict(key: str, value: Any, **more: Any) -> Verdict:
+    return next(line.verdict for line in translate(**{key: value}, **more).lines if line.key == key)
+
+
+def recipe(**config: Any) -> Recipe:
+    found = translate(**config)
+    found.check()
+    read: Recipe = parse(Recipe, found.data, "config.json", found.places)
+    return read
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_block_of_the_seed_is_a_recipe_and_each_key_has_a_line(path: Path) -> None:
+    assert isinstance(load_recipe(path), Recipe)
+    data = json.loads(path.read_text())
+    told = [line.key for line in translate_config(data, path).lines if line.verdict != "added"]
+    assert sorted(told) == sorted(data)
+
+
+@pytest.mark.parametrize("path", BACKENDS, ids=lambda p: p.name)
+def test_every_dataset_block_of_the_seed_is_translated_key_by_key(path: Path) -> None:
+    found = translate_datasets(json.loads(path.read_text()), path)
+    found.check()
+    told = {line.key for line in found.lines}
+    for entry in json.loads(path.read_text()):
+        if entry["dataset_type"] in KINDS:
+            inner = {f"{b}.{k}" for b in ("video", "audio") for k in entry.get(b, {})}
+            keys = {key for key in entry if key not in ("video", "audio")} | inner
+            assert {f"{entry['id']}.{key}" for key in keys} <= told
+        else:
+            assert f"{entry['id']}.dataset_type" in told
+
+
+def test_the_seeds_lowest_vram_config_comes_through_value_by_value() -> None:
+    found = load_recipe(SEED / "lowest-vram.config.json")
+    assert found.model.pretrained_model_name_or_path == "Lightricks/LTX-2"
+    assert (found.training.learning_rate, found.training.lr_warmup_steps) == (6e-5, 50)
+    assert (found.training.max_train_steps, found.training.num_train_epochs) == (200, 0)
+    assert (found.training.max_grad_norm, found.training.train_batch_size) == (0.1, 2)
+    assert found.data.resolution == 480
+    assert found.validation.validation_disable
+    assert found.validation.validation_num_video_frames == 81
+    assert found.validation.validation_resolution == "768x512"
+    prompt = json.loads((SEED / "lowest-vram.config.json").read_text())["validation_prompt"]
+    assert found.validation.validation_prompts == {"prompt": prompt}, "letter for letter"
+    assert found.tracking.tracker_run_name == "example-training-run"
+
+
+def test_what_is_not_built_is_warned_of_and_never_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    load_recipe(SEED / "lowest-vram.config.json")
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for key in ("ramtorch", "base_model_precision", "vae_enable_tiling"):
+        assert any(f"{key}: not yet: " in text for text in warned), key
+
+
+def test_every_rule_says_something_where_it_does_not_just_take_a_value() -> None:
+    for table in (TRAINING, DATASETS):
+        for key, rule in table.items():
+            assert rule.to if rule.verdict == "taken" else rule.why, key
+            assert all(case.why or case.to for case in rule.cases.values()), key
+
+
+def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
+    for key, rule in TRAINING.items():
+        for path in rule.to:
+            section, name = path.split(".")
+            assert name in Recipe.model_fields[section].annotation.model_fields, key  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("--learning_rate", "1e-4", "taken"),
+        ("learning_rate", 1e-4, "taken"),
+        ("validation_num_video_frames", 61, "rounded"),
+        ("validation_num_video_frames", 49, "taken"),
+        ("validation_resolution", "720x1280", "rounded"),
+        ("validation_resolution", "1.0", "refused"),
+        ("validation_prompt", "a fox", "renamed"),
+        ("peft_lora_target_modules", '["to_q"]', "renamed"),
+        ("peft_lora_target_modules", "to_q", "refused"),
+        ("ramtorch", "false", "moot"),
+        ("ramtorch", True, "not yet"),
+        ("musubi_blocks_to_swap", 0, "moot"),
+        ("musubi_blocks_to_swap", 6, "not yet"),
+        ("musubi_block_swap_device", "cpu", "moot"),
+        ("base_model_precision", "no_change", "moot"),
+        ("base_model_precision", "int9-quanto", "refused"),
+        ("model_type", "full", "refused"),
+        ("model_flavour", "2.5-dev", "refused"),
+        ("optimizer", "adamw", "moot"),
+        ("optimizer", "lion", "refused"),
+        ("grad_clip_method", "value", "not yet"),
+        ("vae_dtype", "fp16", "refused"),
+        ("lycoris_config", "config/lycoris.json", "moot"),
+        ("hub_model_id", "me/lora", "moot"),
+        ("crepa_lambda", 0.5, "moot"),
+        ("dynamo_mode", "", "moot"),
+        ("resume_from_checkpoint", "latest", "moot"),
+        ("seed", 0, "taken"),
+    ],
+)
+def test_verdicts(key: str, value: Any, expected: Verdict) -> None:
+    assert (
+        next(line.verdict for line in translate(**{key: value}).lines if key.endswith(line.key)) == expected
+    )
+
+
+def test_keys_that_hang_on_another_one_follow_it() -> None:
+    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
+    assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
+    assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "not yet"
+    assert verdict("scheduled_sampling_reflexflow", True, scheduled_sampling_max_step_offset=20) == "not yet"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"learning_rat": 1}, r"learning_rat: is not a known key; did you mean `learning_rate`\?"),
+        ({"num_train_epochs": 2}, "both num_train_epochs and max_train_steps are given"),
+        ({"num_train_epochs": 0, "max_train_steps": 0}, "are 0; give one of them"),
+        ({"frame_rate": 25, "framerate": 24}, "is 24, but another key has set data.frame_rate to 25"),
+        ({"validation_adapter_path": "a", "validation_adapter_config": [1]}, "keep one of them"),
+        ({"model_type": "full"}, "only a LoRA is trained here"),
+    ],
+)
+def test_what_is_refused_says_what_to_write(config: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        translate(**config).check()
+
+
+def test_strict_refuses_what_is_not_built_and_names_the_line() -> None:
+    found = translate_config({"ramtorch": True}, Path("config.json"), {("ramtorch",): 7})
+    found.check()
+    with pytest.raises(ConfigError, match=r"config\.json:7: ramtorch: not yet: the weights stay"):
+        found.check(strict=True)
+
+
+def test_the_length_in_epochs_and_both_names_of_the_frame_rate() -> None:
+    found = recipe(max_train_steps=0, num_train_epochs=3)
+    assert (found.training.num_train_epochs, found.training.max_train_steps) == (3, 0)
+    assert Recipe.model_validate(found.fingerprint_data()) == found
+    for key in ("frame_rate", "framerate"):
+        assert recipe(**{key: 24}).validation.validation_frame_rate == 24
+        assert recipe(**{key: 24}).data.frame_rate == 24
+
+
+def test_a_prompt_library_is_read_beside_the_config_and_joined_with_the_prompt(tmp_path: Path) -> None:
+    (tmp_path / "library.json").write_text('{"red fox": "A fox.", "owl": "An owl."}')
+    config = tmp_path / "config.json"
+    config.write_text(
+        '{\n\t"validation_prompt": "A bear.",\n\t"validation_prompt_library": "library.json"\n}'
+    )
+    prompts = load_recipe(config).validation.validation_prompts
+    assert prompts == {"prompt": "A bear.", "red-fox": "A fox.", "owl": "An owl."}
+    config.write_text('{"validation_prompt_library": "nowhere.json"}')
+    with pytest.raises(ConfigError, match=r"config\.json:1: .*nowhere\.json cannot be read"):
+        load_recipe(config)
+
+
+def test_a_wrong_value_is_told_with_the_line_of_the_json_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{\n "max_train_steps": 5,\n "learning_rate": -1\n}')
+    with pytest.raises(ConfigError, match=r"config\.json:3: training\.learning_rate: .*found -1"):
+        load_recipe(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{\n "max_train_steps": 5,\n}')
+    with pytest.raises(ConfigError, match=r"config\.json:3: is no JSON"):
+        load_recipe(tmp_path / "config.json")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The seed's layout: both files in config/, the clips in datasets/videos of the project."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "datasets/videos").mkdir(parents=True)
+    for block, name in (("lowest-vram.config", "config"), ("video.multidatabackend", "multidatabackend")):
+        (tmp_path / f"config/{name}.json").write_bytes((SEED / f"{block}.json").read_bytes())
+    return tmp_path
+
+
+def test_the_pipeline_takes_the_json_files_as_they_lie(project: Path) -> None:
+    chosen = load_recipe(project / "config/config.json")
+    datasets = load_datasets(project / "config/multidatabackend.json", chosen.data)
+    assert datasets.directory(datasets.video[0]) == project / "datasets/videos"
+    assert datasets.video[0].resolution == 512, "a dataset's own value wins"
+
+
+def test_the_import_writes_two_files_that_load(project: Path) -> None:
+    config, backend = project / "config/config.json", project / "config/multidatabackend.json"
+    entries = json.loads(backend.read_text())
+    del entries[0]["resolution"]
+    backend.write_text(json.dumps(entries))
+    done = CliRunner().invoke(
+        app, ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "refused  " not in done.output
+    for told in ("not yet  ramtorch", "moot     override_dataset_config", "rounded  my-video-dataset.video"):
+        assert told in done.output
+    written = load_recipe(project / "job/recipe.yaml")
+    assert written.training == load_recipe(config).training
+    assert written.validation == load_recipe(config).validation
+    datasets = load_datasets(project / "job/datasets.yaml")
+    assert datasets.directory(datasets.video[0]) == project / "datasets/videos"
+    assert datasets.video[0].resolution == 480, "from config.json, since the dataset gives none"
+    assert datasets.video[0].video.shortest == 61
+    assert "ramtorch: not yet" in (project / "job/recipe.yaml").read_text()
+
+
+def test_the_import_refuses_with_status_2_and_writes_nothing(project: Path) -> None:
+    config, backend = project / "config/config.json", project / "config/multidatabackend.json"
+    command = ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
+    assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 2
+    entries = json.loads(backend.read_text())
+    entries[0]["video"]["num_frame"] = entries[0]["video"].pop("num_frames")
+    entries[0]["type"] = "aws"
+    backend.write_text(json.dumps(entries, indent=1))
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2
+    assert "did you mean `video.num_frames`?" in done.output
+    assert "write `local`" in done.output
+    assert not (project / "job").exists()
+
+
+def test_a_directory_that_is_not_there_yet_is_told_and_not_refused(project: Path) -> None:
+    (project / "datasets/videos").rmdir()
+    found = Import.read(project / "config/config.json", project / "config/multidatabackend.json")
+    files, missing = found.write(project / "job")
+    assert "there is no directory" in missing[0]
+    assert yaml.safe_load(files[1].read_text())[0]["id"] == "my-video-dataset"
