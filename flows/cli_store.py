@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli_options import WorkspaceOption
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.memory.plan import GIB
@@ -29,7 +30,6 @@ from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
 DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
 
