@@ -48,7 +48,11 @@ def require_fit(model: nn.Module, weights: Weights, what: str, where: Path) -> N
     ]
     faults = [
         f"{len(found)} weights {kind}, e.g. {', '.join(sorted(found)[:_SHOWN_NAMES])}"
-        for kind, found in (("are missing", missing), ("are not known", unknown), ("are misshapen", misshapen))
+        for kind, found in (
+            ("are missing", missing),
+            ("are not known", unknown),
+            ("are misshapen", misshapen),
+        )
         if found
     ]
     if faults:

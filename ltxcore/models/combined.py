@@ -146,8 +146,8 @@ def _version(file: TensorFile) -> Version:
         )
     if (name == "2.0") == gated:
         raise ModelError(
-            f"{file.path} says that it is an LTX-{name}, but its attention is {'' if gated else 'not '}gated, "
-            f"as in {shown}; download the checkpoint again"
+            f"{file.path} says that it is an LTX-{name}, but its attention is {'' if gated else 'not '}"
+            f"gated, as in {shown}; download the checkpoint again"
         )
     return VERSIONS[name]
 

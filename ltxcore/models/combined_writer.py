@@ -57,7 +57,9 @@ def write_combined(source: ModelSource, path: Path, storage: Storage = "bf16") -
     with Reader("cpu") as reader:
         for component in COMBINED_COMPONENTS:
             weights = source.weights(component)
-            scaled = quantised_names(component, source.shapes(component)) if storage != "bf16" else frozenset()
+            scaled = (
+                quantised_names(component, source.shapes(component)) if storage != "bf16" else frozenset()
+            )
             for name, weight in weights.items():
                 reference = to_reference(component, name)
                 kind = storage if name in scaled and not weight.shape[1] % FP4_BLOCK else "bf16"

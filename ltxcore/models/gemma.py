@@ -8,7 +8,9 @@ from typing import TypeVar
 
 W = TypeVar("W")
 # The tower's place in the file, in every layout that transformers has written.
-_TOWER = re.compile(r"^(?:(?:model\.)?language_model\.(?:model\.)?|model\.)(?=layers\.|embed_tokens\.|norm\.)")
+_TOWER = re.compile(
+    r"^(?:(?:model\.)?language_model\.(?:model\.)?|model\.)(?=layers\.|embed_tokens\.|norm\.)"
+)
 _ELSEWHERE = re.compile(r"vision_tower|multi_modal_projector|lm_head")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,17 @@ _PIECE_BYTES = 8 << 20
 class _Wanted:
     key: str
     file: Path
-    compute: Callable[[], str]
+    tensors: Mapping[str, StoredTensor] | None = None
+    """What of the file is hashed; None for all of it."""
+
+    def compute(self) -> str:
+        return hash_file(self.file) if self.tensors is None else _hash_tensors(self.file, self.tensors)
 
 
 def remembered_hashes(files: Iterable[Path], models_dir: Path) -> dict[Path, str]:
     """sha256 of each file, from `fingerprints.json` where size, mtime and inode are as remembered."""
     by_file = {file: file.resolve() for file in files}
-    wanted = [_Wanted(str(real), real, lambda real=real: hash_file(real)) for real in by_file.values()]
-    hashes = _remembered(wanted, models_dir)
+    hashes = _remembered([_Wanted(str(real), real) for real in by_file.values()], models_dir)
     return {file: hashes[str(real)] for file, real in by_file.items()}
 
 
@@ -41,7 +44,7 @@ def remembered_part(file: Path, part: str, tensors: Mapping[str, StoredTensor], 
     """
     real = file.resolve()
     key = f"{real}#{part}"
-    return _remembered([_Wanted(key, real, lambda: _hash_tensors(real, tensors))], models_dir)[key]
+    return _remembered([_Wanted(key, real, tensors)], models_dir)[key]
 
 
 def _hash_tensors(file: Path, tensors: Mapping[str, StoredTensor]) -> str:

@@ -144,9 +144,7 @@ def _load(
     return _frozen(model)
 
 
-def _fill(
-    model: Any, source: ModelSource, name: str, dtype: torch.dtype, device: torch.device | str
-) -> None:
+def _fill(model: Any, source: ModelSource, name: str, dtype: torch.dtype, device: torch.device | str) -> None:
     weights = source.weights(name)
     require_fit(model, weights, name.replace("_", " "), source.component(name))
     if source.precision(name) == NO_CHANGE:

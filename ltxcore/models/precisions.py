@@ -86,7 +86,10 @@ def quantised_names(component: str, shapes: Mapping[str, tuple[int, ...]]) -> fr
     return frozenset(
         name
         for name, shape in shapes.items()
-        if name.startswith(prefix) and name.endswith(".weight") and len(shape) == 2 and not name.endswith(_KEPT)
+        if name.startswith(prefix)
+        and name.endswith(".weight")
+        and len(shape) == 2
+        and not name.endswith(_KEPT)
     )
 
 

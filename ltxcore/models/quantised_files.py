@@ -61,7 +61,7 @@ def fill_from(
         ModelError: the file is cut short or lacks a weight; it can be deleted, and is then made anew.
     """
     target = torch.device(device)
-    stored = plain_weights(read_tensor_file(path).tensors)
+    stored = _stored(path)
     replace_linears(model, quantiser, quantised, dtype, target)
     with Reader(target) as reader:
         for name in weights:
@@ -71,6 +71,15 @@ def fill_from(
                 place(model, name, reader.read(stored[name]))
             else:
                 raise ModelError(f"{path} lacks {name}; delete the file, and it is made anew")
+
+
+def _stored(path: Path) -> Weights:
+    try:
+        return plain_weights(read_tensor_file(path).tensors)
+    except ModelError as error:
+        raise ModelError(
+            f"the kept weights {path} are damaged; delete the file, and it is made anew"
+        ) from error
 
 
 def _fill_linear(model: nn.Module, name: str, stored: Weights, reader: Reader) -> None:

@@ -62,7 +62,7 @@ class Reader:
         Raises:
             ModelError: the file became shorter, or the weight is scaled and no type was given for it.
         """
-        if weight.scale is not None or weight.values.dtype == FP8:
+        if weight.scale is not None or (dtype is not None and weight.values.dtype == FP8):
             return self._decoded(weight, dtype)
         stored = DTYPES[weight.values.dtype]
         wanted = stored if dtype is None or not stored.is_floating_point else dtype

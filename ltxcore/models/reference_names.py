@@ -26,7 +26,7 @@ REFERENCE_MODULES: Mapping[str, str] = {
     "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
     "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
 }
-"""First part of a transformer module's name in diffusers -> in the reference and ComfyUI; others are equal."""
+"""First part of a transformer module's name in diffusers -> in the reference and ComfyUI."""
 
 _PARTS: Mapping[str, Mapping[str, str]] = {
     "transformer": {

@@ -1,8 +1,9 @@
 """fp8 and fp4 weights with their scales: decoding them, and encoding for the checkpoints that tests write.
 
-fp8: weight = value x scale. fp4 (NVFP4): two E2M1 values a byte, the first in the high nibble; weight = value
-x block scale (fp8, one for 16 values of a row) x scale. Block scales lie in cuBLAS's order for block-scaled
-matrices: tiles of 128 rows x 4 columns, and within a tile row r, column c at (r mod 32) x 16 + (r div 32) x 4 + c.
+fp8: weight = value x scale.
+fp4 (NVFP4): two E2M1 values a byte, the first in the high nibble; weight = value x block scale (fp8, one for
+16 values of a row) x scale. Block scales lie in cuBLAS's order for block-scaled matrices: tiles of 128 rows
+x 4 columns, and within a tile row r, column c at (r mod 32) x 16 + (r div 32) x 4 + c.
 """
 
 from __future__ import annotations

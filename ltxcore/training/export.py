@@ -21,6 +21,7 @@ COMFYUI_SUFFIX = "_comfyui.safetensors"
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The header key where diffusers looks for the adapter's rank, alpha and targets."""
 
+
 @dataclass(frozen=True)
 class Lineage:
     """What a LoRA was made of."""

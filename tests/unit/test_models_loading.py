@@ -116,7 +116,9 @@ def test_what_does_not_fit_is_an_error_that_names_it(tmp_path: Path) -> None:
     tensors = load_file(file)
     tensors.pop("text_proj_in.weight")
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"connectors in .*: 1 weights are missing, e\.g\. text_proj_in\.weight"):
+    with pytest.raises(
+        ModelError, match=r"connectors in .*: 1 weights are missing, e\.g\. text_proj_in\.weight"
+    ):
         loading.load_connectors(source, torch.float32, "cpu")
 
     (file,) = source.weight_files("text_encoder")

@@ -60,7 +60,9 @@ def test_the_row_of_2_5_counts_its_transformer_and_names_what_is_missing() -> No
         transformer = LTX2VideoTransformer3DModel(**newest.transformer)
     assert sum(p.numel() for p in transformer.parameters()) == 18_987_859_200
     assert LOADABLE == ("2.0", "2.3")
-    with pytest.raises(ModelError, match=r"missing are the text encoder \(a Gemma 4 .* video VAE .* 2\.0, 2\.3"):
+    with pytest.raises(
+        ModelError, match=r"missing are the text encoder \(a Gemma 4 .* video VAE .* 2\.0, 2\.3"
+    ):
         newest.require_loadable("here")
 
 
@@ -93,7 +95,12 @@ def test_a_version_is_recognised_by_its_components(tmp_path: Path) -> None:
     [
         ("LTXPipeline", {}, {}, "holds a LTXPipeline, not an LTX-2"),
         ("LTX2Pipeline", {"gated_attn": True}, {}, "mixes versions"),
-        ("LTX2Pipeline", {"use_keyframes_abs_pos_embedding": True}, {}, "LTX-2.5, which cannot be loaded yet; missing are the text encoder"),
+        (
+            "LTX2Pipeline",
+            {"use_keyframes_abs_pos_embedding": True},
+            {},
+            "LTX-2.5, which cannot be loaded yet; missing are the text encoder",
+        ),
     ],
 )
 def test_what_is_no_supported_ltx2_is_refused_with_what_was_found(
