@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 W = TypeVar("W")
-# The tower's place in the file, in every layout that transformers has written.
-_TOWER = re.compile(
-    r"^(?:(?:model\.)?language_model\.(?:model\.)?|model\.)(?=layers\.|embed_tokens\.|norm\.)"
-)
+TEXT_TOWER_NAMES = {r"^(model\.)?language_model\.(model\.)?": "", r"^model\.(?=layers|embed|norm)": ""}
+"""The language model's place in a file of Gemma 3, in every layout that transformers has written."""
 _ELSEWHERE = re.compile(r"vision_tower|multi_modal_projector|lm_head")
 
 
+def tower_name(stored: str) -> str:
+    """The name that `Gemma3TextModel` gives a stored weight."""
+    for pattern, replacement in TEXT_TOWER_NAMES.items():
+        stored = re.sub(pattern, replacement, stored)
+    return stored
+
+
 def tower_weights(weights: Mapping[str, W]) -> dict[str, W]:
-    """The weights of the language model alone, named as `Gemma3TextModel` names them."""
-    return {_TOWER.sub("", name): weight for name, weight in weights.items() if not _ELSEWHERE.search(name)}
+    """The weights of the language model alone, under its own names."""
+    return {tower_name(name): weight for name, weight in weights.items() if not _ELSEWHERE.search(name)}

@@ -109,24 +109,34 @@ def load_text_model(source: ModelSource, dtype: torch.dtype, device: torch.devic
     Raises:
         ModelError: it is missing or incomplete, or is no Gemma 3.
     """
-    from transformers import Gemma3Config, Gemma3TextConfig, Gemma3TextModel
+    from transformers import Gemma3TextModel
 
-    directory = source.component("text_encoder")
-    kind = source.config("text_encoder").get("model_type")
-    if kind == "gemma3":
-        config = Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
-    elif kind == "gemma3_text":
-        config = Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
-    else:
-        raise ModelError(
-            f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
-            "give the Gemma 3 12B that comes with the model"
-        )
+    config = load_text_config(source)
     model = build_empty(lambda: Gemma3TextModel(config))
     _fill(model, source, "text_encoder", dtype, device)
     # Rotary frequencies stay in float32, as transformers keeps them.
     settle_buffers(model, device, dtype=None)
     return _frozen(model)
+
+
+def load_text_config(source: ModelSource) -> Any:
+    """The configuration of Gemma's language model, a `Gemma3TextConfig`.
+
+    Raises:
+        ModelError: it is missing, or is no Gemma 3.
+    """
+    from transformers import Gemma3Config, Gemma3TextConfig
+
+    directory = source.component("text_encoder")
+    kind = source.config("text_encoder").get("model_type")
+    if kind == "gemma3":
+        return Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
+    if kind == "gemma3_text":
+        return Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
+    raise ModelError(
+        f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
+        "give the Gemma 3 12B that comes with the model"
+    )
 
 
 def _load(

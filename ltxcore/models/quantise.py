@@ -13,6 +13,8 @@ from torch import nn
 
 from ltxcore.models.precisions import Precision
 
+_CHUNK_VALUES = 1 << 22
+
 
 class Quantiser(Protocol):
     """What a library does to a linear."""
@@ -57,9 +59,34 @@ class Quanto:
         return module
 
     def fill(self, module: Any, weight: torch.Tensor) -> None:
+        if module.weight_group_size is None and self._qtype.bits == 8:
+            module.weight = nn.Parameter(self._by_rows(module.optimizer, weight), requires_grad=False)
+            return
         module.weight = nn.Parameter(weight, requires_grad=False)
         module.freeze()
         module.weight.requires_grad_(False)
+
+    def _by_rows(self, optimizer: Any, weight: torch.Tensor) -> torch.Tensor:
+        """What the library makes of an 8-bit weight, some rows at a time.
+
+        Each row has its own scale, so the result is the same; the library's work space is four times the
+        weight, and would be the peak of a load.
+        """
+        from optimum.quanto import WeightQBytesTensor
+
+        values = torch.empty(weight.shape, dtype=self._qtype.dtype, device=weight.device)
+        scales = weight.new_empty(weight.shape[0], 1)
+        step = max(1, _CHUNK_VALUES // weight.shape[1])
+        for begin in range(0, weight.shape[0], step):
+            rows = slice(begin, begin + step)
+            scales[rows] = optimizer(weight[rows], qtype=self._qtype, axis=0)
+            values[rows] = torch.ops.quanto.quantize_symmetric(
+                weight[rows], dtype=self._qtype.dtype, axis=0, scale=scales[rows]
+            )
+        made: torch.Tensor = WeightQBytesTensor.create(
+            self._qtype, 0, weight.size(), weight.stride(), values, scales
+        )
+        return made
 
 
 class TorchAo:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +33,7 @@ LOADERS = {
     "audio_vae": loading.load_audio_vae,
     "vocoder": loading.load_vocoder,
 }
+ROOT = Path(__file__).parents[2]
 FILES = {"bf16": "dev", "fp8": "dev-fp8", "fp4": "dev-fp4"}
 
 
@@ -294,6 +298,37 @@ def test_a_directory_gives_the_file_of_the_flavour(
     assert _resolve(root, tmp_path, model_flavour="dev-fp4", **given).root.name.endswith(
         "dev-fp4.safetensors"
     )
+
+
+def test_a_hub_repository_gives_the_combined_file_and_its_own_gemma(
+    tinies: dict[str, ModelSource], combined: Path, tmp_path: Path
+) -> None:
+    # The hub client reads its settings when it is imported, so it gets a process of its own.
+    cache = tmp_path / "hub" / "models--someone--ltx2"
+    snapshot = cache / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("0" * 40)
+    program = (
+        "import sys; from pathlib import Path; from ltxcore.config.recipe import ModelSettings;"
+        "from ltxcore.models.source import resolve_model;"
+        "given = ModelSettings(pretrained_model_name_or_path='someone/ltx2', model_flavour='dev-fp8');"
+        "found = resolve_model(given, Path('.')); print(found.root, found.text_root)"
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        settings = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=os.environ | settings
+        )
+
+    assert "someone/ltx2 holds neither the diffusers layout nor ltx-2-19b-dev-fp8.safetensors" in run().stderr
+    file = snapshot / "ltx-2-19b-dev-fp8.safetensors"
+    file.symlink_to(combined / "2.0-fp8.safetensors")
+    for name in ("text_encoder", "tokenizer"):
+        (snapshot / name).symlink_to(tinies["2.0"].root / name)
+    found = run()
+    assert found.stdout.split() == [str(file), str(snapshot)], found.stderr
 
 
 @pytest.mark.parametrize(
