@@ -16,6 +16,17 @@ from ltxcore.config.simpletuner_training import is_flat, translate_config
 
 TINY_MODEL = "tiny"
 Precision = Literal["bf16", "no"]
+Flavour = Literal["dev", "dev-fp8", "dev-fp4", "2.3-dev", "2.3-distilled"]
+WeightPrecision = Literal[
+    "no_change",
+    "int8-quanto",
+    "int4-quanto",
+    "int2-quanto",
+    "fp8-quanto",
+    "int8-torchao",
+    "fp8-torchao",
+    "nf4-bnb",
+]
 
 
 class ModelSettings(Strict):
@@ -25,11 +36,23 @@ class ModelSettings(Strict):
     pretrained_model_name_or_path: str = Field(
         TINY_MODEL,
         min_length=1,
-        description="A directory in the diffusers layout, a hub id, or `tiny`, a random LTX-2.",
+        description="A combined .safetensors, a directory that holds it or is in the diffusers layout, "
+        "a hub id, or `tiny`, a random LTX-2.",
+    )
+    model_flavour: Flavour | None = Field(
+        None,
+        description="Which combined checkpoint of a directory or hub repo; what is found must agree. "
+        "Default: the only one that is there, the diffusers layout, or dev.",
     )
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
         None, description="Gemma 3, as a directory or hub id, where it is not part of the model directory."
+    )
+    base_model_precision: WeightPrecision = Field(
+        "no_change", description="How the transformer's linears are held, quantised as they are read."
+    )
+    text_encoder_1_precision: WeightPrecision = Field(
+        "no_change", description="The same for Gemma; part of the text features' keys."
     )
 
 

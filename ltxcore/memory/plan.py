@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
@@ -62,25 +59,8 @@ class MemoryPlan:
             )
 
 
-Shapes = dict[str, tuple[int, ...]]
-
-
-def tensor_shapes(folder: Path) -> Shapes:
-    """Name -> shape of every tensor of a component, from the headers of its safetensors files."""
-    shapes: Shapes = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes.update(
-            {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-        )
-    return shapes
-
-
-def weights_bytes(folder: Path, bytes_per_value: int = 2) -> int:
-    """Size of a component once loaded; `bytes_per_value` is that of the type it is loaded in (2 for bf16)."""
-    return sum(math.prod(shape) for shape in tensor_shapes(folder).values()) * bytes_per_value
+Shapes = Mapping[str, tuple[int, ...]]
+"""Name -> shape of the weights of a component, as `ModelSource.shapes` tells them for either layout."""
 
 
 def training_activations_bytes(
@@ -106,11 +86,11 @@ def text_activations_bytes(*, tokens: int, width: int, states: int, captions: in
     return 2 * tokens * width * states * captions * value_bytes
 
 
-def adapter_bytes(folder: Path, suffixes: tuple[str, ...], rank: int) -> int:
+def adapter_bytes(shapes: Shapes, suffixes: tuple[str, ...], rank: int) -> int:
     """A LoRA on the linears whose name ends in `suffixes`, with gradients and AdamW's moments, in fp32."""
     linears = [
         shape
-        for name, shape in tensor_shapes(folder).items()
+        for name, shape in shapes.items()
         if name.endswith(".weight") and len(shape) == 2 and name.removesuffix(".weight").endswith(suffixes)
     ]
     return ADAPTER_BYTES_PER_PARAMETER * sum(rank * (rows + columns) for rows, columns in linears)

@@ -1,4 +1,7 @@
-"""Load one component of a model from its directory: its own files only, offline, frozen, in place."""
+"""Load one component of a model: its own weights only, offline, frozen, each straight to its place.
+
+Both layouts come through here, and so does quantising: the recipe's precision is the source's.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,11 @@ from typing import Any
 
 import torch
 
+from ltxcore.models.assembling import build_empty, fill, require_fit, settle_buffers
 from ltxcore.models.errors import ModelError
+from ltxcore.models.precisions import NO_CHANGE, PRECISIONS, quantised_names
+from ltxcore.models.quantise import quantiser_of
+from ltxcore.models.quantised_files import fill_from, keep, quantised_file
 from ltxcore.models.source import ModelSource
 
 
@@ -102,39 +109,34 @@ def load_text_model(source: ModelSource, dtype: torch.dtype, device: torch.devic
     Raises:
         ModelError: it is missing or incomplete, or is no Gemma 3.
     """
-    from transformers import Gemma3Config, Gemma3TextConfig, Gemma3TextModel
+    from transformers import Gemma3TextModel
 
-    class TextTower(Gemma3TextModel):
-        _keys_to_ignore_on_load_unexpected = (r"vision_tower", r"multi_modal_projector", r"lm_head")
+    config = load_text_config(source)
+    model = build_empty(lambda: Gemma3TextModel(config))
+    _fill(model, source, "text_encoder", dtype, device)
+    # Rotary frequencies stay in float32, as transformers keeps them.
+    settle_buffers(model, device, dtype=None)
+    return _frozen(model)
+
+
+def load_text_config(source: ModelSource) -> Any:
+    """The configuration of Gemma's language model, a `Gemma3TextConfig`.
+
+    Raises:
+        ModelError: it is missing, or is no Gemma 3.
+    """
+    from transformers import Gemma3Config, Gemma3TextConfig
 
     directory = source.component("text_encoder")
-    source.weight_files("text_encoder")
     kind = source.config("text_encoder").get("model_type")
     if kind == "gemma3":
-        config = Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
-    elif kind == "gemma3_text":
-        config = Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
-    else:
-        raise ModelError(
-            f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
-            "give the Gemma 3 12B that comes with the model"
-        )
-    model, report = TextTower.from_pretrained(
-        directory,
-        config=config,
-        # The tower's place in the file, in every layout that transformers has written.
-        key_mapping={r"^(model\.)?language_model\.(model\.)?": "", r"^model\.(?=layers|embed|norm)": ""},
-        dtype=dtype,
-        local_files_only=True,
-        output_loading_info=True,
+        return Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
+    if kind == "gemma3_text":
+        return Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
+    raise ModelError(
+        f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
+        "give the Gemma 3 12B that comes with the model"
     )
-    if report["missing_keys"] or report["mismatched_keys"]:
-        faulty = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
-        raise ModelError(
-            f"the text encoder in {directory} lacks {len(faulty)} weights, e.g. {', '.join(faulty[:3])}; "
-            "download it again"
-        )
-    return _frozen(model, device)
 
 
 def _load(
@@ -145,24 +147,32 @@ def _load(
     device: torch.device | str,
     **overrides: Any,
 ) -> Any:
-    source.weight_files(name)
-    model, report = kind.from_pretrained(
-        source.component(name),
-        torch_dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        low_cpu_mem_usage=True,
-        output_loading_info=True,
-        **overrides,
-    )
-    if report["missing_keys"] or report["unexpected_keys"]:
-        faulty = sorted((*report["missing_keys"], *report["unexpected_keys"]))
-        raise ModelError(
-            f"the {name} in {source.component(name)} does not fit its configuration: {len(faulty)} weights "
-            f"are missing or not known, e.g. {', '.join(faulty[:3])}; download it again"
-        )
-    return _frozen(model, device)
+    config = source.config(name) | overrides
+    model = build_empty(lambda: kind.from_config(config))
+    _fill(model, source, name, dtype, device)
+    settle_buffers(model, device, dtype)
+    return _frozen(model)
 
 
-def _frozen(model: Any, device: torch.device | str) -> Any:
-    return model.to(device).eval().requires_grad_(False)
+def _fill(model: Any, source: ModelSource, name: str, dtype: torch.dtype, device: torch.device | str) -> None:
+    weights = source.weights(name)
+    require_fit(model, weights, name.replace("_", " "), source.component(name))
+    if source.precision(name) == NO_CHANGE:
+        fill(model, weights, dtype, device)
+        return
+    precision = PRECISIONS[source.precision(name)]
+    quantiser = quantiser_of(precision)
+    quantised = quantised_names(name, source.shapes(name))
+    if precision.library != "quanto":
+        fill(model, weights, dtype, device, quantiser, quantised)
+        return
+    kept = quantised_file(source.models_dir, name, source.fingerprint(name), dtype)
+    if kept.is_file():
+        fill_from(model, kept, weights, dtype, device, quantiser, quantised)
+    else:
+        fill(model, weights, dtype, device, quantiser, quantised)
+        keep(model, kept)
+
+
+def _frozen(model: Any) -> Any:
+    return model.eval().requires_grad_(False)

@@ -1,20 +1,23 @@
-"""Where a model's files are, which version they are, and the fingerprints of their contents.
+"""A model on this machine, in either layout: its version, its parts and their fingerprints.
 
 Nothing here imports torch: the parent process resolves models before any stage has started.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ltxcore.config.recipe import TINY_MODEL, ModelSettings
+from ltxcore.models import precisions
+from ltxcore.models.combined import COMBINED_COMPONENTS, CombinedCheckpoint, open_combined
 from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import TEXT_COMPONENTS, find_model, find_text, require_flavour
+from ltxcore.models.gemma import tower_weights
+from ltxcore.models.hashes import remembered_hashes, remembered_part
+from ltxcore.models.precisions import NO_CHANGE, PRECISIONS
+from ltxcore.models.tensor_file import read_tensor_file
 from ltxcore.models.versions import (
     COMPONENTS,
     TEXT_MAX_TOKENS,
@@ -24,52 +27,63 @@ from ltxcore.models.versions import (
     recognise,
     tiny_stamp,
 )
-from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
-from ltxcore.store.locks import exclusive
+from ltxcore.models.weights import Weight, plain_weights
+from ltxcore.store.fingerprint import fingerprint
 
 TINY_DIRECTORY = "tiny-ltx2"
-FINGERPRINTS = "fingerprints.json"
-_TEXT_COMPONENTS = ("text_encoder", "tokenizer")
 _TOKENIZER_SUFFIXES = {".json", ".model", ".txt", ".jinja"}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # What a writer notes about itself: it changes no number that a component computes.
 _NOT_CONTENT = {"_diffusers_version", "_name_or_path", "transformers_version"}
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model in the diffusers layout on this machine."""
+    """A model on this machine: a directory in the diffusers layout, or a combined checkpoint and a Gemma."""
 
     root: Path
+    """The directory, or the combined file."""
     version: Version
     text_root: Path
     """The directory of Gemma and its tokenizer: the model's own unless the settings name another."""
     models_dir: Path
-    """Where remembered hashes are kept."""
+    """Where remembered hashes and quantised weights are kept."""
+    combined: CombinedCheckpoint | None = None
+    transformer_precision: str = NO_CHANGE
+    text_encoder_precision: str = NO_CHANGE
 
     def component(self, name: str) -> Path:
-        """The directory of a component.
+        """The directory of a component, or the combined file that it is part of.
 
         Raises:
             ModelError: the model has no such component.
         """
         if name not in COMPONENTS:
             raise ModelError(f"{name!r} is no component of LTX-2; known: {', '.join(COMPONENTS)}")
-        root = self.text_root if name in _TEXT_COMPONENTS else self.root
+        if self.combined is not None and name in COMBINED_COMPONENTS:
+            return self.combined.path
+        root = self.text_root if name in TEXT_COMPONENTS else self.root
         path = root / name
         # A Gemma directory as its makers publish it has model and tokenizer side by side.
-        if name in _TEXT_COMPONENTS and not path.is_dir() and (root / "config.json").is_file():
+        if name in TEXT_COMPONENTS and not path.is_dir() and (root / "config.json").is_file():
             path = root
         if not path.is_dir():
             raise ModelError(f"{root} has no {name}: the folder {path} does not exist; download it again")
         return path
 
+    def precision(self, name: str) -> str:
+        """How the recipe wants a component's linears held, `no_change` where it says nothing."""
+        chosen = {"transformer": self.transformer_precision, "text_encoder": self.text_encoder_precision}
+        return chosen.get(name, NO_CHANGE)
+
     def config(self, name: str) -> dict[str, Any]:
-        """The configuration of a component, as on disk (the tokenizer's is tokenizer_config.json).
+        """The configuration of a component in diffusers' or transformers' names (the tokenizer's is
+        tokenizer_config.json).
 
         Raises:
             ModelError: the component or its configuration is missing.
         """
+        if self.combined is not None and name in COMBINED_COMPONENTS:
+            return self.combined.config(name)
         return read_json(
             self.component(name) / ("tokenizer_config.json" if name == "tokenizer" else "config.json")
         )
@@ -87,6 +101,8 @@ class ModelSource:
             ModelError: none are there, or the index names one that is not.
         """
         directory = self.component(name)
+        if directory.is_file():
+            return [directory]
         stem = "model" if name == "text_encoder" else "diffusion_pytorch_model"
         index = directory / f"{stem}.safetensors.index.json"
         if index.is_file():
@@ -99,30 +115,70 @@ class ModelSource:
             raise ModelError(f"the {name} in {directory} lacks {', '.join(missing)}; download it again")
         return files
 
-    def fingerprint(self, name: str) -> str:
-        """sha256 over a component's configuration and the contents of its weight files, 64 hex digits.
+    def weights(self, name: str) -> dict[str, Weight]:
+        """A component's weights, under the names of the model that loads them, from headers alone.
 
-        Contents are hashed once; later calls cost a stat a file.
+        Of the text encoder the language model's: the vision tower stays on disk.
+
+        Raises:
+            ModelError: the component is missing, or a file of it is cut short or no safetensors.
+        """
+        if self.combined is not None and name in COMBINED_COMPONENTS:
+            return self.combined.weights(name)
+        weights: dict[str, Weight] = {}
+        for file in self.weight_files(name):
+            weights.update(plain_weights(read_tensor_file(file).tensors))
+        return tower_weights(weights) if name == "text_encoder" else weights
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of a component's weights once loaded."""
+        return {key: weight.shape for key, weight in self.weights(name).items()}
+
+    def resident_bytes(self, name: str, value_bytes: int) -> int:
+        """Size of a component once loaded in a type of `value_bytes`, quantised as the recipe wants it."""
+        return precisions.resident_bytes(name, self.shapes(name), value_bytes, self.precision(name))
+
+    def fingerprint(self, name: str) -> str:
+        """sha256 over a component's configuration and the contents of its weights, 64 hex digits.
+
+        A quantised component is another one than the same weights unquantised. Contents are hashed once;
+        later calls cost a stat a file.
 
         Raises:
             ModelError: the component is missing or incomplete.
         """
-        directory = self.component(name)
+        found = self._content_fingerprint(name)
+        precision = self.precision(name)
+        return found if precision == NO_CHANGE else fingerprint({"of": found, "precision": precision})
+
+    def _content_fingerprint(self, name: str) -> str:
         if name == "tokenizer":
-            files = sorted(
-                path
-                for path in directory.iterdir()
-                if path.suffix in _TOKENIZER_SUFFIXES and "token" in path.name
-            )
-            if not files:
-                raise ModelError(f"the tokenizer in {directory} has no files; download it again")
             config: dict[str, Any] = {}
+            files = _tokenizer_files(self.component(name))
         else:
-            files = self.weight_files(name)
             config = _content(self.config(name))
-        hashes = remembered_hashes(files, self.models_dir)
-        # File names are left out: the same weights under other names are the same component.
-        return fingerprint({"component": name, "config": config, "files": [hashes[path] for path in files]})
+            files = self.weight_files(name)
+        if self.combined is not None and name in COMBINED_COMPONENTS:
+            stored = {
+                f"{key}#{number}": part
+                for key, weight in self.combined.weights(name).items()
+                for number, part in enumerate(weight.parts)
+            }
+            contents = [remembered_part(self.combined.path, name, stored, self.models_dir)]
+        else:
+            hashes = remembered_hashes(files, self.models_dir)
+            # File names are left out: the same weights under other names are the same component.
+            contents = [hashes[path] for path in files]
+        return fingerprint({"component": name, "config": config, "files": contents})
+
+
+def _tokenizer_files(directory: Path) -> list[Path]:
+    files = sorted(
+        path for path in directory.iterdir() if path.suffix in _TOKENIZER_SUFFIXES and "token" in path.name
+    )
+    if not files:
+        raise ModelError(f"the tokenizer in {directory} has no files; download it again")
+    return files
 
 
 def _content(config: Any) -> Any:
@@ -138,7 +194,8 @@ def resolve_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
     """Find the model of a recipe among what is on this machine. Writes and downloads nothing.
 
     Raises:
-        ModelError: it is not here, or is no LTX-2 in the diffusers layout; the text says what to do.
+        ModelError: it is not here, is no LTX-2, or is not what the recipe's flavour says; the text says
+            what to do.
     """
     return _resolve(settings, models_dir, fetch=False)
 
@@ -173,19 +230,25 @@ def prepare_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
 
 
 def _resolve(settings: ModelSettings, models_dir: Path, fetch: bool) -> ModelSource:
-    name = settings.pretrained_model_name_or_path
-    if name == TINY_MODEL:
+    for name in (settings.base_model_precision, settings.text_encoder_1_precision):
+        if name != NO_CHANGE:
+            PRECISIONS[name].require_library()
+    if settings.pretrained_model_name_or_path == TINY_MODEL:
         root = _tiny(models_dir / TINY_DIRECTORY, fetch)
     else:
-        own_text = () if settings.text_encoder else _TEXT_COMPONENTS
-        wanted = ["model_index.json", "scheduler/*"]
-        wanted += [f"{c}/*" for c in COMPONENTS if c not in _TEXT_COMPONENTS or c in own_text]
-        root = _locate(name, settings.revision, wanted, fetch)
-    text_root = root
-    if settings.text_encoder:
-        wanted = ["config.json", "*.safetensors", "*.index.json", "*token*", "text_encoder/*", "tokenizer/*"]
-        text_root = _locate(settings.text_encoder, None, wanted, fetch)
-    return ModelSource(root, recognise(root), text_root, models_dir)
+        root = find_model(settings, fetch)
+    combined = open_combined(root) if root.is_file() else None
+    version = recognise(root) if combined is None else combined.version
+    require_flavour(settings, root, version, combined)
+    return ModelSource(
+        root,
+        version,
+        find_text(settings, root, fetch),
+        models_dir,
+        combined,
+        settings.base_model_precision,
+        settings.text_encoder_1_precision,
+    )
 
 
 def _tiny(directory: Path, fetch: bool) -> Path:
@@ -200,78 +263,3 @@ def _tiny(directory: Path, fetch: bool) -> Path:
 
         write_tiny(directory)
     return directory
-
-
-def _locate(name: str, revision: str | None, wanted: Iterable[str], fetch: bool) -> Path:
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.suffix == ".safetensors" or path.is_file():
-        raise ModelError(
-            f"{name} is a single file; give a directory in the diffusers layout (model_index.json and a "
-            "folder for each component), or a hub id such as Lightricks/LTX-2"
-        )
-    if path.is_absolute() or name.startswith((".", "~")) or not _HUB_ID.fullmatch(name):
-        raise ModelError(
-            f"{name} is neither a directory on this machine nor a hub id; give a directory in the diffusers "
-            f"layout, a hub id such as Lightricks/LTX-2, or `{TINY_MODEL}`"
-        )
-    return _from_hub(name, revision, list(wanted), fetch)
-
-
-def _from_hub(repo: str, revision: str | None, wanted: list[str], fetch: bool) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    offline = constants.HF_HUB_OFFLINE
-    try:
-        found = snapshot_download(
-            repo, revision=revision, allow_patterns=wanted, local_files_only=offline or not fetch
-        )
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        if offline:
-            remedy = "HF_HUB_OFFLINE is set; unset it to download"
-        elif fetch:
-            remedy = "the hub could not be reached; check the network"
-        else:
-            remedy = "run train-ltx2 or probe-media, which download it"
-        raise ModelError(
-            f"{repo} is no directory here and is not in this machine's hub cache: {remedy}, "
-            "or give a directory"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise ModelError(f"{repo} could not be downloaded: {error}; check the id and the network") from error
-    return Path(found)
-
-
-def remembered_hashes(files: Iterable[Path], models_dir: Path) -> dict[Path, str]:
-    """sha256 of each file, from `fingerprints.json` where size, mtime and inode are as remembered."""
-    remembered = _read_memory(models_dir)
-    hashes: dict[Path, str] = {}
-    learnt: dict[str, dict[str, Any]] = {}
-    for file in files:
-        real = file.resolve()
-        stat = stat_key(real)
-        known = remembered.get(str(real))
-        if known is None or known["stat"] != stat:
-            known = learnt[str(real)] = {"stat": stat, "sha256": hash_file(real)}
-        hashes[file] = known["sha256"]
-    if learnt:
-        with exclusive(models_dir / f".{FINGERPRINTS}.lock", "remembering hashes of model files"):
-            _write_memory(models_dir, _read_memory(models_dir) | learnt)
-    return hashes
-
-
-def _read_memory(models_dir: Path) -> dict[str, Any]:
-    path = models_dir / FINGERPRINTS
-    return read_json(path) if path.is_file() else {}
-
-
-def _write_memory(models_dir: Path, memory: dict[str, Any]) -> None:
-    path = models_dir / FINGERPRINTS
-    temporary = models_dir / f".{FINGERPRINTS}.{os.getpid()}"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(memory, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

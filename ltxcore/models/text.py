@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltxcore.models.errors import ModelError
+from ltxcore.models.assembling import fill, require_fit
 from ltxcore.models.source import ModelSource
 
 
@@ -81,23 +81,12 @@ def load_feature_extractor(
     Raises:
         ModelError: the connectors are missing, or lack the extractor's weights.
     """
-    from safetensors import safe_open
-
     with torch.device("meta"):
         extractor = FeatureExtractor(source.config("connectors"))
     wanted = set(extractor.state_dict())
-    found: dict[str, torch.Tensor] = {}
-    for path in source.weight_files("connectors"):
-        with safe_open(path, framework="pt", device="cpu") as file:
-            for name in wanted & set(file.keys()):
-                found[name] = file.get_tensor(name).to(device, dtype)
-    missing = sorted(wanted - set(found))
-    if missing:
-        raise ModelError(
-            f"the connectors in {source.component('connectors')} lack {', '.join(missing)}; "
-            "download them again"
-        )
-    extractor.load_state_dict(found, assign=True)
+    weights = {name: weight for name, weight in source.weights("connectors").items() if name in wanted}
+    require_fit(extractor, weights, "feature extractor of the connectors", source.component("connectors"))
+    fill(extractor, weights, dtype, device)
     return extractor.eval().requires_grad_(False)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ltxcore.models.errors import ModelError
-from ltxcore.models.versions import TINY_STAMP, VERSIONS, Version, tiny_stamp
+from ltxcore.models.versions import LOADABLE, TINY_STAMP, VERSIONS, Version, tiny_stamp
 from ltxcore.store.fingerprint import derive_seed
 
 MAX_TOKENS = 128
@@ -43,8 +43,8 @@ def write_tiny(directory: Path, version: str = "2.0", seed: int = 0) -> None:
     Raises:
         ModelError: the version is not known, or the directory holds something else.
     """
-    if version not in VERSIONS:
-        raise ModelError(f"LTX-2 version {version!r} is not known; give one of {', '.join(VERSIONS)}")
+    if version not in LOADABLE:
+        raise ModelError(f"LTX-2 version {version!r} is not known; give one of {', '.join(LOADABLE)}")
     stamp = tiny_stamp(version, seed)
     if _stamp_of(directory) == stamp:
         return

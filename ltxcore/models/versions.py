@@ -31,6 +31,26 @@ COMPONENTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "text_
 
 
 @dataclass(frozen=True)
+class LatentGeometry:
+    """How pixels, frames and seconds become latents and tokens; the same in every version so far."""
+
+    spatial_factor: int = 32
+    """Pixels of an edge to one latent."""
+    temporal_factor: int = 8
+    """Frames to one latent, the first frame alone being one: F frames give (F - 1) / 8 + 1."""
+    patch_size: int = 1
+    """Latents of an edge to one token."""
+
+    def video_tokens(self, frames: int, width: int, height: int) -> int:
+        """Tokens of a clip of `frames` = 8n + 1 and edges that are multiples of 32."""
+        edge = self.spatial_factor * self.patch_size
+        return ((frames - 1) // self.temporal_factor + 1) * (height // edge) * (width // edge)
+
+
+GEOMETRY = LatentGeometry()
+
+
+@dataclass(frozen=True)
 class Version:
     """One generation of LTX-2."""
 
@@ -47,6 +67,21 @@ class Version:
     """The transformer block that the reference perturbs for spatio-temporal guidance."""
     image_crf: int
     """H.264 CRF with which a first-frame image is compressed before it is encoded."""
+    geometry: LatentGeometry = GEOMETRY
+    missing: tuple[str, ...] = ()
+    """The parts that this project cannot load yet, each with why; empty where the version works."""
+
+    def require_loadable(self, where: str) -> None:
+        """Refuse a version of which parts are missing here.
+
+        Raises:
+            ModelError: names them.
+        """
+        if self.missing:
+            raise ModelError(
+                f"{where} is an LTX-{self.name}, which cannot be loaded yet; missing are "
+                f"{'; '.join(self.missing)}. Give one of {', '.join(LOADABLE)}"
+            )
 
     @property
     def output_sample_rate(self) -> int:
@@ -205,8 +240,26 @@ _V2_3 = Version(
     stg_block=28,
     image_crf=33,
 )
+# Its transformer is known and counts the released parameters; what else it needs is named in `missing`.
+_V2_5 = Version(
+    name="2.5",
+    transformer=_frozen(_V2_3.transformer, ff_bias=False, use_keyframes_abs_pos_embedding=True),
+    connectors=_V2_3.connectors,
+    video_vae=_VIDEO_VAE,
+    audio_vae=_AUDIO_VAE,
+    vocoder=_V2_3.vocoder,
+    vocoder_class="LTX2VocoderWithBWE",
+    text_features="per_modality",
+    stg_block=28,
+    image_crf=18,
+    missing=(
+        "the text encoder (a Gemma 4 tuned by Lightricks, whose tokenizer needs BOS put in front by hand)",
+        "the video VAE (its decoder is a diffusion model)",
+    ),
+)
 
-VERSIONS: Mapping[str, Version] = MappingProxyType({v.name: v for v in (_V2_0, _V2_3)})
+VERSIONS: Mapping[str, Version] = MappingProxyType({v.name: v for v in (_V2_0, _V2_3, _V2_5)})
+LOADABLE: tuple[str, ...] = tuple(name for name, version in VERSIONS.items() if not version.missing)
 
 
 def recognise(root: Path) -> Version:
@@ -227,7 +280,7 @@ def recognise(root: Path) -> Version:
     gated = bool(transformer.get("gated_attn"))
     per_modality = bool(connectors.get("per_modality_projections"))
     if transformer.get("use_keyframes_abs_pos_embedding"):
-        raise ModelError(f"{root} is an LTX-2.5, which is not supported; give one of {', '.join(VERSIONS)}")
+        VERSIONS["2.5"].require_loadable(str(root))
     if gated != per_modality:
         raise ModelError(
             f"{root} mixes versions: the transformer's gated_attn is {gated} but the connectors' "

@@ -11,7 +11,6 @@ from ltxcore.memory.plan import (
     text_activations_bytes,
     training_activations_bytes,
     vae_activations_bytes,
-    weights_bytes,
 )
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
@@ -82,7 +81,7 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
         batch=settings.train_batch_size,
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
-    adapter = adapter_bytes(ctx.source.component("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
+    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
     return _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
 
 
@@ -110,8 +109,8 @@ def plan_rows(ctx: Context, measured: dict[str, int] | None = None) -> list[Row]
 
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:
     parts = {"text_projection": "connectors"}
-    folders = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
-    return sum(weights_bytes(ctx.source.component(folder), value_bytes) for folder in folders)
+    components = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
+    return sum(ctx.source.resident_bytes(component, value_bytes) for component in components)
 
 
 def _plan(

@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+from ltxcore.models.versions import GEOMETRY
 from ltxcore.store.snapshot import Sample, Snapshot
 
 Row = dict[str, Any]
@@ -57,9 +58,8 @@ def bucket_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def video_tokens(sample: Sample) -> int:
-    """((F-1)/8+1)(H/32)(W/32)."""
-    width, height = sample.geometry.target
-    return ((sample.frames.count - 1) // 8 + 1) * (height // 32) * (width // 32)
+    """Tokens of a sample's video, which is what a step's time and memory grow with."""
+    return GEOMETRY.video_tokens(sample.frames.count, *sample.geometry.target)
 
 
 def as_csv(rows: list[Row]) -> bytes:

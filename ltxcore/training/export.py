@@ -13,26 +13,13 @@ import torch
 from safetensors.torch import save_file
 
 from ltxcore.config.recipe import Recipe
+from ltxcore.models.reference_names import REFERENCE_MODULES
 from ltxcore.store.blobs import sync_directory
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_SUFFIX = "_comfyui.safetensors"
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The header key where diffusers looks for the adapter's rank, alpha and targets."""
-
-REFERENCE_NAMES = {
-    "proj_in": "patchify_proj",
-    "audio_proj_in": "audio_patchify_proj",
-    "time_embed": "adaln_single",
-    "audio_time_embed": "audio_adaln_single",
-    "prompt_adaln": "prompt_adaln_single",
-    "audio_prompt_adaln": "audio_prompt_adaln_single",
-    "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
-    "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
-    "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
-    "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
-}
-"""First part of a linear layer's name in diffusers -> in the reference and ComfyUI; all others are equal."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +79,7 @@ def comfyui_weights(weights: Mapping[str, torch.Tensor], scale: float) -> dict[s
 def reference_name(name: str) -> str:
     """A transformer module's (or its LoRA's) name in the reference, from its name in diffusers."""
     first, dot, rest = name.partition(".")
-    return f"{REFERENCE_NAMES.get(first, first)}{dot}{rest}"
+    return f"{REFERENCE_MODULES.get(first, first)}{dot}{rest}"
 
 
 def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ltxcore.config.recipe import ValidationSettings
+from ltxcore.models.versions import GEOMETRY
 from ltxcore.store.fingerprint import derive_seed
 
-SPATIAL_MULTIPLE = 32
-TEMPORAL_MULTIPLE = 8
+SPATIAL_MULTIPLE = GEOMETRY.spatial_factor * GEOMETRY.patch_size
+TEMPORAL_MULTIPLE = GEOMETRY.temporal_factor
 USUAL_GUIDANCE = (2.0, 6.0)
 DISTILLED_GUIDANCE = 1.0
 

@@ -116,14 +116,16 @@ def test_what_does_not_fit_is_an_error_that_names_it(tmp_path: Path) -> None:
     tensors = load_file(file)
     tensors.pop("text_proj_in.weight")
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"connectors in .*: 1 weights are missing .* text_proj_in\.weight"):
+    with pytest.raises(
+        ModelError, match=r"connectors in .*: 1 weights are missing, e\.g\. text_proj_in\.weight"
+    ):
         loading.load_connectors(source, torch.float32, "cpu")
 
     (file,) = source.weight_files("text_encoder")
     tensors = load_file(file)
     del tensors["language_model.model.norm.weight"]
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(ModelError, match=r"lacks 1 weights, e\.g\. norm\.weight"):
+    with pytest.raises(ModelError, match=r"text encoder in .*: 1 weights are missing, e\.g\. norm\.weight"):
         loading.load_text_encoder(source, torch.float32, "cpu")
 
     (newer.root / "vocoder").rename(source.root / "vocoder-of-2.3")

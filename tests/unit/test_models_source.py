@@ -14,13 +14,8 @@ import pytest
 
 from ltxcore.config.recipe import ModelSettings
 from ltxcore.models.errors import ModelError
-from ltxcore.models.source import (
-    FINGERPRINTS,
-    ModelSource,
-    prepare_model,
-    remembered_hashes,
-    resolve_model,
-)
+from ltxcore.models.hashes import FINGERPRINTS, remembered_hashes
+from ltxcore.models.source import ModelSource, prepare_model, resolve_model
 from ltxcore.models.versions import COMPONENTS
 
 ROOT = Path(__file__).parents[2]
@@ -72,12 +67,12 @@ def test_a_tiny_model_of_an_older_code_is_written_anew(tiny: ModelSource) -> Non
 
 
 def test_paths_that_cannot_be_used_say_what_to_give(tmp_path: Path) -> None:
-    combined = tmp_path / "ltx-2-19b-dev.safetensors"
-    combined.write_bytes(b"")
-    with pytest.raises(ModelError, match="is a single file; give a directory in the diffusers layout"):
-        resolve_model(_given(combined), tmp_path)
-    for wrong in (tmp_path / "absent", "./absent/model", "ltx2"):
-        with pytest.raises(ModelError, match="neither a directory on this machine nor a hub id"):
+    empty = tmp_path / "ltx-2-19b-dev.safetensors"
+    empty.write_bytes(b"")
+    with pytest.raises(ModelError, match="is no safetensors file"):
+        resolve_model(_given(empty), tmp_path)
+    for wrong in (tmp_path / "absent", "./absent/model", "ltx2", "models/ltx2.safetensors"):
+        with pytest.raises(ModelError, match="neither a file nor a directory on this machine nor a hub id"):
             resolve_model(_given(wrong), tmp_path)
 
 

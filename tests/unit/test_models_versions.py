@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from ltxcore.media import buckets
 from ltxcore.models.errors import ModelError
-from ltxcore.models.versions import VERSIONS, recognise
+from ltxcore.models.versions import GEOMETRY, LOADABLE, VERSIONS, recognise
+from ltxcore.validation import plan as rendering
 
 # Parameters of the released models: transformer, connectors; in millions VAE encoder and decoder, audio VAE,
 # vocoder.
@@ -43,7 +45,31 @@ def test_the_full_size_models_have_the_released_parameter_counts(name: str) -> N
 
 
 def test_what_no_configuration_file_says() -> None:
-    assert [(v.stg_block, v.output_sample_rate) for v in VERSIONS.values()] == [(29, 24_000), (28, 48_000)]
+    assert [(v.stg_block, v.output_sample_rate, v.image_crf) for v in VERSIONS.values()] == [
+        (29, 24_000, 33),
+        (28, 48_000, 33),
+        (28, 48_000, 18),
+    ]
+
+
+def test_the_row_of_2_5_counts_its_transformer_and_names_what_is_missing() -> None:
+    from diffusers import LTX2VideoTransformer3DModel
+
+    newest = VERSIONS["2.5"]
+    with torch.device("meta"):
+        transformer = LTX2VideoTransformer3DModel(**newest.transformer)
+    assert sum(p.numel() for p in transformer.parameters()) == 18_987_859_200
+    assert LOADABLE == ("2.0", "2.3")
+    with pytest.raises(
+        ModelError, match=r"missing are the text encoder \(a Gemma 4 .* video VAE .* 2\.0, 2\.3"
+    ):
+        newest.require_loadable("here")
+
+
+def test_the_geometry_is_that_of_the_media_and_of_the_rendering() -> None:
+    assert GEOMETRY.temporal_factor == buckets.TEMPORAL_FACTOR == rendering.TEMPORAL_MULTIPLE
+    assert GEOMETRY.spatial_factor == rendering.SPATIAL_MULTIPLE
+    assert GEOMETRY.video_tokens(49, 1280, 704) == 6160
 
 
 def _layout(root: Path, pipeline: str, transformer: dict[str, bool], connectors: dict[str, bool]) -> Path:
@@ -69,7 +95,12 @@ def test_a_version_is_recognised_by_its_components(tmp_path: Path) -> None:
     [
         ("LTXPipeline", {}, {}, "holds a LTXPipeline, not an LTX-2"),
         ("LTX2Pipeline", {"gated_attn": True}, {}, "mixes versions"),
-        ("LTX2Pipeline", {"use_keyframes_abs_pos_embedding": True}, {}, "LTX-2.5, which is not supported"),
+        (
+            "LTX2Pipeline",
+            {"use_keyframes_abs_pos_embedding": True},
+            {},
+            "LTX-2.5, which cannot be loaded yet; missing are the text encoder",
+        ),
     ],
 )
 def test_what_is_no_supported_ltx2_is_refused_with_what_was_found(

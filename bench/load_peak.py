@@ -1,0 +1,173 @@
+"""Host memory while a transformer is loaded in int8: quantised on the way in, or loaded and then quantised.
+
+Writes a random checkpoint of full-width LTX-2.0 blocks (3 GB in bf16), loads it in processes of their own,
+and compares their peaks (ru_maxrss) with what stays resident. `python bench/load_peak.py [--layers N]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ltxcore.memory.measure import measure_peaks
+from ltxcore.memory.plan import GIB
+from ltxcore.models.source import ModelSource
+from ltxcore.models.versions import VERSIONS
+
+RESULTS = Path(__file__).parent / "results"
+PRECISION = "int8-quanto"
+CHUNK_BYTES = 64 << 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=3, help="blocks of 0.77 GB each")
+    layers = parser.parse_args().layers
+    with tempfile.TemporaryDirectory(prefix="load-peak-") as directory:
+        root = Path(directory)
+        stored = _measure(write_checkpoint, root, layers)["value"]
+        source = source_of(root)
+        result = source.resident_bytes("transformer", 2)
+        runs = {
+            "imports alone": _measure(import_only),
+            "load, then quantise": _measure(load_then_quantise, root),
+            "ours, first load": _measure(load_ours, root),
+            "ours, second load": _measure(load_ours, root),
+        }
+    table = report(stored, result, runs)
+    print(table)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{date.today():%Y-%m-%d}-load-peak.md"
+    file.write_text(table + "\n", encoding="utf-8")
+    floor = runs["imports alone"]["peak"]
+    ours, theirs = (runs[name]["peak"] - floor for name in ("ours, first load", "load, then quantise"))
+    print(
+        f"peak above the imports, for {result / GIB:.2f} GiB of result: ours {ours / GIB:.2f} GiB, "
+        f"load-then-quantise {theirs / GIB:.2f} GiB, {theirs / ours:.2f} times ours"
+    )
+
+
+def source_of(root: Path) -> ModelSource:
+    """The checkpoint as a model of which only the transformer is there."""
+    return ModelSource(root, VERSIONS["2.0"], root, root / "models", transformer_precision=PRECISION)
+
+
+def write_checkpoint(root: Path, layers: int) -> int:
+    """Random bf16 weights of `layers` full-width blocks; returns their size in bytes."""
+    import torch
+    from diffusers import LTX2VideoTransformer3DModel
+
+    from ltxcore.models.writing import Part, Pending, write_tensor_file
+
+    config = {**VERSIONS["2.0"].transformer, "num_layers": layers}
+    with torch.device("meta"):
+        model = LTX2VideoTransformer3DModel(**config)
+    folder = root / "transformer"
+    folder.mkdir()
+    model.save_config(folder)
+    noise = torch.randn(CHUNK_BYTES // 2, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+
+    def values(shape: tuple[int, ...]) -> list[torch.Tensor]:
+        count = torch.Size(shape).numel()
+        return [noise.repeat(-(-count // noise.numel()))[:count].view(shape)]
+
+    pending = [
+        Pending((Part(name, torch.bfloat16, tuple(t.shape)),), lambda shape=tuple(t.shape): values(shape))
+        for name, t in model.state_dict().items()
+    ]
+    write_tensor_file(folder / "diffusion_pytorch_model.safetensors", pending)
+    (root / "models").mkdir()
+    # Hashing is no part of loading: the stages' keys need the fingerprint whatever the precision.
+    source_of(root).fingerprint("transformer")
+    return sum(t.numel() * 2 for t in model.state_dict().values())
+
+
+def import_only() -> None:
+    import optimum.quanto  # noqa: F401
+    from diffusers import LTX2VideoTransformer3DModel  # noqa: F401
+
+    import ltxcore.models.loading  # noqa: F401
+
+
+def load_ours(root: Path) -> Any:
+    import torch
+
+    import_only()
+    from ltxcore.models.loading import load_transformer
+
+    return load_transformer(source_of(root), torch.bfloat16, "cpu")
+
+
+def load_then_quantise(root: Path) -> Any:
+    import torch
+
+    import_only()
+    from diffusers import LTX2VideoTransformer3DModel
+    from optimum.quanto import freeze, qint8, quantize
+
+    model = LTX2VideoTransformer3DModel.from_pretrained(root / "transformer", torch_dtype=torch.bfloat16)
+    quantize(model, weights=qint8, include="transformer_blocks.*", exclude="*to_gate_logits")
+    freeze(model)
+    return model
+
+
+def report(stored: int, result: int, runs: dict[str, dict[str, Any]]) -> str:
+    memory = psutil.virtual_memory().total / GIB
+    floor = runs["imports alone"]["peak"]
+    lines = [
+        f"# Host memory while loading in int8, {date.today():%Y-%m-%d}",
+        "",
+        f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, no GPU; checkpoint "
+        f"{stored / GIB:.2f} GiB in bf16, resident in int8 {result / GIB:.2f} GiB.",
+        "",
+        "| run | peak GiB | above the imports GiB | times the result | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, run in runs.items():
+        above = run["peak"] - floor
+        lines.append(
+            f"| {name} | {run['peak'] / GIB:.2f} | {above / GIB:.2f} | {above / result:.2f} | "
+            f"{run['seconds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _measure(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Peak and seconds of `work` in a process of its own; `value` where it returns a number."""
+    spawn = multiprocessing.get_context("spawn")
+    receive, send = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_tell, args=(send, work, *arguments))
+    process.start()
+    send.close()
+    try:
+        told: dict[str, Any] = json.loads(receive.recv())
+    except EOFError:
+        process.join()
+        raise SystemExit(f"{work.__name__} ended with status {process.exitcode}") from None
+    process.join()
+    return told
+
+
+def _tell(send: Any, work: Callable[..., Any], *arguments: Any) -> None:
+    begun = time.monotonic()
+    made = work(*arguments)
+    told = {
+        "peak": measure_peaks().rss_bytes,
+        "seconds": time.monotonic() - begun,
+        "value": made if isinstance(made, int) else None,
+    }
+    send.send(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
