@@ -11,9 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.cli_options import WorkspaceOption
+from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from ltxcore.config.errors import ConfigError
-from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import sweep
@@ -28,12 +27,8 @@ from ltxcore.store.verify import verify as verify_store
 from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
 
 console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
-RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
 
-BAD_CONFIGURATION = 2
 SHOWN = 40
 PARTS = ("media", "audio", "text", "latents")
 
@@ -48,7 +43,7 @@ def explain(
 ) -> None:
     """Say of a clip whether it is in and why, what would be computed again and why, and who saw it."""
     with _refusals():
-        chosen = Recipe() if recipe is None else load_recipe(recipe)
+        chosen = read_recipe(recipe)
         ctx = Context(Workspace(workspace), chosen, datasets, snapshot)
         if clip:
             report = explain_clip(ctx, clip)
@@ -204,9 +199,7 @@ def _refusals() -> Iterator[None]:
         OSError,
         ImportError,
     ) as error:
-        errors.print(f"[red]{type(error).__name__}[/]")
-        errors.print(str(error), markup=False)
-        raise typer.Exit(BAD_CONFIGURATION) from None
+        raise refuse(error) from None
 
 
 def _say_waiting(holder: str) -> None:

@@ -54,7 +54,7 @@ def find_model(settings: ModelSettings, fetch: bool) -> Path:
         return path.resolve()
     if path.is_dir():
         return _in_directory(path.resolve(), flavour)
-    if path.suffix == ".safetensors" or not _may_be_hub_id(name):
+    if path.suffix == ".safetensors" or not may_be_hub_id(name):
         raise ModelError(
             f"{name} is neither a file nor a directory on this machine nor a hub id; give a combined "
             f".safetensors, a directory in the diffusers layout, a hub id such as Lightricks/LTX-2, or "
@@ -132,7 +132,7 @@ def _text_directory(name: str, fetch: bool) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return path.resolve()
-    if path.exists() or not _may_be_hub_id(name):
+    if path.exists() or not may_be_hub_id(name):
         raise ModelError(
             f"the text encoder {name} is neither a directory on this machine nor a hub id; set "
             "model.text_encoder to a directory or hub id of Gemma 3 12B, such as google/gemma-3-12b-it"
@@ -140,8 +140,11 @@ def _text_directory(name: str, fetch: bool) -> Path:
     return _snapshot(name, None, _TEXT_FILES, fetch)
 
 
-def _may_be_hub_id(name: str) -> bool:
-    return not name.startswith((".", "~", "/")) and _HUB_ID.fullmatch(name) is not None
+def may_be_hub_id(name: str) -> bool:
+    """Whether a name that is not on this machine can be a repository's."""
+    path = Path(name).expanduser()
+    local = path.exists() or name.startswith((".", "~", "/")) or path.suffix == ".safetensors"
+    return not local and _HUB_ID.fullmatch(name) is not None
 
 
 def _in_repository(settings: ModelSettings, fetch: bool) -> Path:

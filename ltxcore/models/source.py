@@ -13,7 +13,7 @@ from ltxcore.config.recipe import TINY_MODEL, ModelSettings
 from ltxcore.models import precisions
 from ltxcore.models.combined import COMBINED_COMPONENTS, CombinedCheckpoint, open_combined
 from ltxcore.models.errors import ModelError
-from ltxcore.models.finding import TEXT_COMPONENTS, find_model, find_text, require_flavour
+from ltxcore.models.finding import TEXT_COMPONENTS, find_model, find_text, may_be_hub_id, require_flavour
 from ltxcore.models.gemma import tower_weights
 from ltxcore.models.hashes import remembered_hashes, remembered_part
 from ltxcore.models.precisions import NO_CHANGE, PRECISIONS
@@ -207,17 +207,9 @@ def check_model(settings: ModelSettings) -> None:
         ModelError: as `resolve_model`, but not where a first run writes or downloads what is missing.
     """
     names = [settings.pretrained_model_name_or_path, *filter(None, [settings.text_encoder])]
-    if all(name == TINY_MODEL or _is_hub_id(name) for name in names):
+    if all(name == TINY_MODEL or may_be_hub_id(name) for name in names):
         return
     resolve_model(settings, Path())
-
-
-def _is_hub_id(name: str) -> bool:
-    path = Path(name).expanduser()
-    local = (
-        path.exists() or path.is_absolute() or name.startswith((".", "~")) or path.suffix == ".safetensors"
-    )
-    return not local and bool(_HUB_ID.fullmatch(name))
 
 
 def prepare_model(settings: ModelSettings, models_dir: Path) -> ModelSource:

@@ -241,7 +241,7 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
-    parameters = adapter_parameters(ctx.source.component("transformer"), ctx.recipe.lora, has_sound)
+    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound)
     return StageEstimate(
         TRAIN,
         steps,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 
 from ltxcore.config.recipe import LoraSettings, TrainingSettings
-from ltxcore.memory.plan import tensor_shapes
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
 from ltxcore.store.snapshot import Sample
@@ -88,14 +86,14 @@ class TextSizes:
         return tokens * self.width * BF16_BYTES
 
 
-def adapter_parameters(transformer: Path, lora: LoraSettings, has_sound: bool) -> int:
+def adapter_parameters(source: ModelSource, lora: LoraSettings, has_sound: bool) -> int:
     """Trained numbers of a LoRA: rank times rows and columns of every target."""
     from ltxcore.training.lora import default_targets
 
     suffixes = lora.lora_targets or default_targets(has_sound)
     linears = [
         shape
-        for name, shape in tensor_shapes(transformer).items()
+        for name, shape in source.shapes("transformer").items()
         if name.endswith(".weight")
         and len(shape) == 2
         and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
