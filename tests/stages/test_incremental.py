@@ -82,7 +82,7 @@ def test_a_clip_renamed_or_moved_is_nothing(many: Bench) -> None:
     (many.clips / "clip-07.mp4").rename(many.clips / "renamed.mp4")
     (many.clips / "clip-07.txt").rename(many.clips / "renamed.txt")
     (many.clips / "deeper").mkdir()
-    for name in ("clip-08.mp4", "clip-08.txt"):
+    for name in ("clip-05.mp4", "clip-05.txt"):
         (many.clips / name).rename(many.clips / "deeper" / name)
     assert rerun(many) == NOTHING
     gone = explain_clip(many.ctx, "clips/renamed.mp4")
