@@ -92,7 +92,9 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
     known = memo.look_up(file)
     if known is None:
         memo.look_at(file)
-    samples, rejections = plan_files(ctx.datasets, memo, [file])
+    # The sound of a clip may lie in an audio dataset that is linked to its own.
+    sounds = [f for f in files.values() if f.dataset.id in ctx.datasets.linked_ids and f.id != clip_id]
+    samples, rejections = plan_files(ctx.datasets, memo, [file, *sounds])
     verdicts: list[Sample | Rejection] = [*samples, *rejections]
     verdict = next(entry for entry in verdicts if entry.id == clip_id)
     work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]

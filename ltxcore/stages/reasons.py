@@ -70,8 +70,9 @@ class History:
 
     def tracks(self, sample: Sample) -> list[Track]:
         """Everything that a sample needs of the store before it can be trained on."""
-        video = self._spaces.video_key(sample)
-        found = [self._latent("video latents", video, sample)]
+        found = []
+        if sample.kind != "audio":
+            found.append(self._latent("video latents", self._spaces.video_key(sample), sample))
         if sample.audio is not None:
             waveform = waveform_key(sample.media_id, sample.audio)
             found.append(
