@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ltxcore.memory.lanes import Lane, lane_to
 from ltxcore.memory.ring import Ring
+from ltxcore.memory.saved_tensors import keep_instead
 from ltxcore.memory.travelling import BlockWeights
 
 
@@ -56,6 +56,10 @@ class _KeptWrapper:
     shape: torch.Size
     stride: tuple[int, ...]
     parts: dict[str, Any]
+
+
+def _is_note(kept: Any) -> bool:
+    return isinstance(kept, _Kept | _KeptWrapper)
 
 
 class BlockStreaming:
@@ -128,7 +132,7 @@ class BlockStreaming:
             self._enter(number)
             if number not in self._weights or not torch.is_grad_enabled():
                 return forward(*args, **kwargs)
-            with saved_tensors_hooks(*self._hooks()):
+            with keep_instead(self._note, _is_note, self._find):
                 return forward(*args, **kwargs)
 
         return streamed_forward
@@ -137,28 +141,9 @@ class BlockStreaming:
         backward = torch._C._current_graph_task_id() != -1
         self.ring.enter(number, backward=backward, cycle=not backward and not torch.is_grad_enabled())
 
-    def _hooks(self) -> tuple[Callable[[torch.Tensor], Any], Callable[[Any], torch.Tensor]]:
-        """Keep notes in place of weights, and hand everything else to the hooks that were there before.
-
-        Those are gradient checkpointing's where it covers the block: it must see the activations, or it
-        would save nothing.
-        """
-        outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
-
-        def pack(tensor: torch.Tensor) -> Any:
-            kept = self._keep(tensor)
-            if kept is not None:
-                return kept
-            # Detached, lest a node keep itself alive by its own output.
-            return outer[0](tensor) if outer else tensor.detach()
-
-        def unpack(kept: Any) -> torch.Tensor:
-            if isinstance(kept, _Kept | _KeptWrapper):
-                return self._find(kept)
-            found: torch.Tensor = outer[1](kept) if outer else kept
-            return found
-
-        return pack, unpack
+    def _note(self, tensor: torch.Tensor) -> Any:
+        kept = self._keep(tensor)
+        return tensor if kept is None else kept
 
     def _keep(self, tensor: Any) -> _Kept | _KeptWrapper | None:
         if is_traceable_wrapper_subclass(tensor):
