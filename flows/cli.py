@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from flows.cli_plan import plan
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
@@ -142,6 +143,9 @@ def serve(
         recipe=chosen.fingerprint_data(),
         datasets=str(datasets.resolve()),
     )
+
+
+app.command()(plan)
 
 
 def _run_name() -> str:

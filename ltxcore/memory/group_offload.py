@@ -11,15 +11,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils.hooks import RemovableHandle
 
+from ltxcore.memory.arrangement import GroupSettings
 from ltxcore.memory.saved_tensors import keep_storage_of_frozen
 
 _HOOK = "group_offloading"
@@ -27,16 +27,6 @@ _HOOK = "group_offloading"
 
 class NotOffloadable(ValueError):
     """Weights that group offload cannot move."""
-
-
-@dataclass(frozen=True)
-class GroupSettings:
-    """The recipe's `group_offload_*` keys."""
-
-    kind: Literal["block_level", "leaf_level"] = "block_level"
-    blocks_per_group: int = 1
-    use_stream: bool = False
-    disk: Path | None = None
 
 
 class GroupOffloading:

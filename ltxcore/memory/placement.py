@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ltxcore.memory.group_offload import GroupOffloading, GroupSettings
+from ltxcore.memory.arrangement import Arrangement
+from ltxcore.memory.group_offload import GroupOffloading
 from ltxcore.memory.streaming import BlockStreaming
-
-Strategy = Literal["resident", "block_streaming", "group_offload"]
-
-
-@dataclass(frozen=True)
-class Arrangement:
-    """Where a transformer's weights are while it computes."""
-
-    strategy: Strategy = "resident"
-    resident: frozenset[int] = frozenset()
-    """Positions of the blocks that stay on the device while others are streamed."""
-    slots: int = 2
-    groups: GroupSettings = field(default_factory=GroupSettings)
-    checkpointed: int | None = None
-    """How many blocks, the first ones, compute their activations anew in backward. None: all."""
 
 
 class Placement:
@@ -98,3 +83,27 @@ def move_all_but(model: nn.Module, kept: Iterable[nn.Module], device: torch.devi
     for module in model.modules():
         if id(module) not in inside:
             module._apply(lambda tensor: tensor.to(device), recurse=False)
+
+
+# The feature extractor of each version: what it makes is stored, so training never runs it.
+_EXTRACTORS = ("text_proj_in", "video_text_proj_in", "audio_text_proj_in")
+
+
+def place_connectors(connectors: Any, device: torch.device | str, *, streamed: bool) -> BlockStreaming | None:
+    """Bring to the device what training runs of the text connectors, and drop their feature extractor.
+
+    Args:
+        connectors: `LTX2TextConnectors`, frozen, on the host.
+        device: where it computes.
+        streamed: keep its blocks on the host and stream them, one after another, in every step.
+    """
+    for name in _EXTRACTORS:
+        if getattr(connectors, name, None) is not None:
+            setattr(connectors, name, None)
+    device = torch.device(device)
+    blocks = [*connectors.video_connector.transformer_blocks, *connectors.audio_connector.transformer_blocks]
+    if not streamed:
+        connectors.to(device)
+        return None
+    move_all_but(connectors, blocks, device)
+    return BlockStreaming(blocks, device)

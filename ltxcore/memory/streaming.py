@@ -22,20 +22,6 @@ from ltxcore.memory.saved_tensors import keep_instead
 from ltxcore.memory.travelling import BlockWeights
 
 
-def spread_resident(blocks: int, resident: int) -> frozenset[int]:
-    """Positions of `resident` blocks spread evenly, so that each streamed one is copied beside several."""
-    if not 0 <= resident <= blocks:
-        raise ValueError(f"of {blocks} blocks, {resident} cannot be resident; give 0 to {blocks}")
-    return frozenset(number * blocks // resident for number in range(resident))
-
-
-def last_streamed(blocks: int, swapped: int) -> frozenset[int]:
-    """Positions of the resident blocks where the last `swapped` are streamed (`musubi_blocks_to_swap`)."""
-    if not 0 <= swapped < blocks:
-        raise ValueError(f"of {blocks} blocks, {swapped} cannot be swapped; give 0 to {blocks - 1}")
-    return frozenset(range(blocks - swapped))
-
-
 @dataclass(frozen=True)
 class _Kept:
     """What autograd keeps of a weight: where it is found when its block is on the device again."""

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from ltxcore.memory.group_offload import GroupSettings, NotOffloadable
-from ltxcore.memory.placement import Arrangement, Placement
+from ltxcore.memory.arrangement import Arrangement, GroupSettings
+from ltxcore.memory.group_offload import NotOffloadable
+from ltxcore.memory.placement import Placement
 from ltxcore.training.lora import lora_parameters
 from tests.unit.toy_transformer import Inputs, Trained, make_transformer, train, velocity
 

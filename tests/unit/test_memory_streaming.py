@@ -12,8 +12,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ltxcore.memory.arena import HostArena
+from ltxcore.memory.arrangement import last_streamed, spread_resident
 from ltxcore.memory.lanes import Slot
-from ltxcore.memory.streaming import BlockStreaming, last_streamed, spread_resident
+from ltxcore.memory.streaming import BlockStreaming
 from tests.unit.toy_transformer import Inputs, Trained, make_transformer, train, velocity
 
 LAYERS = 6
