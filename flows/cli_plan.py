@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +73,7 @@ def plan(
 def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Card]) -> None:
     from ltxcore.models.shapes import full_shapes
 
-    shapes = full_shapes(released)
+    shapes = full_shapes(released.name)
     planners = [
         planner_for(shapes["transformer"], shapes["connectors"], released.transformer, card, work.value_bytes)
         for card in cards
@@ -97,7 +98,7 @@ def _training_table(
 ) -> tuple[Table, list[str]]:
     table = Table(title="train-lora", box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in ("card", "weights", "strategy", "blocks here", "recomputed"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading in ("card", "weights", "strategy"))
     for heading in ("GPU GiB", "of", "host GiB", "s/step", "max batch"):
         table.add_column(heading, justify="right")
     advice: list[str] = []
@@ -134,7 +135,7 @@ def _cells(
     ]
 
 
-def _stage_table(released: Version, shapes: dict[str, Any], work: Workload) -> Table:
+def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload) -> Table:
     """The other stages with models, in the ways that they can run."""
     from ltxcore.models.shapes import GEMMA_LAYERS, GEMMA_VALUES
 
@@ -168,7 +169,7 @@ def _stage_table(released: Version, shapes: dict[str, Any], work: Workload) -> T
     return table
 
 
-def _values(shapes: dict[str, tuple[int, ...]], *prefixes: str) -> int:
+def _values(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> int:
     return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
 
 

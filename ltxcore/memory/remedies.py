@@ -73,6 +73,8 @@ def _changes(
     if precision == "no_change":
         kept = Forced() if forced.way == "group_offload" else forced
         for name, cost in _PRECISION_COST.items():
+            if _fits(planner, workload, budget, name, kept):
+                break
             for more, what, changed, *_ in _smaller(planner, workload, budget, name, kept):
                 both = f"base_model_precision: {name} and {what}"
                 yield cost + more, both, changed, budget, name, kept

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
-from ltxcore.models.versions import Version
+from ltxcore.models.versions import VERSIONS
 
 Shapes = Mapping[str, tuple[int, ...]]
 GEMMA_VALUES, GEMMA_LAYERS, GEMMA_WIDTH = 11_766_034_176, 48, 3840
 """Gemma 3 12B, the language model alone."""
 
 
-def full_shapes(version: Version) -> dict[str, Shapes]:
+@cache
+def full_shapes(name: str) -> Mapping[str, Shapes]:
     """Component -> its weights, of a version at its released size.
 
     The models are built on the meta device, which takes seconds and no memory.
@@ -20,6 +22,7 @@ def full_shapes(version: Version) -> dict[str, Shapes]:
     from diffusers import AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
+    version = VERSIONS[name]
     return {
         "transformer": _shapes(lambda: LTX2VideoTransformer3DModel(**version.transformer)),
         "connectors": _shapes(lambda: LTX2TextConnectors(**version.connectors)),

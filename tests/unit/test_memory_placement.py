@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from bench.gpu.model import random_connectors
 from ltxcore.memory.arrangement import Arrangement, GroupSettings
 from ltxcore.memory.group_offload import NotOffloadable
-from ltxcore.memory.placement import Placement
+from ltxcore.memory.placement import Placement, place_connectors
+from ltxcore.models.text import TextFeatures, connect
 from ltxcore.training.lora import lora_parameters
 from tests.unit.toy_transformer import Inputs, Trained, make_transformer, train, velocity
 
@@ -152,3 +154,15 @@ def test_group_offload_with_streams_trains_the_same_on_cuda(kind: str) -> None:
     offloaded, left = on_cuda(Arrangement("group_offload", groups=settings))
     offloaded.assert_equal(resident)
     assert left == 0
+
+
+def test_streamed_connectors_give_the_same_embeddings_without_their_extractor() -> None:
+    features = [TextFeatures(torch.randn(n, 48, generator=torch.Generator().manual_seed(n))) for n in (3, 7)]
+    expected = connect(random_connectors(True, "cpu"), features, 16)
+    connectors = random_connectors(True, "cpu")
+    streaming = place_connectors(connectors, "cpu", streamed=True)
+    assert streaming is not None
+    assert not any("text_proj_in" in name for name, _ in connectors.named_parameters())
+    for _ in range(2):
+        found = connect(connectors, features, 16)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
