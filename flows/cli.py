@@ -15,6 +15,7 @@ from flows import cli_store
 from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_plan import plan
 from flows.cli_report import report
 from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
@@ -137,6 +138,9 @@ app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
 app.command()(report)
 app.command()(validate)
+
+
+app.command()(plan)
 
 
 def _run_name() -> str:

@@ -19,7 +19,8 @@ from tasks import artifacts
 @task(name="plan-memory", cache_policy=NO_CACHE)
 def plan_memory(training: stage.Training) -> None:
     """Predict what each stage needs, show it, and refuse here what cannot fit."""
-    artifacts.table("memory-plan", plan_rows(training.ctx), "What each stage needs of memory")
+    rows = plan_rows(training.ctx, device=training.device)
+    artifacts.table("memory-plan", rows, "What each stage needs of memory")
     training.plan()
 
 

@@ -30,3 +30,10 @@ def device_budget_bytes(device: str, vram_gib: float | None) -> int | None:
 
     free, _ = torch.cuda.mem_get_info()
     return free if vram_gib is None else min(int(vram_gib * GIB), free)
+
+
+def device_name() -> str:
+    """What the first device calls itself."""
+    import torch
+
+    return str(torch.cuda.get_device_name(0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ltxcore.memory.device import device_budget_bytes
+from dataclasses import replace
+
+from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import (
     GIB,
     MemoryPlan,
@@ -15,6 +17,7 @@ from ltxcore.memory.plan import (
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
 from ltxcore.stages.reports import Row, video_tokens
+from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -68,7 +71,14 @@ def _text_bytes(ctx: Context, value_bytes: int) -> int:
 
 
 def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
-    """Weights, adapter with its optimizer, and the activations of the largest bucket."""
+    """Weights, adapter with its optimizer, and the activations of the largest bucket.
+
+    Raises:
+        NothingFits, StrategyUnavailable: on a device, see `choose_for_device`.
+    """
+    budget = device_budget_bytes(device, ctx.recipe.memory.vram_gib)
+    if budget is not None:
+        return choose_for_device(ctx, budget, device_name()).as_memory_plan()
     settings = ctx.recipe.training
     value_bytes = BF16_BYTES if settings.mixed_precision == "bf16" else FP32_BYTES
     config = ctx.source.config("transformer")
@@ -82,16 +92,17 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
     adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
-    return _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
+    plan = _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
+    return replace(plan, strategy=forced_arrangement(ctx).strategy)
 
 
-def plan_rows(ctx: Context, measured: dict[str, int] | None = None) -> list[Row]:
+def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
     """One row for each stage that loads models, with the measured peak where there is one."""
     rows = []
     for stage in STAGES:
         if not stage.models:
             continue
-        plan = plan_stage(ctx, stage)
+        plan = plan_stage(ctx, stage, device)
         rows.append(
             {
                 "stage": stage.name,

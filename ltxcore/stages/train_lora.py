@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe, TrainingSettings
+from ltxcore.memory.arrangement import Arrangement
+from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
@@ -19,6 +21,7 @@ from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.memory_plans import plan_training
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
+from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
@@ -111,6 +114,19 @@ class Training:
         plan.check()
         return plan
 
+    def arrangement(self) -> Arrangement:
+        """Where the transformer's weights will be.
+
+        Raises:
+            NothingFits, StrategyUnavailable: see `choose_for_device`.
+        """
+        budget = device_budget_bytes(self.device, self.ctx.recipe.memory.vram_gib)
+        if budget is None:
+            return forced_arrangement(self.ctx)
+        choice = choose_for_device(self.ctx, budget, device_name())
+        logger.info("%s", choice.plan)
+        return choice.arrangement
+
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
         """Load, train from the newest checkpoint on, and write the LoRA and the loss picture.
 
@@ -120,6 +136,7 @@ class Training:
         """
         import torch
 
+        from ltxcore.memory.placement import Placement, place_connectors
         from ltxcore.models.loading import load_connectors, load_transformer
         from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.export import Lineage, export_lora
@@ -131,8 +148,13 @@ class Training:
         self._begin_record()
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        transformer = load_transformer(self.ctx.source, dtype, self.device)
-        connectors = load_connectors(self.ctx.source, dtype, self.device)
+        arrangement = self.arrangement()
+        # What is resident goes straight to the device; what is streamed never is there as a whole.
+        first = self.device if arrangement.strategy == "resident" else "cpu"
+        transformer = load_transformer(self.ctx.source, dtype, first)
+        placement = Placement(transformer, arrangement, self.device)
+        connectors = load_connectors(self.ctx.source, dtype, "cpu")
+        place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
 
         def tell(metrics: StepMetrics) -> None:
             self._sync()
@@ -146,12 +168,14 @@ class Training:
             self.directory,
             run_fingerprint=request_fingerprint(TRAIN, self.request),
             max_tokens=self.ctx.source.text_max_tokens,
+            placement=placement,
             on_step=tell,
             should_stop=should_stop,
         )
         lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
         export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
         plot_losses(self.metrics_file, self.loss_picture)
+        placement.remove()
         return result
 
     @property

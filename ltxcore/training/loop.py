@@ -15,6 +15,7 @@ from torch import nn
 
 from ltxcore.config.recipe import Recipe, TrainingSettings
 from ltxcore.memory.measure import measure_peaks
+from ltxcore.memory.placement import Placement
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.text import connect
@@ -77,6 +78,7 @@ def train(
     *,
     run_fingerprint: str,
     max_tokens: int,
+    placement: Placement | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -86,14 +88,15 @@ def train(
     training equals undisturbed training: every draw is derived from seed and position.
 
     Args:
-        transformer: `LTX2VideoTransformer3DModel` without adapter, on its device; float32 where
-            mixed_precision is `no`.
+        transformer: `LTX2VideoTransformer3DModel` without adapter, on its device or in its placement;
+            float32 where mixed_precision is `no`.
         connectors: `LTX2TextConnectors` on the same device.
         source: the samples.
         recipe: its `lora` and `training` parts are used.
         directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
+        placement: where the transformer's weights are. None: resident, where it was loaded.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -110,7 +113,8 @@ def train(
         batch_size=settings.train_batch_size,
         caption_dropout=settings.caption_dropout_probability,
     )
-    device = next(transformer.parameters()).device
+    placement = placement or Placement.as_it_is(transformer)
+    device = placement.device
     targets = target_modules(
         transformer,
         with_audio=any(e.has_audio for e in entries),
@@ -118,12 +122,13 @@ def train(
         suffixes=recipe.lora.lora_targets,
     )
     add_lora(transformer, recipe.lora, targets, settings.seed)
+    placement.hold_adapter(lora_parameters(transformer).values())
     state = _TrainingState(transformer, settings, device)
     done = state.resume(directory, run_fingerprint)
 
     transformer.train()
     if settings.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        placement.enable_checkpointing()
     accelerator = _accelerator(settings, device)
     model = accelerator.prepare(transformer)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import OverBudget
 from ltxcore.stages import render_validation, train_lora
 from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
@@ -188,6 +189,27 @@ def test_a_budget_that_cannot_hold_the_training_is_refused_before_loading(bench:
     small = Bench(bench.root, bench.recipe.model_copy(update={"memory": memory}))
     with pytest.raises(OverBudget, match=r"train-lora needs 0\.9 GiB .* memory\.ram_gib allows 0\.5"):
         train(small)
+
+
+def with_memory(bench: Bench, root: Path, **keys: object) -> Bench:
+    memory = bench.recipe.memory.model_copy(update=keys)
+    return Bench(root, bench.recipe.model_copy(update={"memory": memory}))
+
+
+def test_streamed_weights_train_the_same_adapter_and_ramtorch_needs_a_device(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.prepare()
+    shutil.copytree(bench.root, tmp_path / "other", ignore=shutil.ignore_patterns("other"))
+    streamed = train(with_memory(bench, tmp_path / "other", strategy="block_streaming"))
+    resident = train(bench)
+    assert streamed.name == resident.name, "where the weights are is no part of what is trained"
+    file = "lora/pytorch_lora_weights.safetensors"
+    ours, theirs = load_file(streamed / file), load_file(resident / file)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with pytest.raises(StrategyUnavailable, match="this machine has none"):
+        train(with_training(with_memory(bench, bench.root, ramtorch=True), learning_rate=0.1))
 
 
 def test_up_to_date_counts_everything_as_hits(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Random clips of one bucket, the bare loop on them, and the planner's view of them."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+from typing import Any
+
+import torch
+
+from ltxcore.memory.cards import CARDS
+from ltxcore.memory.planner import Planner, Workload
+from ltxcore.models.call import predict_velocity
+from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.text import TextFeatures
+from ltxcore.stages.training_plan import planner_for
+from ltxcore.store.fingerprint import derive_seed
+from ltxcore.training.data import Entry, TrainingSample
+
+FPS = 25.0
+SMALL_TEXT_TOKENS, TEXT_TOKENS = 16, 1024
+SMALL_SIZE, SMALL_FRAMES = (64, 64), 9
+
+
+class RandomClips:
+    """A sample source: latents and text features of the right shapes, with sound."""
+
+    def __init__(self, size: tuple[int, int], frames: int, config: dict[str, Any], small: bool) -> None:
+        self.size, self.frames = (SMALL_SIZE, SMALL_FRAMES) if small else (size, frames)
+        self.text_tokens = SMALL_TEXT_TOKENS if small else TEXT_TOKENS
+        self._config = config
+        width, height = self.size
+        self._latent = (config["in_channels"], (self.frames - 1) // 8 + 1, height // 32, width // 32)
+        self._audio = (max(1, round(self.frames / FPS * 25)), config["audio_in_channels"])
+
+    def entries(self) -> list[Entry]:
+        bucket = f"{self.size[0]}x{self.size[1]}@{self.frames}"
+        return [Entry(f"clip{number}", bucket, FPS, has_audio=True, captions=1) for number in range(8)]
+
+    def load(self, sample_id: str, caption: int | None) -> TrainingSample:
+        draw = torch.Generator().manual_seed(derive_seed(0, "bench", sample_id))
+        features = torch.randn(self.text_tokens // 4, self._config["caption_channels"], generator=draw)
+        return TrainingSample(
+            video=torch.randn(self._latent, generator=draw).bfloat16(),
+            audio=torch.randn(self._audio, generator=draw).bfloat16(),
+            audio_valid=self._audio[0],
+            features=TextFeatures(features.bfloat16()),
+            fps=FPS,
+        )
+
+    def bare_step_s(self, transformer: Any, batch: int, device: str, steps: int) -> float:
+        """Median seconds of forward and backward alone, checkpointed as the training was."""
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, device=device, dtype=torch.bfloat16)
+
+        sigma = torch.full((batch,), 0.5, device=device)
+        text = normal(batch, self.text_tokens, self._config["caption_channels"])
+        video, audio = normal(batch, *self._latent), normal(batch, *self._audio)
+        modulation = install_cross_modulation(transformer)
+        transformer.train()
+        times = []
+        for _ in range(steps + 1):
+            started = time.monotonic()
+            with torch.autocast(device, torch.bfloat16):
+                velocities = predict_velocity(
+                    transformer,
+                    video=video,
+                    audio=audio,
+                    video_times=sigma,
+                    audio_times=sigma,
+                    video_sigma=sigma,
+                    audio_sigma=sigma,
+                    video_embeds=text,
+                    audio_embeds=text,
+                    fps=FPS,
+                )
+            sum(v.float().square().mean() for v in velocities if v is not None).backward()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.monotonic() - started)
+            for parameter in transformer.parameters():
+                parameter.grad = None
+        modulation.remove()
+        return median(times[1:])
+
+    def planned(self, transformer: Any, connectors: Any, batch: int) -> tuple[Planner, Workload]:
+        """What the planner is told of this model and these clips."""
+        from ltxcore.training.lora import default_targets
+
+        def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+            return {
+                name.replace(".base_layer", ""): tuple(parameter.shape)
+                for name, parameter in model.named_parameters()
+                if ".lora_" not in name
+            }
+
+        card = CARDS["h200"]
+        planner = planner_for(shapes(transformer), shapes(connectors), self._config, card, 2)
+        width, height = self.size
+        workload = Workload(
+            width, height, self.frames, batch, FPS, True, self.text_tokens, 16, default_targets(True)
+        )
+        return planner, workload

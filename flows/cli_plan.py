@@ -1,0 +1,211 @@
+"""`ltx2 plan`: what a training takes of memory and time, on this machine and on cards that one might buy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from ltxcore.config.errors import ConfigError, nearest
+from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.memory.arrangement import StrategyUnavailable
+from ltxcore.memory.cards import CARDS, Card, card_like
+from ltxcore.memory.plan import GIB, vae_activations_bytes
+from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
+from ltxcore.memory.remedies import remedies
+from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
+from ltxcore.stages.training_plan import forced_by, planner_for, workload
+
+console = Console()
+errors = Console(stderr=True)
+
+BAD_INPUT = 2
+CHUNK_FRAMES = 17
+TILE_PIXELS = 512
+
+
+def plan(
+    recipe: Annotated[Path | None, typer.Option(help="The recipe file. Default: the defaults.")] = None,
+    version: Annotated[str, typer.Option(help="LTX-2's version: 2.0 or 2.3.")] = "2.0",
+    size: Annotated[str, typer.Option(help="Width x height of the clips, multiples of 32.")] = "768x512",
+    frames: Annotated[int, typer.Option(help="Frames of a clip, 8n+1.")] = 49,
+    batch: Annotated[int | None, typer.Option(help="Clips a step. Default: the recipe's.")] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="The clips have no sound.")] = False,
+    card: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(CARDS)}; may be repeated. Default: all.")
+    ] = None,
+    ram: Annotated[float | None, typer.Option(help="GiB of host memory beside each card.")] = None,
+) -> None:
+    """Predict memory and time of a training at full size, here and on named cards. Needs no GPU."""
+    try:
+        chosen = Recipe() if recipe is None else load_recipe(recipe)
+        released = _version(version)
+        cards = [_card(name, ram) for name in card or CARDS]
+        width, height = _size(size)
+        if frames % 8 != 1:
+            raise typer.BadParameter(f"{frames} frames are not 8n+1; give {frames - (frames - 1) % 8}")
+        here = _this_machine(chosen)
+        work = workload(
+            chosen,
+            width=width,
+            height=height,
+            frames=frames,
+            fps=25.0,
+            audio=not silent,
+            text_tokens=TEXT_MAX_TOKENS,
+        )
+        work = replace(work, batch=batch or work.batch, value_bytes=2)
+        with console.status("building the model without its weights"):
+            _print_all(released, chosen, work, [*here, *cards])
+    except (ConfigError, StrategyUnavailable) as error:
+        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Card]) -> None:
+    from ltxcore.models.shapes import full_shapes
+
+    shapes = full_shapes(released.name)
+    planners = [
+        planner_for(shapes["transformer"], shapes["connectors"], released.transformer, card, work.value_bytes)
+        for card in cards
+    ]
+    forced = forced_by(
+        recipe.memory, planners[0].sizes.blocks, recipe.model.base_model_precision, device="cuda"
+    )
+    console.print(
+        f"LTX-{released.name}, {planners[0].sizes.values / 1e9:.1f}B parameters; {work}; "
+        f"{work.tokens.video:,} video tokens, {work.tokens.audio} of sound; rank {work.rank}"
+    )
+    table, advice = _training_table(planners, work, recipe, forced)
+    console.print(table)
+    for line in advice:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_stage_table(released, shapes, work))
+    console.print("Seconds are estimates from the cards' rates; memory includes CUDA's own 0.7 GiB.")
+
+
+def _training_table(
+    planners: list[Planner], work: Workload, recipe: Recipe, forced: Forced
+) -> tuple[Table, list[str]]:
+    table = Table(title="train-lora", box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("card", "weights", "strategy", "blocks here", "recomputed"):
+        table.add_column(heading, no_wrap=heading in ("card", "weights", "strategy"))
+    for heading in ("GPU GiB", "of", "host GiB", "s/step", "max batch"):
+        table.add_column(heading, justify="right")
+    advice: list[str] = []
+    for planner in planners:
+        budget = Budget.of(planner.card)
+        given = recipe.model.base_model_precision
+        for precision in dict.fromkeys((given, "int8-quanto")):
+            plans = planner.plans(work, budget, precision, forced)
+            fitting = [plan for plan in plans if plan.fits(budget)]
+            best = min(fitting or plans, key=lambda plan: plan.step_s)
+            table.add_row(*_cells(planner, best, budget, bool(fitting), work, forced))
+            if not fitting and precision == given:
+                changes = remedies(planner, work, budget, precision, forced)
+                advice += [f"{planner.card.name} would do with {change}" for change in changes]
+    return table, advice
+
+
+def _cells(
+    planner: Planner, best: TrainingPlan, budget: Budget, fits: bool, work: Workload, forced: Forced
+) -> list[str]:
+    blocks = planner.sizes.blocks
+    largest = planner.largest_batch(work, budget, best.precision, forced) if fits else 0
+    return [
+        planner.card.name,
+        best.precision,
+        best.way if fits else f"[red]{best.way} does not fit[/]",
+        f"{best.resident}/{blocks}",
+        f"{best.checkpointed}/{blocks}",
+        f"{best.device_bytes / GIB:.1f}",
+        f"{budget.device_bytes / GIB:.1f}",
+        f"{best.host_bytes / GIB:.1f}",
+        f"{best.step_s:.1f}",
+        str(largest) if fits else "-",
+    ]
+
+
+def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload) -> Table:
+    """The other stages with models, in the ways that they can run."""
+    from ltxcore.models.shapes import GEMMA_LAYERS, GEMMA_VALUES
+
+    table = Table(title="other stages", box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("stage", "way"):
+        table.add_column(heading)
+    for heading in ("weights GiB", "work space GiB", "GPU GiB"):
+        table.add_column(heading, justify="right")
+
+    def row(stage: str, way: str, values: float, work_bytes: float) -> None:
+        weights = 2 * values
+        cells = [f"{part / GIB:.1f}" for part in (weights, work_bytes, weights + work_bytes)]
+        table.add_row(stage, way, *cells)
+
+    encoder = _values(shapes["vae"], "encoder.")
+    channels = released.video_vae["block_out_channels"][0]
+    for way, frames, edges in (
+        ("whole clip", work.frames, (work.width, work.height)),
+        (f"{CHUNK_FRAMES - 1} frames at a time", min(work.frames, CHUNK_FRAMES), (work.width, work.height)),
+        ("and tiles", min(work.frames, CHUNK_FRAMES), (TILE_PIXELS, TILE_PIXELS)),
+    ):
+        width, height = min(edges[0], work.width), min(edges[1], work.height)
+        space = vae_activations_bytes(
+            frames=frames, width=width, height=height, channels=channels, value_bytes=2
+        )
+        row("encode-latents", way, encoder, space)
+    projection = _values(shapes["connectors"], "text_proj_in", "video_text_proj_in", "audio_text_proj_in")
+    states = 2 * TEXT_MAX_TOKENS * released.connectors["caption_channels"] * 2
+    row("embed-text", "Gemma resident", GEMMA_VALUES + projection, states * (GEMMA_LAYERS + 1))
+    row("embed-text", "Gemma layer by layer", 2 * GEMMA_VALUES / GEMMA_LAYERS + projection, 8 * states)
+    return table
+
+
+def _values(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> int:
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
+
+
+def _this_machine(recipe: Recipe) -> list[Card]:
+    """The device of this machine within the recipe's budget; a budget alone makes a row of its own."""
+    import torch
+
+    memory = recipe.memory
+    ram = memory.ram_gib or psutil.virtual_memory().total / GIB
+    if torch.cuda.is_available():
+        found = torch.cuda.get_device_properties(0)
+        vram = min(memory.vram_gib or found.total_memory / GIB, found.total_memory / GIB)
+        return [card_like(found.name, vram, ram)]
+    console.print(f"This machine has no CUDA device and {ram:.0f} GiB of memory: the tiny model trains here.")
+    return [card_like("your budget", memory.vram_gib, ram)] if memory.vram_gib else []
+
+
+def _version(name: str) -> Version:
+    if name not in VERSIONS:
+        raise typer.BadParameter(f"LTX-2 {name} is not known; give one of {', '.join(VERSIONS)}")
+    return VERSIONS[name]
+
+
+def _card(name: str, ram: float | None) -> Card:
+    key = name.lower().replace(" ", "").replace("-", "")
+    if key not in CARDS:
+        raise typer.BadParameter(f"the card {name!r} is not known; {nearest(key, CARDS)}")
+    return CARDS[key] if ram is None else replace(CARDS[key], ram_gib=ram)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"{text!r} is no size; write width x height, such as 768x512")
+    width, height = int(parts[0]), int(parts[1])
+    if width % 32 or height % 32 or not width or not height:
+        nearer = "x".join(str(max(32, round(edge / 32) * 32)) for edge in (width, height))
+        raise typer.BadParameter(f"{text} is no multiple of 32; the nearest is {nearer}")
+    return width, height

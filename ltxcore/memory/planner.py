@@ -1,0 +1,281 @@
+"""The plan of a training: every way of placing the weights, what each takes, and the fastest that fits."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from ltxcore.memory.activations import Activations
+from ltxcore.memory.arrangement import GroupSettings
+from ltxcore.memory.cards import Card
+from ltxcore.memory.plan import ADAPTER_BYTES_PER_PARAMETER, GIB, PROCESS_BYTES, OverBudget
+from ltxcore.memory.sizes import Tokens, TransformerSizes
+
+Way = Literal["resident", "block_streaming", "group_offload", "ramtorch", "musubi"]
+# CUDA's context, the libraries' work space and what the allocator loses between pieces.
+CONTEXT_BYTES = int(0.7 * GIB)
+FRAGMENTATION = 0.03
+# CUDA's and its libraries' own use of host memory.
+HOST_CONTEXT_BYTES = int(2.0 * GIB)
+# The largest tensor on its way from disk.
+LOADING_BYTES = int(0.2 * GIB)
+SLOTS = 2
+# Dequantising before each product, against bf16.
+QUANTISED_TIME = {"no_change": 1.0, "int8-quanto": 1.2, "fp8-quanto": 1.2, "int4-quanto": 1.35}
+# Launching kernels, the optimizer and the data, a step.
+FIXED_S = 0.15
+# Left free where there is a choice: predictions are good to a few per cent.
+RESERVE = 0.06
+LARGEST_BATCH = 64
+# Copies from ordinary pages, there and back again, reach a third of the bus.
+PAGEABLE = 3.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One step of a training, on its largest bucket."""
+
+    width: int
+    height: int
+    frames: int
+    batch: int = 1
+    fps: float = 25.0
+    audio: bool = True
+    text_tokens: int = 1024
+    rank: int = 16
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    dropout: bool = False
+    per_token_times: bool = False
+    checkpointing: bool = True
+    value_bytes: int = 2
+
+    @property
+    def tokens(self) -> Tokens:
+        return Tokens.of(
+            self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
+        )
+
+    @property
+    def activations(self) -> Activations:
+        return Activations(self.tokens, self.batch, self.value_bytes, self.dropout, self.per_token_times)
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}, {self.frames} frames, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a training may use, in bytes."""
+
+    device_bytes: int
+    host_bytes: int
+
+    @classmethod
+    def of(cls, card: Card) -> Budget:
+        return cls(int(card.vram_gib * GIB), int(card.ram_gib * GIB))
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What the recipe leaves the planner no choice about. None: free."""
+
+    way: Way | None = None
+    resident_blocks: int | None = None
+    swapped_blocks: int = 0
+    groups: GroupSettings = field(default_factory=GroupSettings)
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """One way of running a training on one machine, with its figures."""
+
+    way: Way
+    precision: str
+    resident: int
+    """Blocks whose weights stay on the device."""
+    checkpointed: int
+    """Blocks computed anew in backward, the first ones."""
+    connectors_streamed: bool
+    weights_bytes: int
+    adapter_bytes: int
+    activations_bytes: int
+    device_bytes: int
+    host_bytes: int
+    step_s: float
+
+    def fits(self, budget: Budget) -> bool:
+        return self.device_bytes <= budget.device_bytes and self.host_bytes <= budget.host_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.way} ({self.precision}): {self.device_bytes / GIB:.1f} GiB on the device, "
+            f"{self.host_bytes / GIB:.1f} GiB of host memory, about {self.step_s:.1f} s a step"
+        )
+
+
+class NothingFits(OverBudget):
+    """No way of placing the weights keeps within the budget."""
+
+    def __init__(self, nearest: TrainingPlan, workload: Workload, budget: Budget, told: str = "") -> None:
+        super().__init__(
+            f"train-lora at {workload} fits in no way: the nearest is {nearest}, and the budget is "
+            f"{budget.device_bytes / GIB:.1f} GiB on the device and {budget.host_bytes / GIB:.1f} GiB of "
+            f"host memory{told}"
+        )
+        self.nearest, self.workload, self.budget = nearest, workload, budget
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans for one transformer on one card.
+
+    Args:
+        sizes: the transformer.
+        connectors_bytes: the text connectors' transformers, which run in every step.
+        card: bus and arithmetic.
+    """
+
+    sizes: TransformerSizes
+    connectors_bytes: int
+    card: Card
+
+    def plans(
+        self, workload: Workload, budget: Budget, precision: str = "no_change", forced: Forced | None = None
+    ) -> list[TrainingPlan]:
+        """The best of each way, whether it fits or not."""
+        forced = forced or Forced()
+        found = []
+        for way in _ways(forced, precision):
+            found.append(self._best(list(self._variants(way, workload, precision, forced)), budget))
+        return found
+
+    def choose(
+        self, workload: Workload, budget: Budget, precision: str = "no_change", forced: Forced | None = None
+    ) -> TrainingPlan:
+        """The fastest plan that fits.
+
+        Raises:
+            NothingFits: none does; names the nearest. `remedies` tells what would.
+        """
+        plans = self.plans(workload, budget, precision, forced)
+        fitting = [plan for plan in plans if plan.fits(budget)]
+        if fitting:
+            return min(fitting, key=lambda plan: plan.step_s)
+        raise NothingFits(min(plans, key=lambda plan: excess(plan, budget)), workload, budget)
+
+    def largest_batch(self, workload: Workload, budget: Budget, precision: str, forced: Forced) -> int:
+        """The largest batch of this bucket for which some way fits; 0 where not even one sample does."""
+
+        def fits(batch: int) -> bool:
+            plans = self.plans(replace(workload, batch=batch), budget, precision, forced)
+            return any(plan.fits(budget) for plan in plans)
+
+        # What fits with a batch fits with every smaller one.
+        return bisect_left(range(1, LARGEST_BATCH + 1), True, key=lambda batch: not fits(batch))
+
+    def _best(self, variants: list[TrainingPlan], budget: Budget) -> TrainingPlan:
+        with_reserve = replace(budget, device_bytes=int(budget.device_bytes * (1 - RESERVE)))
+        for allowed in (with_reserve, budget):
+            fitting = [plan for plan in variants if plan.fits(allowed)]
+            if fitting:
+                return min(fitting, key=lambda plan: (round(plan.step_s, 3), plan.device_bytes))
+        return min(variants, key=lambda plan: excess(plan, budget))
+
+    def _variants(
+        self, way: Way, workload: Workload, precision: str, forced: Forced
+    ) -> Iterator[TrainingPlan]:
+        blocks = self.sizes.blocks
+        if not workload.checkpointing:
+            depths: list[int] = [0]
+        else:
+            depths = list(range(blocks + 1)) if way == "resident" else [blocks]
+        if way == "resident":
+            residents = [blocks]
+        elif way == "musubi":
+            residents = [blocks - forced.swapped_blocks]
+        elif way == "block_streaming":
+            free = range(blocks)
+            residents = [forced.resident_blocks] if forced.resident_blocks is not None else list(free)
+        else:
+            residents = [0]
+        for resident in residents:
+            for checkpointed in depths:
+                for streamed in (False, True) if way in ("block_streaming", "ramtorch") else (False,):
+                    yield self.plan(way, workload, precision, resident, checkpointed, streamed, forced.groups)
+
+    def plan(
+        self,
+        way: Way,
+        workload: Workload,
+        precision: str,
+        resident: int,
+        checkpointed: int,
+        connectors_streamed: bool = False,
+        groups: GroupSettings | None = None,
+    ) -> TrainingPlan:
+        """The figures of one way."""
+        groups = groups or GroupSettings()
+        sizes, value = self.sizes, workload.value_bytes
+        block = sizes.block_bytes(precision, value)
+        streamed = sizes.blocks - resident
+        slots = groups.blocks_per_group * (2 if groups.use_stream else 1) if way == "group_offload" else SLOTS
+        on_device = sizes.outside_bytes(value) + block * (resident + min(slots, streamed))
+        connectors = self.connectors_bytes // 2 if connectors_streamed else self.connectors_bytes
+        adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
+        activations = workload.activations.step_bytes(sizes, checkpointed)
+        held = on_device + connectors + adapter + activations
+        on_host = 0 if groups.disk is not None and way == "group_offload" else block * streamed
+        return TrainingPlan(
+            way=way,
+            precision=precision,
+            resident=resident,
+            checkpointed=checkpointed,
+            connectors_streamed=connectors_streamed,
+            weights_bytes=on_device + connectors,
+            adapter_bytes=adapter,
+            activations_bytes=activations,
+            device_bytes=int(held + FRAGMENTATION * activations) + CONTEXT_BYTES,
+            host_bytes=PROCESS_BYTES
+            + HOST_CONTEXT_BYTES
+            + LOADING_BYTES
+            + on_host
+            + (self.connectors_bytes if connectors_streamed else 0),
+            step_s=self._step_s(way, workload, precision, streamed, checkpointed, groups)
+            + (self.connectors_bytes / (self.card.bus_gb_s * 1e9) if connectors_streamed else 0),
+        )
+
+    def _step_s(
+        self,
+        way: Way,
+        workload: Workload,
+        precision: str,
+        streamed: int,
+        checkpointed: int,
+        groups: GroupSettings,
+    ) -> float:
+        sizes = self.sizes
+        flop = sizes.forward_flop(workload.tokens) * workload.batch
+        forward = flop / self.card.rate * QUANTISED_TIME.get(precision, 1.35)
+        backward = forward * (1 + checkpointed / sizes.blocks)
+        copy = streamed * sizes.block_bytes(precision, workload.value_bytes) / (self.card.bus_gb_s * 1e9)
+        if way == "group_offload" and not groups.use_stream:
+            return FIXED_S + forward + backward + 2 * 2 * PAGEABLE * copy
+        # Blocks streamed one after another hide their copies behind their own computation alone.
+        beside = streamed / sizes.blocks if way == "musubi" else 1.0
+        stalls = max(0.0, copy - forward * beside) + max(0.0, copy - backward * beside)
+        return FIXED_S + forward + backward + stalls
+
+
+def _ways(forced: Forced, precision: str) -> tuple[Way, ...]:
+    if forced.way is not None:
+        return (forced.way,)
+    # diffusers' groups cannot move quantised weights.
+    return ("resident", "block_streaming", *(("group_offload",) if precision == "no_change" else ()))
+
+
+def excess(plan: TrainingPlan, budget: Budget) -> float:
+    """How far a plan is beyond the budget, as shares of it."""
+    device = max(0, plan.device_bytes - budget.device_bytes) / budget.device_bytes
+    return device + max(0, plan.host_bytes - budget.host_bytes) / budget.host_bytes
