@@ -29,12 +29,27 @@ class ModelSettings(Strict):
     text_encoder: str | None = Field(
         None, description="Gemma 3, as a directory or hub id, where it is not part of the model directory."
     )
+    text_encoder_loading: Literal["auto", "resident", "layer_by_layer"] = Field(
+        "auto",
+        description="Gemma whole in memory, or one layer at a time; auto: whole where that fits the budget.",
+    )
 
 
 class EncodeSettings(Strict):
-    """How clips become latents. Everything here is part of the latents' keys."""
+    """How clips become latents. The dtype, and tiles where they change a value, are part of their keys."""
 
     vae_dtype: Literal["bf16", "fp32"] = Field("bf16", description="Arithmetic of the VAE encoders.")
+    vae_batch_size: PositiveInt = Field(1, description="Clips of one bucket through the VAE at once.")
+    vae_enable_slicing: bool = Field(False, description="The clips of a batch one after another.")
+    vae_enable_patch_conv: bool = Field(
+        False, description="Encode 16 frames at a time; the result is that of the whole clip."
+    )
+    vae_enable_temporal_roll: bool = Field(
+        False, description="Encode 8 frames at a time; the result is that of the whole clip."
+    )
+    vae_enable_tiling: bool = Field(
+        False, description="Encode and decode in tiles of 512 pixels, blended where they overlap."
+    )
     batch_clips: int = Field(64, ge=1, le=256, description="Clips committed together, and lost together.")
 
 
