@@ -9,6 +9,9 @@ import torch
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource
 
+TEXT_TOWER_NAMES = {r"^(model\.)?language_model\.(model\.)?": "", r"^model\.(?=layers|embed|norm)": ""}
+"""The language model's place in a file of Gemma 3, in every layout that transformers has written."""
+
 
 def load_transformer(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The diffusion transformer, an `LTX2VideoTransformer3DModel`.
@@ -102,28 +105,18 @@ def load_text_model(source: ModelSource, dtype: torch.dtype, device: torch.devic
     Raises:
         ModelError: it is missing or incomplete, or is no Gemma 3.
     """
-    from transformers import Gemma3Config, Gemma3TextConfig, Gemma3TextModel
+    from transformers import Gemma3TextModel
 
     class TextTower(Gemma3TextModel):
         _keys_to_ignore_on_load_unexpected = (r"vision_tower", r"multi_modal_projector", r"lm_head")
 
     directory = source.component("text_encoder")
     source.weight_files("text_encoder")
-    kind = source.config("text_encoder").get("model_type")
-    if kind == "gemma3":
-        config = Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
-    elif kind == "gemma3_text":
-        config = Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
-    else:
-        raise ModelError(
-            f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
-            "give the Gemma 3 12B that comes with the model"
-        )
+    config = load_text_config(source)
     model, report = TextTower.from_pretrained(
         directory,
         config=config,
-        # The tower's place in the file, in every layout that transformers has written.
-        key_mapping={r"^(model\.)?language_model\.(model\.)?": "", r"^model\.(?=layers|embed|norm)": ""},
+        key_mapping=TEXT_TOWER_NAMES,
         dtype=dtype,
         local_files_only=True,
         output_loading_info=True,
@@ -135,6 +128,26 @@ def load_text_model(source: ModelSource, dtype: torch.dtype, device: torch.devic
             "download it again"
         )
     return _frozen(model, device)
+
+
+def load_text_config(source: ModelSource) -> Any:
+    """The configuration of Gemma's language model, a `Gemma3TextConfig`.
+
+    Raises:
+        ModelError: it is missing, or is no Gemma 3.
+    """
+    from transformers import Gemma3Config, Gemma3TextConfig
+
+    directory = source.component("text_encoder")
+    kind = source.config("text_encoder").get("model_type")
+    if kind == "gemma3":
+        return Gemma3Config.from_pretrained(directory, local_files_only=True).text_config
+    if kind == "gemma3_text":
+        return Gemma3TextConfig.from_pretrained(directory, local_files_only=True)
+    raise ModelError(
+        f"the text encoder in {directory} is a {kind}, but LTX-{source.version.name} reads Gemma 3; "
+        "give the Gemma 3 12B that comes with the model"
+    )
 
 
 def _load(

@@ -58,19 +58,31 @@ class FeatureExtractor(nn.Module):
         Returns:
             `[T, D]` for the video and `[T, Da]` for the sound, or None where they share the first.
         """
-        from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
-
-        stack = hidden[None].to(next(self.parameters()).dtype)
+        normed = normalise(hidden.to(next(self.parameters()).dtype), self.per_modality)
         if not self.per_modality:
-            lengths = torch.tensor([hidden.shape[0]], device=hidden.device)
-            normed = per_layer_masked_mean_norm(stack, lengths, hidden.device)
-            return self.text_proj_in(normed)[0], None
-        normed = per_token_rms_norm(stack).flatten(2)
-        video, audio = (
-            linear(normed * math.sqrt(linear.out_features / self.channels))[0]
-            for linear in (self.video_text_proj_in, self.audio_text_proj_in)
-        )
+            return self.text_proj_in(normed), None
+        video, audio = (linear(normed * self.scale(linear)) for linear in self.projections())
         return video, audio
+
+    def projections(self) -> list[nn.Linear]:
+        """The linear of the video and that of the sound, or the one that they share."""
+        if self.per_modality:
+            return [self.video_text_proj_in, self.audio_text_proj_in]
+        return [self.text_proj_in]
+
+    def scale(self, linear: nn.Linear) -> float:
+        """What the normalised states are multiplied by before a projection: sqrt(out / in) in V2."""
+        return math.sqrt(linear.out_features / self.channels) if self.per_modality else 1.0
+
+
+def normalise(hidden: torch.Tensor, per_modality: bool) -> torch.Tensor:
+    """`[T, channels, layers]` of one caption -> `[T, channels * layers]`, channel-major; V2 `per_modality`."""
+    from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
+
+    if per_modality:
+        return per_token_rms_norm(hidden[None]).flatten(2)[0]
+    lengths = torch.tensor([hidden.shape[0]], device=hidden.device)
+    return per_layer_masked_mean_norm(hidden[None], lengths, hidden.device)[0]
 
 
 def load_feature_extractor(
