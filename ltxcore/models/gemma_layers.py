@@ -52,9 +52,9 @@ class TowerFile:
         if faulty:
             name = faulty[0]
             raise ModelError(
-                f"the text encoder in {self.directory} does not fit its configuration: {len(faulty)} weights are "
-                f"missing or of another shape, e.g. {name}: {self._shapes.get(name, 'missing')} instead of "
-                f"{shapes[name]}; download it again"
+                f"the text encoder in {self.directory} does not fit its configuration: {len(faulty)} weights "
+                f"are missing or of another shape, e.g. {name}: {self._shapes.get(name, 'missing')} instead "
+                f"of {shapes[name]}; download it again"
             )
 
     def read(
@@ -133,11 +133,9 @@ class GemmaLayers:
         places = {length: self._place(length, max_tokens) for length in {len(c) for c in captions}}
         hidden = self._embed(captions)
         yield 0, hidden
-        number = 0
-        # No enumerate: it would hold a layer until it has the next one.
-        for layer in self._layers():
-            kind = self.config.layer_types[number]
-            number += 1
+        layers = self._layers()
+        for number, kind in enumerate(self.config.layer_types, start=1):
+            layer = next(layers)
             for index, states in enumerate(hidden):
                 place = places[len(states)]
                 hidden[index] = layer(
@@ -245,7 +243,7 @@ class LayeredProjection:
 
 
 class LayeredCaptionEncoder:
-    """`CaptionEncoder` in the memory of two layers: the same features, a whole batch of captions at a time."""
+    """`CaptionEncoder` in the memory of two layers: the same features, a batch of captions at a time."""
 
     def __init__(
         self,

@@ -76,7 +76,7 @@ class FeatureExtractor(nn.Module):
 
 
 def normalise(hidden: torch.Tensor, per_modality: bool) -> torch.Tensor:
-    """`[T, channels, layers]` of one caption -> `[T, channels * layers]`, channel-major; V2 `per_modality`."""
+    """`[T, channels, layers]` of one caption -> `[T, channels * layers]`; V2 where `per_modality`."""
     from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
 
     if per_modality:

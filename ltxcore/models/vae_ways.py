@@ -61,7 +61,7 @@ class VaeWay:
         ) < way.peak_pixels(width, height)
 
     def peak_frames(self, frames: int) -> int:
-        """Frames of a clip that are in memory at once, those that a convolution still looks back at included."""
+        """Frames of a clip in memory at once, the two that a convolution looks back at included."""
         return frames if self.piece_frames is None else min(frames, self.piece_frames + 2)
 
     def peak_pixels(self, width: int, height: int) -> int:
