@@ -120,4 +120,25 @@ def host_budget_bytes(ram_gib: float | None, default_bytes: int) -> int:
     """What the recipe allows of host memory; left out, the default, or all there is if that is less."""
     if ram_gib is not None:
         return int(ram_gib * GIB)
-    return min(default_bytes, int(psutil.virtual_memory().total))
+    return min(default_bytes, machine_bytes())
+
+
+def machine_bytes() -> int:
+    """Host memory of this machine, or of the container that this process is in."""
+    total = int(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    told = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(told)) if told.isdigit() else total
+
+
+def check_host(stage: str, budget_bytes: int) -> None:
+    """Refuse a host budget that not even the empty process of a stage with models fits.
+
+    Raises:
+        OverBudget: with both figures.
+    """
+    if budget_bytes < PROCESS_BYTES:
+        raise OverBudget(
+            f"{stage} needs {PROCESS_BYTES / GIB:.1f} GiB of host memory before it loads any weights, and "
+            f"memory.ram_gib allows {budget_bytes / GIB:.1f}; allow more"
+        )
