@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.render_validation import render_all
 
 from flows.gpu_lease import gpu_lease
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import RENDER
+from tasks.render_validation import render_all
 from tasks.stage import context, open_stage
 
 

@@ -17,6 +17,7 @@ from ltxcore.stages.stamp import output_file
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.snapshot import Snapshot
 from tasks import artifacts
+from tasks.stage import within_budget
 
 
 @task(name="probe-batch", cache_policy=NO_CACHE, retries=1)
@@ -39,8 +40,9 @@ def probe_all(run: StageRun) -> None:
     memo = stage.Memo(run.ctx)
     unknown = memo.unknown(files)
     run.progress.begin(len(unknown), "files", "looking at new files")
-    for batch in in_batches(unknown, stage.BATCH_FILES):
-        probe_batch(memo, batch, run.progress)
+    with within_budget(run):
+        for batch in in_batches(unknown, stage.BATCH_FILES):
+            probe_batch(memo, batch, run.progress)
     snapshot = plan_snapshot(run.ctx, memo, files)
     rows = dataset_rows(snapshot)
     report = run.directory / "dataset-report.csv"

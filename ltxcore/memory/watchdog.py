@@ -1,8 +1,8 @@
 """A watch on host memory: a stage that outgrows its budget ends with an error instead of the machine.
 
-A thread looks at what the process and its children hold. Past the limit it raises in the main thread, by way
-of a signal, so that a stage ends between two of Python's steps, after its last commit. A main thread that does
-not get there, deep in one long call, is killed: the breach is on record by then.
+A thread looks at what the process and its children hold. Past the limit it raises in the main thread, by
+way of a signal, so that a stage ends between two of Python's steps, after its last commit. A main thread
+that does not get there, deep in one long call, is killed: the breach is on record by then.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ is read from the file meanwhile. Each weight is read once a batch.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ import torch
 from ltxcore.models.errors import ModelError
 from ltxcore.models.loading import TEXT_TOWER_NAMES, load_text_config
 from ltxcore.models.source import ModelSource
-from ltxcore.models.text import FeatureExtractor, TextFeatures, normalise
+from ltxcore.models.text import FeatureExtractor, TextFeatures, caption_tokens, normalise
+
+logger = logging.getLogger(__name__)
 
 EMBEDDINGS, FINAL_NORM = "embed_tokens.weight", "norm.weight"
 
@@ -260,32 +262,25 @@ class LayeredCaptionEncoder:
         self._max_tokens = max_tokens
         self._feature_dtype = feature_dtype
 
-    @torch.no_grad()
-    def encode(
-        self, captions: Sequence[str], on_layer: Callable[[int, int], None] = lambda done, of: None
-    ) -> list[TextFeatures]:
-        """The features of each caption, on the CPU. The empty caption is BOS alone.
+    def count_tokens(self, caption: str) -> int:
+        """Tokens that a caption takes of Gemma."""
+        return min(len(caption_tokens(self._tokenizer, caption)), self._max_tokens)
 
-        Args:
-            on_layer: called with the layers done and the layers in all.
-        """
-        tokens = [self._tokens(caption) for caption in captions]
+    @torch.no_grad()
+    def encode(self, captions: Sequence[str]) -> list[TextFeatures]:
+        """The features of each caption, on the CPU. The empty caption is BOS alone."""
+        if not captions:
+            return []
+        tokens = [caption_tokens(self._tokenizer, caption) for caption in captions]
         kept = [caption[: self._max_tokens] for caption in tokens]
         sums = self._projection.begin([len(caption) for caption in kept])
-        add = partial(self._projection.add, sums)
-        for number, states in self._gemma.states(kept, self._max_tokens) if captions else ():
-            add(states, number)
-            on_layer(number, self._gemma.count)
+        for number, states in self._gemma.states(kept, self._max_tokens):
+            self._projection.add(sums, states, number)
+            logger.debug("layer %d of %d of the text encoder", number, self._gemma.count)
         return [
             self._features(self._projection.finish(total), len(caption))
             for total, caption in zip(sums, tokens, strict=True)
         ]
-
-    def _tokens(self, caption: str) -> list[int]:
-        tokens: list[int] = self._tokenizer(caption.strip(), add_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
-        return tokens
 
     def _features(self, projected: list[torch.Tensor], count: int) -> TextFeatures:
         video, *audio = (feature.to("cpu", self._feature_dtype) for feature in projected)

@@ -113,6 +113,12 @@ def load_feature_extractor(
     return extractor.eval().requires_grad_(False)
 
 
+def caption_tokens(tokenizer: Any, caption: str) -> list[int]:
+    """A caption's token ids, BOS in front; the empty caption is BOS alone."""
+    tokens: list[int] = tokenizer(caption.strip(), add_special_tokens=True, verbose=False)["input_ids"]
+    return tokens
+
+
 class CaptionEncoder:
     """Gemma and the feature extractor.
 
@@ -135,13 +141,17 @@ class CaptionEncoder:
         self._max_tokens = max_tokens
         self._feature_dtype = feature_dtype
 
+    def count_tokens(self, caption: str) -> int:
+        """Tokens that a caption takes of Gemma."""
+        return min(len(caption_tokens(self._tokenizer, caption)), self._max_tokens)
+
     def encode(self, captions: Sequence[str]) -> list[TextFeatures]:
         """The features of each caption, on the CPU. The empty caption is BOS alone."""
         return [self._encode(caption) for caption in captions]
 
     @torch.no_grad()
     def _encode(self, caption: str) -> TextFeatures:
-        tokens = self._tokenizer(caption.strip(), add_special_tokens=True, verbose=False)["input_ids"]
+        tokens = caption_tokens(self._tokenizer, caption)
         count = len(tokens)
         kept = tokens[: self._max_tokens]
         device = self._text_model.device

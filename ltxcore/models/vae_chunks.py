@@ -126,8 +126,8 @@ def _replace(encoder: Any, stream: EncoderStream) -> list[Any]:
     downsamplers = [m for m in encoder.modules() if isinstance(m, LTX2VideoDownsampler3d)]
     known = {id(module.conv) for module in convolutions}
     for name, module in encoder.named_modules():
-        kernel = getattr(module, "kernel_size", None)
-        if isinstance(module, torch.nn.Conv3d) and kernel[0] > 1 and id(module) not in known:
+        looks_along_time = isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1
+        if looks_along_time and id(module) not in known:
             raise ModelError(f"the video VAE's encoder.{name} is no causal convolution; encode clips whole")
     for module in convolutions:
         module.forward = _continued(stream.convolve, module)

@@ -54,20 +54,18 @@ class VaeWay:
             return NO_TILING
         return self.tiles.name
 
-    def changes(self, frames: int, width: int, height: int, way: VaeWay) -> bool:
-        """Whether a clip of this size takes less memory in this way than in `way`."""
-        return self.peak_frames(frames) < way.peak_frames(frames) or self.peak_pixels(
-            width, height
-        ) < way.peak_pixels(width, height)
+    def takes_less(self, way: VaeWay, frames: int, width: int, height: int) -> bool:
+        """Whether a clip of this size has less in memory at once than in `way`, in no respect more."""
+        ours, theirs = self.at_once(frames, width, height), way.at_once(frames, width, height)
+        return ours != theirs and all(mine <= its for mine, its in zip(ours, theirs, strict=True))
 
-    def peak_frames(self, frames: int) -> int:
-        """Frames of a clip in memory at once, the two that a convolution looks back at included."""
-        return frames if self.piece_frames is None else min(frames, self.piece_frames + 2)
-
-    def peak_pixels(self, width: int, height: int) -> int:
-        if self.tiles is None:
-            return width * height
-        return min(width, self.tiles.size) * min(height, self.tiles.size)
+    def at_once(self, frames: int, width: int, height: int) -> tuple[int, int, int]:
+        """Frames, width and height in memory at once; a piece counts the two frames that it looks back at."""
+        if self.piece_frames is not None:
+            frames = min(frames, self.piece_frames + 2)
+        if self.tiles is not None:
+            width, height = min(width, self.tiles.size), min(height, self.tiles.size)
+        return frames, width, height
 
     @contextmanager
     def applied(self, vae: Any) -> Iterator[None]:
@@ -117,8 +115,6 @@ def ways_from(first: VaeWay, frames: int, width: int, height: int) -> Iterator[V
     yield first
     last = first
     for way in WAYS:
-        smaller = way.changes(frames, width, height, last)
-        larger = last.changes(frames, width, height, way)
-        if smaller and not larger:
+        if way.takes_less(last, frames, width, height):
             last = way
             yield way

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltxcore.media.errors import MediaError
+from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
@@ -30,18 +31,21 @@ DECODE_AHEAD = 2
 
 def request(ctx: Context) -> dict[str, Any]:
     snapshot = ctx.require_snapshot(LATENTS)
-    spaces = spaces_of(ctx)
-    return {"data": snapshot.data_id, "vae": spaces.vae, "audio_vae": spaces.audio_vae, "dtype": spaces.dtype}
+    spaces = spaces_of(ctx, LatentStore(ctx.store))
+    asked = {"vae": spaces.vae, "audio_vae": spaces.audio_vae, "dtype": spaces.dtype}
+    tiled = spaces.tiled(snapshot.samples)
+    return {"data": snapshot.data_id, **asked, **({"tiled": tiled} if tiled else {})}
 
 
-def spaces_of(ctx: Context) -> LatentSpaces:
-    return LatentSpaces.of(ctx.source, ctx.recipe)
+def spaces_of(ctx: Context, store: LatentStore) -> LatentSpaces:
+    return LatentSpaces.of(ctx.source, ctx.recipe, store.index)
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
-    spaces = spaces_of(ctx)
+    store = LatentStore(ctx.store)
+    spaces = spaces_of(ctx, store)
     keys = [key for sample in ctx.snapshot.samples for key in spaces.keys(sample)]
-    return not LatentStore(ctx.store).missing(keys)
+    return not store.missing(keys)
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,17 @@ class Encoder:
         import torch
 
         from ltxcore.models.loading import load_audio_vae, load_video_vae
+        from ltxcore.stages.vae_backoff import VaeBackOff
 
-        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[ctx.recipe.encode.vae_dtype]
+        settings = ctx.recipe.encode
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[settings.vae_dtype]
         self.ctx = ctx
-        self.spaces = spaces_of(ctx)
         self.store = LatentStore(ctx.store)
+        self.spaces = spaces_of(ctx, self.store)
         self.waveforms = WaveformStore(ctx.store)
         self.vae = load_video_vae(ctx.source, dtype, device)
+        self.vae.use_slicing = settings.vae_enable_slicing
+        self.backoff = VaeBackOff(self.vae, asked_way(settings))
         self.audio_vae = load_audio_vae(ctx.source, dtype, device)
         self.encoded = {"video": 0, "audio": 0}
 
@@ -75,10 +83,18 @@ class Encoder:
         """Encode what a batch misses and commit it: all of it, or, after a crash, none of it."""
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
+        waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]] = {}
         for sample, frames in self._decoded(batch.samples):
-            self._encode_video(sample, frames, done, broken)
+            asked = self.spaces.video_key(sample)
+            if isinstance(frames, MediaError):
+                broken[asked.value] = (f"{sample.id}: {frames}", asked.inputs)
+            elif frames is not None and asked.value not in done:
+                waiting[asked.value] = sample, frames
+            if len(waiting) == self.ctx.recipe.encode.vae_batch_size:
+                self._encode_videos(waiting, done)
             self._encode_audio(sample, done, broken)
             on_clip()
+        self._encode_videos(waiting, done)
         by_array: dict[str, list[Encoded]] = {}
         for encoded in done.values():
             by_array.setdefault(self._array(encoded), []).append(encoded)
@@ -90,20 +106,17 @@ class Encoder:
             logger.warning("quarantined: %s", error)
             self.store.quarantine(key, error, inputs)
 
-    def _encode_video(
-        self,
-        sample: Sample,
-        frames: np.ndarray[Any, Any] | MediaError | None,
-        done: dict[str, Encoded],
-        broken: dict[str, tuple[str, dict[str, Any]]],
+    def _encode_videos(
+        self, waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]], done: dict[str, Encoded]
     ) -> None:
-        from ltxcore.models.video_latents import encode_video
-
-        key = self.spaces.video_key(sample)
-        if isinstance(frames, MediaError):
-            broken[key.value] = (f"{sample.id}: {frames}", key.inputs)
-        elif frames is not None and key.value not in done:
-            done[key.value] = Encoded(key.value, to_bits(encode_video(self.vae, frames)), key.inputs)
+        """Encode clips of one size together. Those that had to be tiled get the key of that tiling."""
+        if not waiting:
+            return
+        samples, clips = zip(*waiting.values(), strict=True)
+        waiting.clear()
+        for sample, (latents, way) in zip(samples, self.backoff.encode(clips), strict=True):
+            key = self.spaces.video_key(sample, way.tiling(*sample.geometry.target))
+            done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
     def _encode_audio(
         self, sample: Sample, done: dict[str, Encoded], broken: dict[str, tuple[str, dict[str, Any]]]
@@ -164,7 +177,7 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     Raises:
         MissingInput: a waveform that the samples need was never split.
     """
-    spaces = spaces_of(ctx)
+    spaces = spaces_of(ctx, store)
     missing_sound = WaveformStore(ctx.store).missing(
         waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio
     )
@@ -183,7 +196,7 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
 
 def quarantined(ctx: Context, store: LatentStore) -> dict[str, str]:
     """Sample id -> why it could not be encoded."""
-    spaces = spaces_of(ctx)
+    spaces = spaces_of(ctx, store)
     errors = {}
     for sample in ctx.snapshot.samples:
         reasons = [error for key in spaces.keys(sample) if (error := store.error(key)) is not None]
@@ -194,7 +207,7 @@ def quarantined(ctx: Context, store: LatentStore) -> dict[str, str]:
 
 def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcome:
     errors = quarantined(ctx, store)
-    spaces = spaces_of(ctx)
+    spaces = spaces_of(ctx, store)
     keys = {key for sample in ctx.snapshot.samples for key in spaces.keys(sample)}
     encoded = {"video": 0, "audio": 0} if encoder is None else encoder.encoded
     done = encoded["video"] + encoded["audio"]
@@ -207,5 +220,5 @@ def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcom
             "hits": len(keys) - done - sum(store.error(key) is not None for key in keys),
             "quarantined": len(errors),
         },
-        facts={"quarantined": errors},
+        facts={"quarantined": errors, "vae_steps_down": [] if encoder is None else encoder.backoff.steps},
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ltxcore.config.recipe import Recipe
+from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
 from ltxcore.stages.progress import Progress, ProgressState
@@ -78,6 +80,7 @@ class StageRun:
     run: Path
     listener: Callable[[ProgressState], None] | None = None
     started_s: float = field(default_factory=time.time)
+    plan: MemoryPlan | None = None
 
     def __post_init__(self) -> None:
         self.why = why_stale(self.ctx.workspace, self.stage, self.request)
@@ -89,8 +92,14 @@ class StageRun:
         """Where files of this request alone belong."""
         return stage_directory(self.ctx.workspace, self.stage, self.request)
 
+    def work_by(self, recipe: Recipe, plan: MemoryPlan) -> None:
+        """Take a memory plan. Its recipe differs from the asked one in how, not in what; the request stays."""
+        self.ctx, self.plan = self.ctx.with_recipe(recipe), plan
+
     def finish(self, outcome: Outcome) -> Stamp:
         """Write the stamp, when all that it names is in place, and note it in the run's folder."""
+        if self.plan is not None:
+            outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": self.plan.facts()}})
         stamp = write_stamp(
             self.ctx.workspace, self.stage, self.request, outcome, self.started_s, os.getpid()
         )

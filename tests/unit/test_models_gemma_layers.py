@@ -108,9 +108,7 @@ def test_weights_are_read_once_a_batch_and_two_layers_are_in_memory_at_most(
         return tensors
 
     monkeypatch.setattr(TowerFile, "read", counted)
-    told: list[tuple[int, int]] = []
-    encoder.encode(CAPTIONS, lambda done, of: told.append((done, of)))
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    encoder.encode(CAPTIONS)
     assert len(reads) == len(set(reads)), "a weight was read twice"
     assert {name.split(".")[1] for name in reads if name.startswith("layers.")} == {"0", "1", "2"}
     weights_a_layer = sum(name.startswith("layers.0.") for name in reads)
