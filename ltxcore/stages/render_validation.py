@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages import train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
@@ -21,6 +22,7 @@ from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
 if TYPE_CHECKING:
     from ltxcore.stages.samples import StoredFeatures
+    from ltxcore.validation.decoding import TiledOnDemand
     from ltxcore.validation.gallery import Entry, GalleryFacts, Side
     from ltxcore.validation.render import Renderer
 
@@ -73,6 +75,7 @@ class Session:
     training: Stamp = field(init=False)
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
+    decoding: TiledOnDemand | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.training = training_stamp(self.ctx)
@@ -115,11 +118,14 @@ class Session:
     def _load(self) -> Renderer:
         import torch
 
+        from ltxcore.validation.decoding import decode_within_memory
         from ltxcore.validation.render import Renderer, load_components
 
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        return Renderer(load_components(self.ctx.source, dtype, self.device), self.plan)
+        components = load_components(self.ctx.source, dtype, self.device)
+        self.decoding = decode_within_memory(components.vae, asked_way(self.ctx.recipe.encode).tiles)
+        return Renderer(components, self.plan)
 
     def _render_all(
         self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
@@ -225,6 +231,9 @@ class Session:
         renderings = 2 * len(self.prompts)
         return Outcome(
             counts={"renderings": renderings, "done": renderings, "hits": 0},
-            facts={"prompts": self.prompts},
+            facts={
+                "prompts": self.prompts,
+                "vae_steps_down": [] if self.decoding is None else self.decoding.steps,
+            },
             files=tuple(output_file(self.ctx.workspace, path) for path in files),
         )

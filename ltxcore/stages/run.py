@@ -93,7 +93,7 @@ class StageRun:
         return stage_directory(self.ctx.workspace, self.stage, self.request)
 
     def work_by(self, recipe: Recipe, plan: MemoryPlan) -> None:
-        """Take a memory plan. Its recipe differs from the asked one in how, not in what; the request stays."""
+        """Take a memory plan: its recipe says how, the request what, and the request stays."""
         self.ctx, self.plan = self.ctx.with_recipe(recipe), plan
 
     def finish(self, outcome: Outcome) -> Stamp:
