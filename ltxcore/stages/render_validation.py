@@ -15,6 +15,7 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
 from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
+from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
 from ltxcore.store.blobs import write_atomic
@@ -227,6 +228,7 @@ class Session:
             record = self.ctx.workspace.root / self.training.outcome.facts["directory"]
             tracker = train_lora.tracker(self.ctx, record)
             tracker.log_artifacts(files, "gallery")
+            tracker.set_tags(memory_tags(self.ctx, plan_stage(self.ctx, RENDER, self.device)))
             tracker.finish("FINISHED")
         renderings = 2 * len(self.prompts)
         return Outcome(

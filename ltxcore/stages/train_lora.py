@@ -13,6 +13,7 @@ from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.memory_plans import plan_training
+from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
 from ltxcore.store.blobs import write_atomic
@@ -129,6 +130,7 @@ class Training:
         report = self.directory / "dataset-report.csv"
         write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot)))
         self.tracker.sync(self.metrics_file)
+        self.tracker.set_tags(memory_tags(self.ctx, plan_training(self.ctx, self.device)))
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")
