@@ -25,6 +25,7 @@ from ltxcore.memory.plan import GIB, OverBudget
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
+LIST_CHILDREN_S = 1.0
 REPEAT_S = 5.0
 GRACE_S = 30.0
 SIGNAL = signal.SIGUSR1
@@ -107,8 +108,13 @@ class Watchdog:
             raise HostMemoryExceeded(self._breach)
 
     def _watch(self) -> None:
+        family: list[psutil.Process] = []
+        listed_s = 0.0
         while not self._left.wait(self._poll_s):
-            use = Use(host_use_bytes(), self.limit_bytes)
+            # Listing children reads every process of the machine.
+            if time.monotonic() - listed_s > LIST_CHILDREN_S:
+                family, listed_s = _family(), time.monotonic()
+            use = Use(sum(map(_held_bytes, family)), self.limit_bytes)
             if use.used_bytes > self.peak_bytes * 1.02:
                 self.peak_bytes = use.used_bytes
                 self._on_peak(use)
@@ -136,8 +142,12 @@ def host_use_bytes() -> int:
     Resident pages of files, such as mapped weights, are left out where the system tells them apart (Linux):
     it drops them when it needs the room.
     """
+    return sum(map(_held_bytes, _family()))
+
+
+def _family() -> list[psutil.Process]:
     own = psutil.Process()
-    return sum(_held_bytes(process) for process in [own, *own.children(recursive=True)])
+    return [own, *own.children(recursive=True)]
 
 
 def _held_bytes(process: psutil.Process) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages import train_lora
 from ltxcore.stages.context import Context
@@ -77,6 +78,7 @@ class Session:
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
+    memory_plan: MemoryPlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.training = training_stamp(self.ctx)
@@ -104,7 +106,9 @@ class Session:
         """
         from ltxcore.stages.samples import StoredFeatures
 
-        plan_stage(self.ctx, RENDER, self.device).check()
+        # Made before anything loads: later the weights themselves would count against what is free.
+        self.memory_plan = plan_stage(self.ctx, RENDER, self.device)
+        self.memory_plan.check()
         features = StoredFeatures(self.ctx)
         negative = self.ctx.recipe.validation.validation_negative_prompt
         missing = features.missing([*self.prompts.values(), negative])
@@ -228,7 +232,8 @@ class Session:
             record = self.ctx.workspace.root / self.training.outcome.facts["directory"]
             tracker = train_lora.tracker(self.ctx, record)
             tracker.log_artifacts(files, "gallery")
-            tracker.set_tags(memory_tags(self.ctx, plan_stage(self.ctx, RENDER, self.device)))
+            if self.memory_plan is not None:
+                tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
             tracker.finish("FINISHED")
         renderings = 2 * len(self.prompts)
         return Outcome(

@@ -61,6 +61,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self._synced_s = 0.0
+        # Made before anything loads: later the weights themselves would count against what is free.
+        self._memory_plan = plan_training(self.ctx, self.device)
         self.tracker = tracker(self.ctx, self.directory)
 
     def plan(self) -> MemoryPlan:
@@ -69,9 +71,8 @@ class Training:
         Raises:
             OverBudget: more than it may use; nothing is loaded then.
         """
-        plan = plan_training(self.ctx, self.device)
-        plan.check()
-        return plan
+        self._memory_plan.check()
+        return self._memory_plan
 
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
         """Load, train from the newest checkpoint on, and write the LoRA and the loss picture.
@@ -130,7 +131,7 @@ class Training:
         report = self.directory / "dataset-report.csv"
         write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot)))
         self.tracker.sync(self.metrics_file)
-        self.tracker.set_tags(memory_tags(self.ctx, plan_training(self.ctx, self.device)))
+        self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")
