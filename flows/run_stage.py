@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -50,11 +50,18 @@ def stage_key(parent_run: str | UUID, stage: str, parameters: dict[str, Any]) ->
     return f"{parent_run}:{stage}:{fingerprint(parameters)}"
 
 
-def run_stage(flow: Flow[..., Any], parameters: dict[str, Any], *, retries: int = 0) -> FlowRun:
+def run_stage(
+    flow: Flow[..., Any],
+    parameters: dict[str, Any],
+    *,
+    retries: int = 0,
+    again: Callable[[], str | None] = lambda: None,
+) -> FlowRun:
     """Run a stage to its end, as a child of the flow run that calls this, and return the child.
 
     A failed or crashed stage is started again up to `retries` times, each time in a new process: a retry
-    inside the old one would inherit whatever memory leaked. Any interruption of the parent, a cancellation
+    inside the old one would inherit whatever memory leaked. Beyond these it is started again for as long as
+    `again`, asked after each failure, gives a reason for it. Any interruption of the parent, a cancellation
     among them, is passed on to the child. Call it in the main thread.
 
     Raises:
@@ -66,13 +73,17 @@ def run_stage(flow: Flow[..., Any], parameters: dict[str, Any], *, retries: int 
     plain = flow.serialize_parameters(parameters)
     key = stage_key(parent_run, flow.name, plain)
     run_once = _run_deployed if runtime.deployment.id else _run_embedded
-    for attempt in range(retries + 1):
+    while True:
         run = run_once(flow, plain, key)
         if _state(run).is_completed():
             return run
-        if attempt < retries:
-            get_run_logger().warning("Stage %s %s; it is started again", flow.name, _last_words(run))
-    raise StageFailed(f"Stage {flow.name} {_last_words(run)}")
+        reason = again()
+        if reason is None:
+            if retries == 0:
+                raise StageFailed(f"Stage {flow.name} {_last_words(run)}")
+            retries -= 1
+        told = f"{_last_words(run)}; {reason or 'it is started again'}"
+        get_run_logger().warning("Stage %s %s", flow.name, told)
 
 
 def _state(run: FlowRun) -> State[Any]:

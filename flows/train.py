@@ -17,7 +17,7 @@ from flows.train_lora import train_lora
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import PROBE, STAGES
 from tasks.model import prepare
-from tasks.pipeline import begin_run, report_run, snapshot_of, up_to_date
+from tasks.pipeline import begin_run, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
 
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {
@@ -56,5 +56,5 @@ def train_ltx2(
             continue
         extra = {"datasets": datasets} if stage is PROBE else {"snapshot": ctx.snapshot_id}
         get_run_logger().info("%s starts in a process of its own", stage.name)
-        run_stage(STAGE_FLOWS[stage.name], {**shared, **extra})
+        run_stage(STAGE_FLOWS[stage.name], {**shared, **extra}, again=memory_retry(stage, ctx))
     report_run(ctx, run)

@@ -8,25 +8,22 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from ltxcore.stages import embed_text as stage
-from ltxcore.stages.batches import in_batches
 from ltxcore.stages.run import StageRun
 from ltxcore.store.texts import TextStore
-from tasks.stage import only_writer
+from tasks.stage import only_writer, unless_out_of_memory, within_budget
 
 
 @task(name="load-text-encoder", cache_policy=NO_CACHE)
 def load_text_encoder(run: StageRun) -> stage.Embedder:
     """Load Gemma's text tower and the feature extractor on the stage's device."""
-    from ltxcore.memory.device import cap_device_memory, pick_device
+    from ltxcore.memory.device import pick_device
 
-    device = pick_device()
-    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
-    return stage.Embedder(run.ctx, device)
+    return stage.Embedder(run.ctx, pick_device())
 
 
-@task(name="embed-batch", cache_policy=NO_CACHE, retries=1)
+@task(name="embed-batch", cache_policy=NO_CACHE, retries=1, retry_condition_fn=unless_out_of_memory)
 def embed_batch(embedder: stage.Embedder, captions: Sequence[str]) -> int:
-    """Embed up to 128 captions and commit them as one Arrow file."""
+    """Embed a batch of captions and commit them as one Arrow file."""
     return embedder.embed_batch(captions)
 
 
@@ -39,8 +36,9 @@ def embed_all(run: StageRun) -> None:
         run.progress.begin(len(waiting), "captions", "captions through Gemma")
         cut = 0
         if waiting:
-            embedder = load_text_encoder(run)
-            for batch in in_batches(waiting, stage.BATCH_CAPTIONS):
-                cut += embed_batch(embedder, batch)
-                run.progress.advance(len(batch))
+            with within_budget(run):
+                embedder = load_text_encoder(run)
+                for batch in embedder.batches(waiting):
+                    cut += embed_batch(embedder, batch)
+                    run.progress.advance(len(batch))
         run.finish(stage.outcome(run.ctx, len(waiting), cut))

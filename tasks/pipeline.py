@@ -16,7 +16,8 @@ from ltxcore.stages.contract import LATENTS, PROBE, STAGES, Stage
 from ltxcore.stages.dataset_pages import write_report
 from ltxcore.stages.memory_plans import plan_rows
 from ltxcore.stages.run import find_result, note_up_to_date
-from ltxcore.stages.stamp import read_manifest, read_stamp
+from ltxcore.stages.setbacks import MemoryRetry, Setbacks
+from ltxcore.stages.stamp import read_manifest, read_stamp, stage_directory
 from ltxcore.stages.summary import stage_rows
 from ltxcore.store.blobs import write_json
 from tasks import artifacts
@@ -43,6 +44,13 @@ def up_to_date(stage: Stage, ctx: Context, run: Path) -> bool:
     entry = note_up_to_date(stage, ctx, stamp, run)
     get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
     return True
+
+
+def memory_retry(stage: Stage, ctx: Context) -> MemoryRetry:
+    """Says, after a stage has failed, whether to start it again with the next memory plan."""
+    request, _ = find_result(stage, ctx)
+    directory = stage_directory(ctx.workspace, stage, request)
+    return MemoryRetry(Setbacks(directory, ctx.recipe.memory))
 
 
 def snapshot_of(ctx: Context, run: Path) -> str:

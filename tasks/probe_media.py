@@ -20,7 +20,7 @@ from ltxcore.stages.stamp import output_file
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.snapshot import Snapshot
 from tasks import artifacts
-from tasks.stage import only_writer
+from tasks.stage import only_writer, within_budget
 
 
 @task(name="probe-batch", cache_policy=NO_CACHE, retries=1)
@@ -47,7 +47,7 @@ def report_dataset(ctx: Context, snapshot: Snapshot, directory: Path) -> None:
 
 def probe_all(run: StageRun) -> None:
     """The whole stage."""
-    with only_writer(run, "media") as needed:
+    with only_writer(run, "media") as needed, within_budget(run):
         if not needed:
             return
         files = stage.find_files(run.ctx)

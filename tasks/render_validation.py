@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 from ltxcore.stages import render_validation as stage
 from ltxcore.stages.run import StageRun
 from tasks import artifacts
+from tasks.stage import within_budget
 
 
 @task(name="render", cache_policy=NO_CACHE)
@@ -30,13 +31,13 @@ def write_gallery(session: stage.Session, pairs: list[stage.Pair]) -> None:
 
 def render_all(run: StageRun) -> None:
     """The whole stage."""
-    from ltxcore.memory.device import cap_device_memory, pick_device
+    from ltxcore.memory.device import pick_device
 
-    device = pick_device()
-    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
-    session = stage.Session(run.ctx, run.directory, device)
-    if session.prompts:
-        write_gallery(session, render(session, run))
-    else:
-        get_run_logger().info("validation_disable is set: nothing is rendered")
-    run.finish(session.finish())
+    with within_budget(run):
+        session = stage.Session(run.ctx, run.directory, pick_device())
+        if session.prompts:
+            write_gallery(session, render(session, run))
+        else:
+            get_run_logger().info("validation_disable is set: nothing is rendered")
+        outcome = session.finish()
+    run.finish(outcome)

@@ -14,7 +14,7 @@ from ltxcore.stages.progress import Progress
 from ltxcore.stages.run import StageRun
 from ltxcore.store.snapshot import Sample
 from ltxcore.store.waveforms import WaveformStore
-from tasks.stage import only_writer
+from tasks.stage import only_writer, within_budget
 
 
 @task(name="split-batch", cache_policy=NO_CACHE, retries=1)
@@ -31,6 +31,7 @@ def split_all(run: StageRun) -> None:
         store = WaveformStore(run.ctx.store)
         waiting = stage.to_do(run.ctx, store)
         run.progress.begin(len(waiting), "clips", "cutting sound at the frames")
-        for batch in in_batches(waiting, stage.BATCH_CLIPS):
-            split_batch(run.ctx, store, batch, run.progress)
+        with within_budget(run):
+            for batch in in_batches(waiting, stage.BATCH_CLIPS):
+                split_batch(run.ctx, store, batch, run.progress)
         run.finish(stage.outcome(run.ctx, store, len(waiting)))

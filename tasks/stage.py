@@ -6,18 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from prefect import runtime
+from prefect import Task, runtime
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 
 from ltxcore.config.recipe import Recipe
+from ltxcore.memory.measure import measure_peaks
+from ltxcore.memory.out_of_memory import is_out_of_memory
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
+from ltxcore.stages.enforce import enforced
+from ltxcore.stages.memory_plans import plan_row
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
 from ltxcore.stages.stamp import ManifestEntry
 from ltxcore.store.lease import writing
 from ltxcore.store.locks import exclusive
 from ltxcore.store.workspace import LATEST, Workspace
+from tasks import artifacts
 from tasks.artifacts import ProgressArtifact
 
 
@@ -76,3 +83,26 @@ def _still_to_do(run: StageRun) -> bool:
 
 def _say_up_to_date(entry: ManifestEntry) -> None:
     get_run_logger().info("%s is up to date: %s hits", entry.stage, entry.counts.get("hits", 0))
+
+
+@contextmanager
+def within_budget(run: StageRun) -> Iterator[None]:
+    """Run the work of a stage by its memory plan, and show what it took beside what was predicted.
+
+    Raises:
+        OverBudget, NoPlanLeft: there is no plan for it; nothing is loaded then.
+        StageOutOfMemory: it ran out of memory; the next plan is on record.
+    """
+    with enforced(run) as plan:
+        yield
+    if plan is not None:
+        peaks = measure_peaks()
+        measured = peaks.vram_bytes if plan.on_device else peaks.rss_bytes
+        row = plan_row(plan, measured)
+        artifacts.table(f"memory-{run.stage.name}", [row], "Predicted and measured peak of memory")
+
+
+def unless_out_of_memory(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed batch is worth another try in this process: memory will not have grown."""
+    error = state.result(raise_on_failure=False)
+    return not (isinstance(error, BaseException) and is_out_of_memory(error))

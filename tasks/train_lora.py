@@ -14,6 +14,7 @@ from ltxcore.stages.run import StageRun
 from ltxcore.stages.stamp import Outcome
 from ltxcore.training.metrics import StepMetrics
 from tasks import artifacts
+from tasks.stage import within_budget
 
 
 @task(name="plan-memory", cache_policy=NO_CACHE)
@@ -38,14 +39,13 @@ def train(training: stage.Training, run: StageRun, should_stop: Callable[[], boo
 
 def train_all(run: StageRun, should_stop: Callable[[], bool]) -> None:
     """The whole stage."""
-    from ltxcore.memory.device import cap_device_memory, pick_device
+    from ltxcore.memory.device import pick_device
 
-    device = pick_device()
-    cap_device_memory(device, run.ctx.recipe.memory.vram_gib)
-    training = stage.Training(run.ctx, run.directory, run.request, device)
-    plan_memory(training)
-    run.progress.begin(training.recipe.training.max_train_steps, "steps", "loading")
-    outcome = train(training, run, should_stop)
+    with within_budget(run):
+        training = stage.Training(run.ctx, run.directory, run.request, pick_device())
+        plan_memory(training)
+        run.progress.begin(training.recipe.training.max_train_steps, "steps", "loading")
+        outcome = train(training, run, should_stop)
     if outcome.facts["mlflow_error"]:
         get_run_logger().warning("MLflow does not have all of it yet: %s", outcome.facts["mlflow_error"])
     run.finish(outcome)

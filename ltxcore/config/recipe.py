@@ -55,13 +55,35 @@ class ModelSettings(Strict):
     text_encoder_1_precision: WeightPrecision = Field(
         "no_change", description="The same for Gemma; part of the text features' keys."
     )
+    text_encoder_loading: Literal["auto", "resident", "layer_by_layer"] = Field(
+        "auto",
+        description="Gemma whole in memory, or one layer at a time; auto: whole where that fits the budget.",
+    )
+
+    @model_validator(mode="after")
+    def _whole_where_quantised(self) -> ModelSettings:
+        if self.text_encoder_loading == "layer_by_layer" and self.text_encoder_1_precision != "no_change":
+            raise ValueError(
+                f"text_encoder_1_precision {self.text_encoder_1_precision} needs Gemma whole; leave it out, "
+                "or write text_encoder_loading: resident"
+            )
+        return self
 
 
 class EncodeSettings(Strict):
-    """How clips become latents."""
+    """How clips become latents. The dtype, and tiles where they change a value, are part of their keys."""
 
-    vae_dtype: Literal["bf16", "fp32"] = Field(
-        "bf16", description="Arithmetic of the VAE encoders; part of the latents' keys."
+    vae_dtype: Literal["bf16", "fp32"] = Field("bf16", description="Arithmetic of the VAE encoders.")
+    vae_batch_size: PositiveInt = Field(1, description="Clips of one bucket through the VAE at once.")
+    vae_enable_slicing: bool = Field(False, description="The clips of a batch one after another.")
+    vae_enable_patch_conv: bool = Field(
+        False, description="Encode 16 frames at a time; the result is that of the whole clip."
+    )
+    vae_enable_temporal_roll: bool = Field(
+        False, description="Encode 8 frames at a time; the result is that of the whole clip."
+    )
+    vae_enable_tiling: bool = Field(
+        False, description="Encode and decode in tiles of 512 pixels, blended where they overlap."
     )
     batch_clips: int = Field(64, ge=1, le=256, description="Clips committed together, and lost together.")
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import psutil
 
 GIB = 1 << 30
+RESIDENT = "resident"
 
 # Measured on the 19B model (inner width 4096, bf16): the peak of a training step with gradient
 # checkpointing grows by 0.8 MiB a video token, and without it by 380 KiB a token and block.
@@ -34,7 +39,7 @@ class MemoryPlan:
     activations_bytes: int
     on_device: bool
     budget_bytes: int
-    strategy: str = "resident"
+    strategy: str = RESIDENT
 
     @property
     def model_bytes(self) -> int:
@@ -45,22 +50,50 @@ class MemoryPlan:
         """On a device the process itself stays in host memory, and the weights pass through it."""
         return self.model_bytes if self.on_device else self.model_bytes + PROCESS_BYTES
 
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.budget_bytes
+
+    def facts(self) -> dict[str, Any]:
+        """What a stamp keeps of a plan, for the measured peak to stand beside."""
+        return {
+            "strategy": self.strategy,
+            "predicted_bytes": self.total_bytes,
+            "budget_bytes": self.budget_bytes,
+            "on_device": self.on_device,
+        }
+
     def check(self) -> None:
         """Refuse a plan that cannot keep its promise.
 
         Raises:
             OverBudget: with both figures and what would help.
         """
-        if self.total_bytes > self.budget_bytes:
-            kind = "vram_gib" if self.on_device else "ram_gib"
-            raise OverBudget(
-                f"{self.stage} needs {self.total_bytes / GIB:.1f} GiB with its weights resident, and "
-                f"memory.{kind} allows {self.budget_bytes / GIB:.1f}; allow more or use smaller clips"
-            )
+        if not self.fits:
+            raise self.over_budget()
+
+    def over_budget(self) -> OverBudget:
+        """The refusal of this plan."""
+        kind = "vram_gib" if self.on_device else "ram_gib"
+        how = "its weights resident" if self.strategy == RESIDENT else self.strategy
+        return OverBudget(
+            f"{self.stage} needs {self.total_bytes / GIB:.1f} GiB with {how}, and memory.{kind} allows "
+            f"{self.budget_bytes / GIB:.1f}; allow more or use smaller clips"
+        )
 
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of the weights of a component, as `ModelSource.shapes` tells them for either layout."""
+
+
+def largest_layer_bytes(shapes: Shapes, value_bytes: int) -> int:
+    """The largest layer of a language model, told by `layers.N.` in the names; no vision tower's."""
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        found = re.search(r"^(?!.*vision).*\blayers\.(\d+)\.", name)
+        if found is not None:
+            sizes[found[1]] = sizes.get(found[1], 0) + math.prod(shape) * value_bytes
+    return max(sizes.values(), default=0)
 
 
 def training_activations_bytes(
@@ -100,4 +133,25 @@ def host_budget_bytes(ram_gib: float | None, default_bytes: int) -> int:
     """What the recipe allows of host memory; left out, the default, or all there is if that is less."""
     if ram_gib is not None:
         return int(ram_gib * GIB)
-    return min(default_bytes, int(psutil.virtual_memory().total))
+    return min(default_bytes, machine_bytes())
+
+
+def machine_bytes() -> int:
+    """Host memory of this machine, or of the container that this process is in."""
+    total = int(psutil.virtual_memory().total)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    told = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(told)) if told.isdigit() else total
+
+
+def check_host(stage: str, budget_bytes: int) -> None:
+    """Refuse a host budget that not even the empty process of a stage with models fits.
+
+    Raises:
+        OverBudget: with both figures.
+    """
+    if budget_bytes < PROCESS_BYTES:
+        raise OverBudget(
+            f"{stage} needs {PROCESS_BYTES / GIB:.1f} GiB of host memory before it loads any weights, and "
+            f"memory.ram_gib allows {budget_bytes / GIB:.1f}; allow more"
+        )

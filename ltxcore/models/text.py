@@ -58,19 +58,31 @@ class FeatureExtractor(nn.Module):
         Returns:
             `[T, D]` for the video and `[T, Da]` for the sound, or None where they share the first.
         """
-        from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
-
-        stack = hidden[None].to(next(self.parameters()).dtype)
+        normed = normalise(hidden.to(next(self.parameters()).dtype), self.per_modality)
         if not self.per_modality:
-            lengths = torch.tensor([hidden.shape[0]], device=hidden.device)
-            normed = per_layer_masked_mean_norm(stack, lengths, hidden.device)
-            return self.text_proj_in(normed)[0], None
-        normed = per_token_rms_norm(stack).flatten(2)
-        video, audio = (
-            linear(normed * math.sqrt(linear.out_features / self.channels))[0]
-            for linear in (self.video_text_proj_in, self.audio_text_proj_in)
-        )
+            return self.text_proj_in(normed), None
+        video, audio = (linear(normed * self.scale(linear)) for linear in self.projections())
         return video, audio
+
+    def projections(self) -> list[nn.Linear]:
+        """The linear of the video and that of the sound, or the one that they share."""
+        if self.per_modality:
+            return [self.video_text_proj_in, self.audio_text_proj_in]
+        return [self.text_proj_in]
+
+    def scale(self, linear: nn.Linear) -> float:
+        """What the normalised states are multiplied by before a projection: sqrt(out / in) in V2."""
+        return math.sqrt(linear.out_features / self.channels) if self.per_modality else 1.0
+
+
+def normalise(hidden: torch.Tensor, per_modality: bool) -> torch.Tensor:
+    """`[T, channels, layers]` of one caption -> `[T, channels * layers]`; V2 where `per_modality`."""
+    from diffusers.pipelines.ltx2.connectors import per_layer_masked_mean_norm, per_token_rms_norm
+
+    if per_modality:
+        return per_token_rms_norm(hidden[None]).flatten(2)[0]
+    lengths = torch.tensor([hidden.shape[0]], device=hidden.device)
+    return per_layer_masked_mean_norm(hidden[None], lengths, hidden.device)[0]
 
 
 def load_feature_extractor(
@@ -88,6 +100,12 @@ def load_feature_extractor(
     require_fit(extractor, weights, "feature extractor of the connectors", source.component("connectors"))
     fill(extractor, weights, dtype, device)
     return extractor.eval().requires_grad_(False)
+
+
+def caption_tokens(tokenizer: Any, caption: str) -> list[int]:
+    """A caption's token ids, BOS in front; the empty caption is BOS alone."""
+    tokens: list[int] = tokenizer(caption.strip(), add_special_tokens=True, verbose=False)["input_ids"]
+    return tokens
 
 
 class CaptionEncoder:
@@ -112,13 +130,17 @@ class CaptionEncoder:
         self._max_tokens = max_tokens
         self._feature_dtype = feature_dtype
 
+    def count_tokens(self, caption: str) -> int:
+        """Tokens that a caption takes of Gemma."""
+        return min(len(caption_tokens(self._tokenizer, caption)), self._max_tokens)
+
     def encode(self, captions: Sequence[str]) -> list[TextFeatures]:
         """The features of each caption, on the CPU. The empty caption is BOS alone."""
         return [self._encode(caption) for caption in captions]
 
     @torch.no_grad()
     def _encode(self, caption: str) -> TextFeatures:
-        tokens = self._tokenizer(caption.strip(), add_special_tokens=True, verbose=False)["input_ids"]
+        tokens = caption_tokens(self._tokenizer, caption)
         count = len(tokens)
         kept = tokens[: self._max_tokens]
         device = self._text_model.device

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,3 +12,20 @@ def in_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Consecutive slices of at most `size` items."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def batches_of_tokens(
+    texts: Sequence[str], count: Callable[[str], int], size: int, tokens: int
+) -> Iterator[Sequence[str]]:
+    """Consecutive texts, at most `size` and at most `tokens` tokens of them together; one at least."""
+    batch: list[str] = []
+    held = 0
+    for text in texts:
+        more = count(text)
+        if batch and (len(batch) == size or held + more > tokens):
+            yield batch
+            batch, held = [], 0
+        batch.append(text)
+        held += more
+    if batch:
+        yield batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -39,6 +39,12 @@ class Context:
     @cached_property
     def store(self) -> Blobs:
         return self.workspace.store
+
+    def with_recipe(self, recipe: Recipe) -> Context:
+        """The same stage with another recipe; a snapshot that was read already is not read again."""
+        other = replace(self, recipe=recipe)
+        other.__dict__.update({name: self.__dict__[name] for name in ("snapshot",) if name in self.__dict__})
+        return other
 
     def require_snapshot(self, stage: Stage) -> Snapshot:
         """The snapshot, or the word that probe-media has to run first.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ltxcore.stages.batches import in_batches
+from ltxcore.stages.batches import batches_of_tokens, in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TEXT
 from ltxcore.stages.keys import TextSpace
+from ltxcore.stages.memory_plans import LAYER_BY_LAYER, LAYERED_TOKENS
 from ltxcore.stages.prompts import all_texts
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.bf16 import to_bits
@@ -20,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 # Captions of one Arrow file, committed together.
 BATCH_CAPTIONS = 128
-# Captions that go through Gemma at once.
-GEMMA_BATCH = 8
+# The same where Gemma is read once for them; `LAYERED_TOKENS` bounds them too.
+LAYERED_CAPTIONS = 256
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -60,24 +61,36 @@ class Embedder:
     def __init__(self, ctx: Context, device: str) -> None:
         import torch
 
-        from ltxcore.models.loading import load_text_encoder
+        from ltxcore.models.gemma_layers import GemmaLayers, LayeredCaptionEncoder
+        from ltxcore.models.loading import load_text_encoder, load_tokenizer
         from ltxcore.models.text import CaptionEncoder, load_feature_extractor
 
         self.ctx = ctx
         self.space = TextSpace.of(ctx.source)
         self.store = TextStore(ctx.store)
-        tokenizer, text_model = load_text_encoder(ctx.source, torch.bfloat16, device)
-        extractor = load_feature_extractor(ctx.source, torch.bfloat16, device)
-        self.encoder = CaptionEncoder(tokenizer, text_model, extractor, ctx.source.text_max_tokens)
+        self.encoder: CaptionEncoder | LayeredCaptionEncoder
+        max_tokens, dtype = ctx.source.text_max_tokens, torch.bfloat16
+        if ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
+            gemma = GemmaLayers(ctx.source, dtype, device)
+            extractor = load_feature_extractor(ctx.source, dtype, "cpu")
+            self.encoder = LayeredCaptionEncoder(load_tokenizer(ctx.source), gemma, extractor, max_tokens)
+        else:
+            tokenizer, text_model = load_text_encoder(ctx.source, dtype, device)
+            extractor = load_feature_extractor(ctx.source, dtype, device)
+            self.encoder = CaptionEncoder(tokenizer, text_model, extractor, max_tokens)
+
+    def batches(self, captions: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Captions that are committed together; where Gemma is read layer by layer, once for each batch."""
+        if self.ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
+            return batches_of_tokens(captions, self.encoder.count_tokens, LAYERED_CAPTIONS, LAYERED_TOKENS)
+        return in_batches(captions, BATCH_CAPTIONS)
 
     def embed_batch(self, captions: Sequence[str]) -> int:
         """Embed one batch of captions and commit it as one Arrow file. Returns how many were cut.
 
         Needs the caller to hold the writer's lock `text`.
         """
-        rows: list[Embedded] = []
-        for batch in in_batches(captions, GEMMA_BATCH):
-            rows += self._embed(batch)
+        rows = self._embed(captions)
         self.store.put(rows)
         cut = [row for row in rows if row.truncated_from]
         for row in cut:

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ltxcore.media.errors import MediaError
 from ltxcore.media.feed import decode_ahead
+from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
@@ -22,6 +23,9 @@ from ltxcore.store.latents import Encoded, Kind, LatentStore
 from ltxcore.store.snapshot import Sample
 from ltxcore.store.waveforms import WaveformStore
 
+if TYPE_CHECKING:
+    from ltxcore.stages.vae_backoff import VaeBackOff
+
 logger = logging.getLogger(__name__)
 
 SPACE_DIGITS = 12
@@ -29,25 +33,28 @@ SPACE_DIGITS = 12
 
 def request(ctx: Context) -> dict[str, Any]:
     snapshot = ctx.require_snapshot(LATENTS)
-    spaces = spaces_of(ctx)
-    return {"data": snapshot.data_id, "vae": spaces.vae, "audio_vae": spaces.audio_vae, "dtype": spaces.dtype}
+    spaces = spaces_of(ctx, LatentStore(ctx.store))
+    asked = {"vae": spaces.vae, "audio_vae": spaces.audio_vae, "dtype": spaces.dtype}
+    tiled = spaces.tiled(snapshot.samples)
+    return {"data": snapshot.data_id, **asked, **({"tiled": tiled} if tiled else {})}
 
 
-def spaces_of(ctx: Context) -> LatentSpaces:
-    return LatentSpaces.of(ctx.source, ctx.recipe)
+def spaces_of(ctx: Context, store: LatentStore) -> LatentSpaces:
+    return LatentSpaces.of(ctx.source, ctx.recipe, store.index)
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
-    return not LatentStore(ctx.store).missing(all_keys(ctx))
+    store = LatentStore(ctx.store)
+    return not store.missing(all_keys(ctx, store))
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return {"latents": all_keys(ctx)}
+    return {"latents": all_keys(ctx, LatentStore(ctx.store))}
 
 
-def all_keys(ctx: Context) -> list[str]:
-    spaces = spaces_of(ctx)
+def all_keys(ctx: Context, store: LatentStore) -> list[str]:
+    spaces = spaces_of(ctx, store)
     return [key for sample in ctx.snapshot.samples for key in spaces.keys(sample)]
 
 
@@ -69,8 +76,8 @@ class Encoder:
 
         self.dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[ctx.recipe.encode.vae_dtype]
         self.ctx = ctx
-        self.spaces = spaces_of(ctx)
         self.store = LatentStore(ctx.store)
+        self.spaces = spaces_of(ctx, self.store)
         self.waveforms = WaveformStore(ctx.store)
         self.device = device
         self.encoded = {"video": 0, "audio": 0}
@@ -80,7 +87,16 @@ class Encoder:
         """The video VAE; not loaded where sound alone is trained."""
         from ltxcore.models.loading import load_video_vae
 
-        return load_video_vae(self.ctx.source, self.dtype, self.device)
+        vae = load_video_vae(self.ctx.source, self.dtype, self.device)
+        vae.use_slicing = self.ctx.recipe.encode.vae_enable_slicing
+        return vae
+
+    @cached_property
+    def backoff(self) -> VaeBackOff:
+        """How clips go through the video VAE: as the recipe asks, or in smaller pieces where memory ends."""
+        from ltxcore.stages.vae_backoff import VaeBackOff
+
+        return VaeBackOff(self.vae, asked_way(self.ctx.recipe.encode))
 
     @cached_property
     def audio_vae(self) -> Any:
@@ -96,10 +112,18 @@ class Encoder:
         """
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
+        waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]] = {}
         for sample, frames in self._decoded(batch.samples):
-            self._encode_video(sample, frames, done, broken)
+            asked = self.spaces.video_key(sample)
+            if isinstance(frames, MediaError):
+                broken[asked.value] = (f"{sample.id}: {frames}", asked.inputs)
+            elif frames is not None and asked.value not in done:
+                waiting[asked.value] = sample, frames
+            if len(waiting) == self.ctx.recipe.encode.vae_batch_size:
+                self._encode_videos(waiting, done)
             self._encode_audio(sample, done, broken)
             on_clip()
+        self._encode_videos(waiting, done)
         by_array: dict[str, list[Encoded]] = {}
         for encoded in done.values():
             by_array.setdefault(self._array(encoded), []).append(encoded)
@@ -114,22 +138,17 @@ class Encoder:
             {key: inputs for key, (_, inputs) in broken.items()},
         )
 
-    def _encode_video(
-        self,
-        sample: Sample,
-        frames: np.ndarray[Any, Any] | MediaError | None,
-        done: dict[str, Encoded],
-        broken: dict[str, tuple[str, dict[str, Any]]],
+    def _encode_videos(
+        self, waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]], done: dict[str, Encoded]
     ) -> None:
-        from ltxcore.models.video_latents import encode_video
-
-        if sample.kind == "audio":
+        """Encode clips of one size together. Those that had to be tiled get the key of that tiling."""
+        if not waiting:
             return
-        key = self.spaces.video_key(sample)
-        if isinstance(frames, MediaError):
-            broken[key.value] = (f"{sample.id}: {frames}", key.inputs)
-        elif frames is not None and key.value not in done:
-            done[key.value] = Encoded(key.value, to_bits(encode_video(self.vae, frames)), key.inputs)
+        samples, clips = zip(*waiting.values(), strict=True)
+        waiting.clear()
+        for sample, (latents, way) in zip(samples, self.backoff.encode(clips), strict=True):
+            key = self.spaces.video_key(sample, way.tiling(*sample.geometry.target))
+            done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
     def _encode_audio(
         self, sample: Sample, done: dict[str, Encoded], broken: dict[str, tuple[str, dict[str, Any]]]
@@ -185,13 +204,13 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     Raises:
         MissingInput: a waveform that the samples need was never split.
     """
-    spaces = spaces_of(ctx)
+    spaces = spaces_of(ctx, store)
     missing_sound = WaveformStore(ctx.store).missing(
         waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio
     )
     if missing_sound:
         raise MissingInput(LATENTS, f"the waveforms of {len(missing_sound)} clips", AUDIO)
-    holes = set(store.missing(all_keys(ctx)))
+    holes = set(store.missing(all_keys(ctx, store)))
     batches = []
     size = ctx.recipe.encode.batch_clips
     for bucket, samples in ctx.snapshot.buckets().items():
@@ -205,7 +224,7 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
 
 def quarantined(ctx: Context, store: LatentStore) -> dict[str, str]:
     """Sample id -> why it could not be encoded."""
-    spaces = spaces_of(ctx)
+    spaces = spaces_of(ctx, store)
     errors = {}
     for sample in ctx.snapshot.samples:
         reasons = [error for key in spaces.keys(sample) if (error := store.error(key)) is not None]
@@ -216,7 +235,7 @@ def quarantined(ctx: Context, store: LatentStore) -> dict[str, str]:
 
 def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcome:
     errors = quarantined(ctx, store)
-    keys = set(all_keys(ctx))
+    keys = set(all_keys(ctx, store))
     encoded = {"video": 0, "audio": 0} if encoder is None else encoder.encoded
     done = encoded["video"] + encoded["audio"]
     return Outcome(
@@ -228,5 +247,5 @@ def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcom
             "hits": len(keys) - done - sum(store.error(key) is not None for key in keys),
             "quarantined": len(errors),
         },
-        facts={"quarantined": errors},
+        facts={"quarantined": errors, "vae_steps_down": [] if encoder is None else encoder.backoff.steps},
     )

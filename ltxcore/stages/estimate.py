@@ -199,7 +199,8 @@ def _audio(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
 def _latents(
     ctx: Planned, data: _Data, sizes: LatentSizes, rates: Rates, notes: tuple[str, ...]
 ) -> StageEstimate:
-    spaces, store = spaces_of(ctx), LatentStore(ctx.store)
+    store = LatentStore(ctx.store)
+    spaces = spaces_of(ctx, store)
     # From the last track on: sound that is trained alone has no picture track.
     tracks = {
         key: size

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.source import ModelSource
+from ltxcore.models.vae_ways import NO_TILING, TILINGS, VaeWay, asked_way
 from ltxcore.stages.contract import AUDIO, LATENTS, TEXT
 from ltxcore.store.fingerprint import fingerprint
+from ltxcore.store.index import Index
 from ltxcore.store.snapshot import AudioPlan, Sample
 
 
@@ -47,25 +50,46 @@ class LatentSpaces:
     vae: str
     audio_vae: str
     dtype: str
+    way: VaeWay = field(default_factory=VaeWay)
+    committed: Index | Collection[str] = ()
+    """Keys that the store holds: what could only be encoded in tiles is found there under their key."""
 
     @classmethod
-    def of(cls, source: ModelSource, recipe: Recipe) -> LatentSpaces:
-        return cls(source.fingerprint("vae"), source.fingerprint("audio_vae"), recipe.encode.vae_dtype)
-
-    def video_key(self, sample: Sample) -> Key:
-        """Frames (source index and the time each stands for), box, size, VAE."""
-        return Key(
-            {
-                "kind": "video",
-                "media": sample.media_id,
-                "frames": fingerprint([sample.frames.fps, *sample.frames.indices]),
-                "geometry": sample.geometry.model_dump(mode="json"),
-                "vae": self.vae,
-                "dtype": self.dtype,
-                "tiling": "none",
-                "version": LATENTS.version,
-            }
+    def of(cls, source: ModelSource, recipe: Recipe, committed: Index | Collection[str] = ()) -> LatentSpaces:
+        return cls(
+            source.fingerprint("vae"),
+            source.fingerprint("audio_vae"),
+            recipe.encode.vae_dtype,
+            asked_way(recipe.encode),
+            committed,
         )
+
+    def video_key(self, sample: Sample, tiling: str | None = None) -> Key:
+        """Frames (source index and the time each stands for), box, size, VAE, and tiles where they matter.
+
+        Without a `tiling` the one that is committed: the recipe's own before the picture whole, and that
+        before the tiles of a back-off. Where none is committed yet, the recipe's own.
+        """
+        inputs = {
+            "kind": "video",
+            "media": sample.media_id,
+            "frames": fingerprint([sample.frames.fps, *sample.frames.indices]),
+            "geometry": sample.geometry.model_dump(mode="json"),
+            "vae": self.vae,
+            "dtype": self.dtype,
+            "version": LATENTS.version,
+        }
+        asked = self.way.tiling(*sample.geometry.target) if tiling is None else tiling
+        first = Key({**inputs, "tiling": asked})
+        if tiling is not None or first.value in self.committed:
+            return first
+        others = (Key({**inputs, "tiling": other}) for other in (NO_TILING, *TILINGS) if other != asked)
+        return next((key for key in others if key.value in self.committed), first)
+
+    def tiled(self, samples: Iterable[Sample]) -> dict[str, str]:
+        """Sample id -> tiling, of the samples whose latents are made of tiles."""
+        tilings = ((sample.id, self.video_key(sample).inputs["tiling"]) for sample in samples)
+        return {sample_id: tiling for sample_id, tiling in tilings if tiling != NO_TILING}
 
     def audio_key(self, sample: Sample, plan: AudioPlan) -> Key:
         return Key(

@@ -10,10 +10,12 @@ from ltxcore.memory.plan import (
     MemoryPlan,
     adapter_bytes,
     host_budget_bytes,
+    largest_layer_bytes,
     text_activations_bytes,
     training_activations_bytes,
     vae_activations_bytes,
 )
+from ltxcore.models.vae_ways import VaeWay, asked_way
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
 from ltxcore.stages.reports import Row, video_tokens
@@ -21,41 +23,46 @@ from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
+LAYER_BY_LAYER = "layer_by_layer"
+# Tokens of captions that pass Gemma together where it is read layer by layer.
+LAYERED_TOKENS = 32_768
 
 
 def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
     """What a stage needs beside the interpreter: weights, and the work space of its largest item."""
     if stage is TRAIN:
         return plan_training(ctx, device)
+    if stage is TEXT and ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
+        return _plan_layers(ctx, device)
     value_bytes = BF16_BYTES
     if stage is LATENTS and ctx.recipe.encode.vae_dtype == "fp32":
         value_bytes = FP32_BYTES
     work = {LATENTS.name: _encoding_bytes, TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
-    return _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
+    plan = _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
+    way = asked_way(ctx.recipe.encode)
+    return replace(plan, strategy=way.name) if stage is LATENTS and way != VaeWay() else plan
 
 
 def _encoding_bytes(ctx: Context, value_bytes: int) -> int:
-    channels = ctx.source.config("vae")["block_out_channels"][0]
-    return max(
-        vae_activations_bytes(
-            frames=sample.frames.count,
-            width=sample.geometry.target[0],
-            height=sample.geometry.target[1],
-            channels=channels,
-            value_bytes=value_bytes,
-        )
-        for sample in ctx.snapshot.samples
-    )
+    settings, channels = ctx.recipe.encode, ctx.source.config("vae")["block_out_channels"][0]
+    way = asked_way(settings)
+    clips = 1 if settings.vae_enable_slicing else settings.vae_batch_size
+    sizes = {(sample.frames.count, *sample.geometry.target) for sample in ctx.snapshot.samples}
+    return clips * max((_vae_bytes(way, size, channels, value_bytes) for size in sizes), default=0)
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
     plan = plan_rendering(ctx.recipe.validation)
+    size = plan.num_frames, plan.width, plan.height
+    channels = ctx.source.config("vae")["decoder_block_out_channels"][0]
+    # Pieces along time are for the encoder, which looks back alone.
+    return _vae_bytes(VaeWay(None, asked_way(ctx.recipe.encode).tiles), size, channels, value_bytes)
+
+
+def _vae_bytes(way: VaeWay, size: tuple[int, int, int], channels: int, value_bytes: int) -> int:
+    frames, width, height = way.at_once(*size)
     return vae_activations_bytes(
-        frames=plan.num_frames,
-        width=plan.width,
-        height=plan.height,
-        channels=ctx.source.config("vae")["decoder_block_out_channels"][0],
-        value_bytes=value_bytes,
+        frames=frames, width=width, height=height, channels=channels, value_bytes=value_bytes
     )
 
 
@@ -68,6 +75,23 @@ def _text_bytes(ctx: Context, value_bytes: int) -> int:
         captions=1,
         value_bytes=value_bytes,
     )
+
+
+def _plan_layers(ctx: Context, device: str) -> MemoryPlan:
+    """Two layers of Gemma, the projection by layers, and the states and sums of one pass of captions."""
+    config = ctx.source.config("connectors")
+    channels, states = config["caption_channels"], config["text_proj_in_factor"]
+    outputs = channels
+    if config.get("per_modality_projections"):
+        outputs = config["video_hidden_dim"] + config["audio_hidden_dim"]
+    # On a device the projection waits in host memory, and one layer's part of it is there in float32.
+    projection = FP32_BYTES * outputs * channels
+    if device != "cuda":
+        projection += BF16_BYTES * outputs * channels * states
+    pass_bytes = LAYERED_TOKENS * (BF16_BYTES * channels + FP32_BYTES * outputs)
+    layers = 2 * largest_layer_bytes(ctx.source.shapes("text_encoder"), BF16_BYTES)
+    work = pass_bytes + _text_bytes(ctx, BF16_BYTES) // states
+    return replace(_plan(ctx, TEXT, device, layers + projection, 0, work), strategy="layer by layer")
 
 
 def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
@@ -98,24 +122,28 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
 
 def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
     """One row for each stage that loads models, with the measured peak where there is one."""
-    rows = []
-    for stage in STAGES:
-        if not stage.models:
-            continue
-        plan = plan_stage(ctx, stage, device)
-        rows.append(
-            {
-                "stage": stage.name,
-                "strategy": plan.strategy,
-                "weights GiB": round(plan.weights_bytes / GIB, 3),
-                "adapter GiB": round(plan.adapter_bytes / GIB, 3),
-                "work space GiB": round(plan.activations_bytes / GIB, 3),
-                "predicted GiB": round(plan.total_bytes / GIB, 2),
-                "budget GiB": round(plan.budget_bytes / GIB, 1),
-                "measured GiB": round((measured or {}).get(stage.name, 0) / GIB, 2) or "",
-            }
-        )
-    return rows
+    plans = [plan_stage(ctx, stage, device) for stage in STAGES if stage.models]
+    return [plan_row(plan, (measured or {}).get(plan.stage, 0)) for plan in plans]
+
+
+def plan_row(plan: MemoryPlan, measured_bytes: int = 0) -> Row:
+    """A plan, and the peak that was measured beside it; 0 where none was yet."""
+    return {
+        "stage": plan.stage,
+        "strategy": plan.strategy,
+        "weights GiB": round(plan.weights_bytes / GIB, 3),
+        "adapter GiB": round(plan.adapter_bytes / GIB, 3),
+        "work space GiB": round(plan.activations_bytes / GIB, 3),
+        "predicted GiB": round(plan.total_bytes / GIB, 2),
+        "budget GiB": round(plan.budget_bytes / GIB, 1),
+        "measured GiB": round(measured_bytes / GIB, 2) or "",
+    }
+
+
+def host_limit_bytes(ctx: Context, stage: Stage) -> int:
+    """What a stage may hold of host memory: the recipe's budget, or its own beside the weights it loads."""
+    weights = _weights(ctx, stage, BF16_BYTES) if stage.models else 0
+    return host_budget_bytes(ctx.recipe.memory.ram_gib, weights + int(stage.ram_gib * GIB))
 
 
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:

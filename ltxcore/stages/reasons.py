@@ -54,7 +54,7 @@ class History:
     def __init__(self, ctx: Context) -> None:
         self._latents, self._sounds = LatentStore(ctx.store), WaveformStore(ctx.store)
         self._texts = TextStore(ctx.store)
-        self._spaces, self._text_space = spaces_of(ctx), TextSpace.of(ctx.source)
+        self._spaces, self._text_space = spaces_of(ctx, self._latents), TextSpace.of(ctx.source)
         self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for index in (self._latents.index, self._sounds.index, self._texts.index):
             for _, record in index.items():

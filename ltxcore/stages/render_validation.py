@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltxcore.memory.plan import MemoryPlan
+from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages import embed_text, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
 from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
+from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
 from ltxcore.store.blobs import write_atomic
@@ -21,6 +24,7 @@ from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
 if TYPE_CHECKING:
     from ltxcore.stages.samples import StoredFeatures
+    from ltxcore.validation.decoding import TiledOnDemand
     from ltxcore.validation.gallery import Entry, GalleryFacts, Side
     from ltxcore.validation.render import Renderer
 
@@ -78,6 +82,8 @@ class Session:
     training: Stamp = field(init=False)
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
+    decoding: TiledOnDemand | None = field(default=None, init=False)
+    memory_plan: MemoryPlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.training = training_stamp(self.ctx)
@@ -105,7 +111,9 @@ class Session:
         """
         from ltxcore.stages.samples import StoredFeatures
 
-        plan_stage(self.ctx, RENDER, self.device).check()
+        # Made before anything loads: later the weights themselves would count against what is free.
+        self.memory_plan = plan_stage(self.ctx, RENDER, self.device)
+        self.memory_plan.check()
         features = StoredFeatures(self.ctx)
         negative = self.ctx.recipe.validation.validation_negative_prompt
         missing = features.missing([*self.prompts.values(), negative])
@@ -120,11 +128,14 @@ class Session:
     def _load(self) -> Renderer:
         import torch
 
+        from ltxcore.validation.decoding import decode_within_memory
         from ltxcore.validation.render import Renderer, load_components
 
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        return Renderer(load_components(self.ctx.source, dtype, self.device), self.plan)
+        components = load_components(self.ctx.source, dtype, self.device)
+        self.decoding = decode_within_memory(components.vae, asked_way(self.ctx.recipe.encode).tiles)
+        return Renderer(components, self.plan)
 
     def _render_all(
         self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
@@ -226,10 +237,15 @@ class Session:
             record = self.ctx.workspace.root / self.training.outcome.facts["directory"]
             tracker = train_lora.tracker(self.ctx, record)
             tracker.log_artifacts(files, "gallery")
+            if self.memory_plan is not None:
+                tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
             tracker.finish("FINISHED")
         renderings = 2 * len(self.prompts)
         return Outcome(
             counts={"renderings": renderings, "done": renderings, "hits": 0},
-            facts={"prompts": self.prompts},
+            facts={
+                "prompts": self.prompts,
+                "vae_steps_down": [] if self.decoding is None else self.decoding.steps,
+            },
             files=tuple(output_file(self.ctx.workspace, path) for path in files),
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ltxcore.config.recipe import Recipe
+from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
 from ltxcore.stages.needs import publish_needs
@@ -79,6 +81,7 @@ class StageRun:
     run: Path
     listener: Callable[[ProgressState], None] | None = None
     started_s: float = field(default_factory=time.time)
+    plan: MemoryPlan | None = None
 
     def __post_init__(self) -> None:
         self.why = why_stale(self.ctx.workspace, self.stage, self.request)
@@ -92,8 +95,14 @@ class StageRun:
         """Where files of this request alone belong."""
         return stage_directory(self.ctx.workspace, self.stage, self.request)
 
+    def work_by(self, recipe: Recipe, plan: MemoryPlan) -> None:
+        """Take a memory plan: its recipe says how, the request what, and the request stays."""
+        self.ctx, self.plan = self.ctx.with_recipe(recipe), plan
+
     def finish(self, outcome: Outcome) -> Stamp:
         """Write the stamp, when all that it names is in place, and note it in the run's folder."""
+        if self.plan is not None:
+            outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": self.plan.facts()}})
         stamp = write_stamp(
             self.ctx.workspace, self.stage, self.request, outcome, self.started_s, os.getpid()
         )

@@ -47,7 +47,8 @@ def trainable(ctx: Context) -> list[Sample]:
         MissingInput: a sample is neither encoded nor quarantined, or a caption has no features.
     """
     snapshot = ctx.require_snapshot(TRAIN)
-    store, spaces = LatentStore(ctx.store), spaces_of(ctx)
+    store = LatentStore(ctx.store)
+    spaces = spaces_of(ctx, store)
     holes = store.missing(key for sample in snapshot.samples for key in spaces.keys(sample))
     if holes:
         raise MissingInput(TRAIN, f"the latents of {len(holes)} tracks of clips", LATENTS)
@@ -66,7 +67,7 @@ class StoredSamples:
     def __init__(self, ctx: Context) -> None:
         self._samples = {sample.id: sample for sample in trainable(ctx)}
         self._latents = LatentStore(ctx.store)
-        self._spaces = spaces_of(ctx)
+        self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
         self._channels: int = ctx.source.config("transformer")["in_channels"]
 

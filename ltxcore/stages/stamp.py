@@ -117,19 +117,30 @@ def write_stamp(
     )
     directory = stage_directory(workspace, stage, request)
     write_json(directory / "stage.json", stamp.model_dump(mode="json"))
-    write_json(workspace.stages / stage.name / "newest.json", {"fingerprint": directory.name})
+    write_json(_newest(workspace, stage), {"fingerprint": directory.name})
     return stamp
+
+
+def newest_stamp(workspace: Workspace, stage: Stage) -> Stamp | None:
+    """The stamp of the newest request that a stage finished, None where there is none any more."""
+    pointer = _newest(workspace, stage)
+    if not pointer.exists():
+        return None
+    path = pointer.parent / read_json(pointer)["fingerprint"] / "stage.json"
+    return Stamp.model_validate(read_json(path)) if path.exists() else None
+
+
+def _newest(workspace: Workspace, stage: Stage) -> Path:
+    return workspace.stages / stage.name / "newest.json"
 
 
 def why_stale(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> str:
     """What differs between a request and the newest one that this stage finished, in a few words."""
-    pointer = workspace.stages / stage.name / "newest.json"
-    if not pointer.exists():
+    if not _newest(workspace, stage).exists():
         return "first run"
-    path = workspace.stages / stage.name / read_json(pointer)["fingerprint"] / "stage.json"
-    if not path.exists():
+    before = newest_stamp(workspace, stage)
+    if before is None:
         return "its last result was deleted"
-    before = Stamp.model_validate(read_json(path))
     if before.fingerprint == request_fingerprint(stage, request):
         return "outputs of its last run are missing"
     changed = sorted(_differences(before.request, request))

@@ -19,6 +19,7 @@ from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.memory_plans import plan_training
+from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
 from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
@@ -74,6 +75,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self._synced_s = 0.0
+        # Made before anything loads: later the weights themselves would count against what is free.
+        self._memory_plan = plan_training(self.ctx, self.device)
         self.tracker = tracker(self.ctx, self.directory)
 
     @cached_property
@@ -110,9 +113,8 @@ class Training:
         Raises:
             OverBudget: more than it may use; nothing is loaded then.
         """
-        plan = plan_training(self.ctx, self.device)
-        plan.check()
-        return plan
+        self._memory_plan.check()
+        return self._memory_plan
 
     def arrangement(self) -> Arrangement:
         """Where the transformer's weights will be.
@@ -192,6 +194,7 @@ class Training:
         report = self.directory / "dataset-report.csv"
         write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot)))
         self.tracker.sync(self.metrics_file)
+        self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")

@@ -96,13 +96,18 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, sample_clips: Path, tiny_models: Path) -> Bench:
     """Five clips of the samples with their captions, one of them silent, and nothing made of them yet."""
-    (tmp_path / "datasets.yaml").write_text(DATASETS)
-    (tmp_path / "clips").mkdir()
+    return make_bench(tmp_path, sample_clips, tiny_models)
+
+
+def make_bench(root: Path, sample_clips: Path, tiny_models: Path) -> Bench:
+    """The bench in a directory."""
+    (root / "datasets.yaml").write_text(DATASETS)
+    (root / "clips").mkdir()
     for name in CLIPS:
-        shutil.copy2(sample_clips / name, tmp_path / "clips" / name)
+        shutil.copy2(sample_clips / name, root / "clips" / name)
         for caption in sample_clips.glob(f"{name.split('.')[0]}*.txt"):
-            shutil.copy2(caption, tmp_path / "clips" / caption.name)
-    shutil.copytree(tiny_models, tmp_path / "workspace" / "models")
+            shutil.copy2(caption, root / "clips" / caption.name)
+    shutil.copytree(tiny_models, root / "workspace" / "models")
     recipe = load_recipe(TINY)
     training = recipe.training.model_copy(update={"max_train_steps": 6, "checkpoint_step_interval": 2})
-    return Bench(tmp_path, recipe.model_copy(update={"training": training}))
+    return Bench(root, recipe.model_copy(update={"training": training}))

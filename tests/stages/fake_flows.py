@@ -13,6 +13,8 @@ from prefect import flow
 from flows.gpu_lease import gpu_lease
 from flows.interrupt import stop_on_sigterm
 from flows.run_stage import run_stage
+from ltxcore.config.recipe import MemorySettings
+from ltxcore.stages.setbacks import MemoryRetry, Setbacks
 
 
 def note(workspace: str, stage: str) -> None:
@@ -32,6 +34,11 @@ def second_stage(workspace: str = "", mode: str = "") -> None:
     root = Path(workspace)
     if (root / "mended").exists():
         return
+    if mode == "out-of-memory":
+        setbacks = Setbacks(root, MemorySettings())
+        if len(setbacks.all()) < 2:
+            setbacks.note(f"plan {len(setbacks.all())}", "it held too much")
+            raise RuntimeError("out of memory")
     if mode == "raise":
         raise ValueError("the second stage is broken")
     if mode == "kill":
@@ -55,6 +62,7 @@ def second_stage(workspace: str = "", mode: str = "") -> None:
 def two_stages(workspace: str = "", mode: str = "", retries: int = 0) -> None:
     note(workspace, "parent")
     run_stage(first_stage, {"workspace": workspace, "mode": mode})
-    run_stage(second_stage, {"workspace": workspace, "mode": mode}, retries=retries)
+    again = MemoryRetry(Setbacks(Path(workspace), MemorySettings()))
+    run_stage(second_stage, {"workspace": workspace, "mode": mode}, retries=retries, again=again)
     if "torch" in sys.modules:
         raise AssertionError("the parent has imported torch")

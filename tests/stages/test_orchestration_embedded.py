@@ -97,6 +97,21 @@ def test_a_killed_stage_is_marked_crashed_and_a_retry_has_a_new_process(
     assert [name for name, _ in trace(tmp_path)].count("first") == 1
 
 
+def test_a_stage_out_of_memory_is_started_again_in_new_processes(
+    server: LocalServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from tests.stages.fake_flows import two_stages
+
+    two_stages(workspace=str(tmp_path), mode="out-of-memory")
+    tries = [pid for name, pid in trace(tmp_path) if name == "second"]
+    assert len(set(tries)) == 3
+    assert states("second-stage")[-1] == "Completed"
+    assert last_run("second-stage").run_count == 3
+    told = [record.message for record in caplog.records if "out of memory with plan" in record.message]
+    assert len(told) == 2, "each step down is in the parent's log"
+    assert "out of memory with plan 1 (it held too much); it is started again with the next plan" in told[1]
+
+
 def run_parent(server: LocalServer, workspace: Path, mode: str) -> subprocess.Popen[bytes]:
     code = f"from tests.stages.fake_flows import two_stages; two_stages({str(workspace)!r}, {mode!r})"
     environment = {**os.environ, **server.environment, "PYTHONPATH": str(ROOT)}

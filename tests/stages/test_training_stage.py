@@ -96,6 +96,9 @@ def _check_mlflow(bench: Bench, trained: Path) -> None:
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["training.learning_rate"] == "0.002"
+    for stage in (TRAIN, RENDER):
+        for figure in ("predicted", "measured", "budget"):
+            assert float(run.data.tags[f"memory.{stage.name}.{figure}_gib"]) > 0
     for name in ("loss", "video_loss", "audio_loss", "learning_rate", "step_s", "peak_rss_bytes"):
         assert len(client.get_metric_history(run_id, name)) == sum(
             line[name] is not None for line in metrics(trained)

@@ -1,0 +1,35 @@
+"""Telling an error for want of memory from any other, and giving memory back after one."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+# What torch's CPU allocator, cuBLAS, cuDNN and oneDNN say; CUDA's own allocator has an exception class.
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "alloc_failed",
+    "could not create a memory object",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that there was not enough memory."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(seen, RuntimeError | OSError) and any(w in str(seen).lower() for w in _WORDS):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def release_memory() -> None:
+    """Give back what nothing refers to any more. Asks torch only where something else has imported it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

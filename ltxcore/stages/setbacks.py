@@ -1,0 +1,112 @@
+"""What a stage has learnt of its memory: the plans that ran out of it, kept for its next process.
+
+A record lies in the directory of the request. It counts only for the same machine and the same `memory:` of
+the recipe: with more room the fastest plan is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import psutil
+
+from ltxcore.config.base import Strict
+from ltxcore.config.recipe import MemorySettings
+from ltxcore.memory.plan import GIB
+from ltxcore.store.blobs import read_json, write_json
+
+MAX_SETBACKS = 4
+"""Times that one request may run out of memory before it is left failed."""
+NEARLY_FULL = 0.85
+"""A process that was killed with this share of its limit in use is taken for one that was short of it."""
+
+
+class Setback(Strict):
+    """One plan that ran out of memory."""
+
+    plan: str
+    reason: str
+    at_s: float
+
+
+class Attempt(Strict):
+    """A process at work by a plan; one that is still here although the process is gone was killed."""
+
+    plan: str
+    process: int
+    started_s: float
+    used_bytes: int = 0
+    limit_bytes: int = 0
+
+
+class Setbacks:
+    """The record of one request on this machine."""
+
+    def __init__(self, directory: Path, memory: MemorySettings) -> None:
+        budget = "-".join(f"{value or 0:g}" for value in (memory.vram_gib, memory.ram_gib))
+        folder = directory / "memory"
+        self._file = folder / f"{socket.gethostname()}-{budget}.json"
+        self._attempt_file = folder / f"{socket.gethostname()}-{budget}-running.json"
+
+    def all(self) -> list[Setback]:
+        """Every setback so far, oldest first."""
+        if not self._file.exists():
+            return []
+        return [Setback.model_validate(entry) for entry in read_json(self._file)["setbacks"]]
+
+    def note(self, plan: str, reason: str) -> None:
+        """Write down that a plan ran out of memory."""
+        known = [*self.all(), Setback(plan=plan, reason=reason, at_s=time.time())]
+        write_json(self._file, {"setbacks": [setback.model_dump() for setback in known]})
+
+    def begin(self, plan: str) -> None:
+        """Say that this process works by a plan."""
+        self._write(Attempt(plan=plan, process=os.getpid(), started_s=time.time()))
+
+    def used(self, used_bytes: int, limit_bytes: int) -> None:
+        """Say how much this process holds: all that is known of one that the system kills."""
+        if self._attempt_file.exists():
+            attempt = Attempt.model_validate(read_json(self._attempt_file))
+            self._write(attempt.model_copy(update={"used_bytes": used_bytes, "limit_bytes": limit_bytes}))
+
+    def end(self) -> None:
+        """Say that this process is done, well or not."""
+        self._attempt_file.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Turn a process that was killed near its limit into a setback, and forget one that was not."""
+        if not self._attempt_file.exists():
+            return
+        attempt = Attempt.model_validate(read_json(self._attempt_file))
+        if psutil.pid_exists(attempt.process):
+            return
+        self.end()
+        if attempt.limit_bytes and attempt.used_bytes >= NEARLY_FULL * attempt.limit_bytes:
+            held, limit = attempt.used_bytes / GIB, attempt.limit_bytes / GIB
+            self.note(
+                attempt.plan, f"it was killed while it held {held:.2f} of {limit:.2f} GiB of host memory"
+            )
+
+    def _write(self, attempt: Attempt) -> None:
+        write_json(self._attempt_file, attempt.model_dump())
+
+
+class MemoryRetry:
+    """Says, after a stage has failed, whether that was for want of memory and another plan may be tried."""
+
+    def __init__(self, setbacks: Setbacks) -> None:
+        self._setbacks = setbacks
+        self._seen = len(setbacks.all())
+
+    def __call__(self) -> str | None:
+        """Why to start the stage again, or None where it should be left failed."""
+        self._setbacks.settle()
+        known = self._setbacks.all()
+        if len(known) <= self._seen or len(known) >= MAX_SETBACKS:
+            return None
+        self._seen = len(known)
+        last = known[-1]
+        return f"out of memory with {last.plan} ({last.reason}); it is started again with the next plan"

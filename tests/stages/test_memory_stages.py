@@ -1,0 +1,361 @@
+"""Stages within their budget: the plan that is chosen, what happens out of memory, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ltxcore.config.recipe import MemorySettings, Recipe
+from ltxcore.memory.plan import GIB, OverBudget
+from ltxcore.memory.watchdog import host_use_bytes
+from ltxcore.models import loading
+from ltxcore.models.source import resolve_model
+from ltxcore.models.vae_ways import VaeWay
+from ltxcore.stages import embed_text, encode_latents
+from ltxcore.stages.contract import LATENTS, PROBE, RENDER, TEXT, TRAIN
+from ltxcore.stages.enforce import StageOutOfMemory, enforced
+from ltxcore.stages.keys import LatentSpaces
+from ltxcore.stages.memory_plans import LAYERED_TOKENS, plan_rows, plan_stage
+from ltxcore.stages.run import StageRun, find_result, logic
+from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setbacks
+from ltxcore.stages.stamp import write_stamp
+from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose, strategies
+from ltxcore.stages.vae_backoff import VaeBackOff
+from ltxcore.store.latents import LatentStore
+from ltxcore.store.texts import TextStore
+from ltxcore.validation.decoding import decode_within_memory
+from tests.stages.conftest import Bench, make_bench
+
+
+def changed(bench: Bench, section: str, **values: object) -> Bench:
+    settings = getattr(bench.recipe, section).model_copy(update=values)
+    return Bench(bench.root, bench.recipe.model_copy(update={section: settings}))
+
+
+def opened(bench: Bench, stage: Any = LATENTS) -> StageRun:
+    ctx = bench.ctx
+    return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+
+
+class CappedDevice:
+    """An allocator with a limit: the encoder's or decoder's input may hold so many values, and no more."""
+
+    def __init__(self, module: torch.nn.Module, values: int) -> None:
+        self.refused = 0
+        self._values = values
+        module.register_forward_pre_hook(self._allocate)
+
+    def _allocate(self, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if args[0].numel() > self._values:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.fixture
+def vae(tiny_models: Path) -> Any:
+    source = resolve_model(Recipe().model, tiny_models)
+    return loading.load_video_vae(source, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def probed(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
+    """A bench with its clips probed and their sound split. Tests leave the store as it is."""
+    bench = make_bench(tmp_path_factory.mktemp("probed"), sample_clips, tiny_models)
+    bench.probe()
+    bench.split()
+    return bench
+
+
+def test_a_clip_that_does_not_fit_is_encoded_in_pieces_with_the_same_latents(vae: Any) -> None:
+    clip = np.random.default_rng(0).integers(0, 256, (33, 64, 64, 3), dtype=np.uint8)
+    ((whole, way),) = VaeBackOff(vae, VaeWay()).encode([clip])
+    assert way == VaeWay()
+    capped = CappedDevice(vae.encoder.conv_in, 12 * clip[0].size)
+    backoff = VaeBackOff(vae, VaeWay())
+    ((found, way),) = backoff.encode([clip])
+    assert way == VaeWay(8)
+    assert (found.float() - whole.float()).abs().max() <= 2**-7 * whole.float().abs().max()
+    assert backoff.steps[-1] == (
+        "33 frames of 64x64 did not fit as pieces of 16 frames; encoded as pieces of 8 frames"
+    )
+    # The next clip of that size begins where this one ended.
+    refused = capped.refused
+    backoff.encode([clip, clip])
+    assert capped.refused == refused + 1, "two at once were tried"
+    backoff.encode([clip, clip])
+    assert capped.refused == refused + 1
+
+
+def test_a_clip_that_fits_in_no_way_says_what_to_do(vae: Any) -> None:
+    CappedDevice(vae.encoder, 1)
+    with pytest.raises(MemoryError, match="even as pieces of 8 frames; allow more memory, or give"):
+        VaeBackOff(vae, VaeWay()).encode([np.zeros((33, 64, 64, 3), np.uint8)])
+
+
+def test_another_error_is_no_want_of_memory(vae: Any) -> None:
+    with pytest.raises(ValueError, match="found 10 frames"):
+        VaeBackOff(vae, VaeWay()).encode([np.zeros((10, 64, 64, 3), np.uint8)])
+
+
+def test_pieces_and_batches_change_no_key_and_no_latent(bench: Bench) -> None:
+    bench.probe()
+    bench.split()
+    spaces = LatentSpaces.of(bench.ctx.source, bench.ctx.recipe)
+    keys = [spaces.video_key(sample) for sample in bench.ctx.snapshot.samples]
+    bench.encode()
+    store = LatentStore(bench.ctx.store)
+    whole = {key.value: store.read(key.value) for key in keys}
+
+    small = changed(bench, "encode", vae_enable_temporal_roll=True, vae_batch_size=3, vae_enable_slicing=True)
+    assert [
+        k
+        for sample in small.ctx.snapshot.samples
+        for k in LatentSpaces.of(small.ctx.source, small.ctx.recipe).keys(sample)
+        if k not in store.index
+    ] == []
+    import shutil
+
+    shutil.rmtree(bench.root / "workspace" / "store" / "latents")
+    assert small.encode() == {"video": 5, "audio": 4}
+    again = LatentStore(small.ctx.store)
+    for key, bits in whole.items():
+        ours, theirs = (
+            torch.from_numpy(b.copy()).view(torch.bfloat16).float() for b in (again.read(key), bits)
+        )
+        assert (ours - theirs).abs().max() <= 2**-6 * theirs.abs().max()
+
+
+def test_tiles_are_found_under_their_own_key_and_are_part_of_the_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles of 32 pixels: the clips of the bench are then larger than one tile."""
+    from ltxcore.models import vae_ways
+
+    tiles = vae_ways.Tiles(32, 32)
+    monkeypatch.setattr(vae_ways, "WAYS", (VaeWay(), VaeWay(8, tiles)))
+    monkeypatch.setattr("ltxcore.stages.keys.TILINGS", (tiles.name,))
+    bench.probe()
+    bench.split()
+    ctx = bench.ctx
+    before = encode_latents.request(ctx)
+    encoder = encode_latents.Encoder(ctx, "cpu")
+    batches = encode_latents.plan_batches(ctx, encoder.store)
+    CappedDevice(encoder.vae.encoder, 3 * 17 * 32 * 32)
+    for batch in batches:
+        encoder.encode_batch(batch, lambda: None)
+    assert encoder.backoff.steps
+    spaces = encode_latents.spaces_of(bench.ctx, LatentStore(bench.ctx.store))
+    first = bench.ctx.snapshot.samples[0]
+    assert spaces.video_key(first).inputs["tiling"] == "32/32"
+    assert spaces.video_key(first).value in LatentStore(bench.ctx.store).index
+    assert encode_latents.plan_batches(bench.ctx, LatentStore(bench.ctx.store)) == [], (
+        "nothing is encoded again"
+    )
+    after = encode_latents.request(bench.ctx)
+    assert set(after["tiled"]) == {sample.id for sample in bench.ctx.snapshot.samples}
+    assert before == {name: value for name, value in after.items() if name != "tiled"}
+
+
+def test_a_rendering_that_does_not_fit_is_decoded_in_tiles(vae: Any) -> None:
+    latents = torch.randn(1, 16, 2, 20, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = vae.decode(latents, return_dict=False)[0]
+    on_demand = decode_within_memory(vae)
+    CappedDevice(vae.decoder, 16 * 2 * 10 * 10)
+    with torch.no_grad():
+        found = vae.decode(latents, return_dict=False)[0]
+    assert found.shape == whole.shape
+    assert [step.split("; ")[1] for step in on_demand.steps] == [
+        "decoded in tiles of 512 pixels",
+        "decoded in tiles of 256 pixels",
+    ]
+    assert not vae.use_slicing
+    CappedDevice(vae.decoder, 1)
+    with pytest.raises(torch.OutOfMemoryError):
+        vae.decode(latents, return_dict=False)
+
+
+def test_captions_layer_by_layer_give_the_stored_features_of_the_whole_model(bench: Bench) -> None:
+    bench.probe()
+    layered = changed(bench, "model", text_encoder_loading="layer_by_layer")
+    waiting = embed_text.to_do(bench.ctx, TextStore(bench.ctx.store))
+    embedder = embed_text.Embedder(layered.ctx, "cpu")
+    assert [list(batch) for batch in embedder.batches(waiting)] == [waiting]
+    embedder.embed_batch(waiting)
+    assert layered.embed() == bench.embed() == 0, "how Gemma was loaded is in no key"
+    store = TextStore(bench.ctx.store)
+    assert all(store.read(key).video.size for key in embed_text._keys(bench.ctx))
+
+
+def test_strategies_are_the_recipes_own_keys(probed: Bench) -> None:
+    names = [strategy.name for strategy in strategies(LATENTS, probed.recipe)]
+    assert names == [
+        AS_ASKED,
+        "encode.vae_enable_patch_conv: true",
+        "encode.vae_enable_patch_conv: true, encode.vae_enable_temporal_roll: true",
+        "encode.vae_enable_patch_conv: true, encode.vae_enable_temporal_roll: true, "
+        "encode.vae_enable_tiling: true",
+    ]
+    assert [s.name for s in strategies(TRAIN, probed.recipe)] == [AS_ASKED]
+    resident, layered = strategies(TEXT, probed.recipe)
+    assert resident.recipe.model.text_encoder_loading == "resident"
+    assert layered.recipe.model.text_encoder_loading == "layer_by_layer"
+    forced = changed(probed, "model", text_encoder_loading="resident").recipe
+    assert [s.name for s in strategies(TEXT, forced)] == [AS_ASKED]
+
+
+def test_the_fastest_plan_that_fits_is_chosen(probed: Bench) -> None:
+    ctx = changed(probed, "encode", vae_batch_size=4096).ctx
+    rich = choose(ctx, LATENTS, "cpu")
+    assert rich.strategy.name == AS_ASKED
+    need = plan_stage(ctx, LATENTS).total_bytes
+    poor = changed(probed, "memory", ram_gib=(need - 1) / GIB)
+    poor = changed(poor, "encode", vae_batch_size=4096)
+    choice = choose(poor.ctx, LATENTS, "cpu")
+    assert choice.strategy.name == "encode.vae_batch_size: 1"
+    assert choice.plan.strategy == choice.strategy.name
+    assert choice.plan.total_bytes < need
+    # What has failed is passed over, and the end of the list is an error.
+    after = choose(poor.ctx, LATENTS, "cpu", {choice.strategy.name})
+    assert "vae_enable_patch_conv" in after.strategy.name
+    last = strategies(LATENTS, poor.recipe)[-1].name
+    with pytest.raises(NoPlanLeft, match=r"its smallest plan: .* allow more or use smaller clips"):
+        choose(poor.ctx, LATENTS, "cpu", {last})
+
+
+def test_the_layered_plan_counts_two_layers_and_one_pass_of_captions(probed: Bench) -> None:
+    plan = plan_stage(changed(probed, "model", text_encoder_loading="layer_by_layer").ctx, TEXT)
+    # 48 wide: bf16 states and float32 sums of every token.
+    assert plan.activations_bytes > LAYERED_TOKENS * 48 * 6
+    # 2 layers of q, k, v, o, gate, up, down and norms, and the projection of 4 states, once in bf16 and a
+    # layer's part in float32.
+    layer = 48 * (48 + 24 + 24 + 48) + 3 * 48 * 96 + 4 * 48 + 2 * 12
+    assert plan.weights_bytes == 2 * layer * 2 + 48 * 48 * 4 * 2 + 48 * 48 * 4
+    assert plan.strategy == "layer by layer"
+
+
+def test_half_a_gibibyte_is_refused_before_anything_loads(probed: Bench) -> None:
+    small = changed(probed, "memory", ram_gib=0.5)
+    for stage in (LATENTS, TEXT):
+        run = opened(small, stage)
+        told = rf"{stage.name} needs 0\.9 GiB of host memory .* allows 0\.5"
+        with pytest.raises(OverBudget, match=told), enforced(run):
+            pytest.fail("the stage began")
+        assert not (run.directory / "memory").exists()
+    for stage in (TRAIN, RENDER):
+        with pytest.raises(OverBudget, match=rf"{stage.name} needs 0\.9 GiB"):
+            choose(small.ctx, stage, "cpu")
+
+
+def test_a_stage_that_outgrows_its_budget_fails_and_the_next_process_takes_the_next_plan(
+    bench: Bench,
+) -> None:
+    bench.probe()
+    bench.split()
+    small = changed(bench, "memory", ram_gib=max(1.0, host_use_bytes() / GIB + 0.4))
+    run = opened(small)
+    setbacks = Setbacks(run.directory, small.recipe.memory)
+    retry = MemoryRetry(setbacks)
+    assert retry() is None, "it has not failed yet"
+
+    held = []
+    with pytest.raises(StageOutOfMemory, match=r"plan 'as the recipe says': .* GiB of host memory"):
+        _outgrow(run, held)
+    held.clear()
+    assert [setback.plan for setback in setbacks.all()] == [AS_ASKED]
+    told = retry()
+    assert told is not None
+    assert told.startswith("out of memory with as the recipe says (it held ")
+    assert retry() is None, "one setback is one retry"
+
+    again = opened(small)
+    with enforced(again) as plan:
+        assert plan is not None
+        assert again.ctx.recipe.encode.vae_enable_patch_conv
+        assert again.request == run.request
+        encoder = encode_latents.Encoder(again.ctx, "cpu")
+        for batch in encode_latents.plan_batches(again.ctx, encoder.store):
+            encoder.encode_batch(batch, lambda: None)
+    stamp = again.finish(encode_latents.outcome(again.ctx, encoder, encoder.store))
+    assert stamp.outcome.facts["memory"]["strategy"] == "encode.vae_enable_patch_conv: true"
+    assert stamp.outcome.facts["memory"]["predicted_bytes"] > 0
+    assert again.why.endswith("for want of memory encode.vae_enable_patch_conv: true")
+    # With another budget the fastest plan is tried again.
+    with enforced(opened(bench)) as plan:
+        assert plan is not None
+        assert plan.strategy == "resident"
+
+
+def _outgrow(run: StageRun, held: list[np.ndarray]) -> None:
+    with enforced(run):
+        for _ in range(100):
+            held.append(np.ones(50 << 20, dtype=np.uint8))
+            time.sleep(0.05)
+
+
+def test_an_error_of_the_device_is_a_setback_and_another_is_not(probed: Bench) -> None:
+    run = opened(probed)
+    with pytest.raises(StageOutOfMemory, match="CUDA out of memory"), enforced(run):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+    with pytest.raises(ValueError, match="broken"), enforced(run):
+        raise ValueError("broken")
+    setbacks = Setbacks(run.directory, probed.recipe.memory)
+    assert [s.reason for s in setbacks.all()] == ["CUDA out of memory. Tried to allocate 2.00 GiB"]
+    retry = MemoryRetry(setbacks)
+    for _ in range(MAX_SETBACKS):
+        setbacks.note("some plan", "again")
+    assert retry() is None, "enough is enough"
+
+
+def test_a_process_that_was_killed_full_counts_and_one_that_was_not_does_not(tmp_path: Path) -> None:
+    setbacks = Setbacks(tmp_path, MemorySettings(ram_gib=4))
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    for used, counted in ((3.8, 1), (1.0, 1)):
+        setbacks.begin("resident")
+        setbacks.used(int(used * GIB), 4 * GIB)
+        setbacks.settle()
+        assert len(setbacks.all()) < 2, "a process that is alive has not been killed"
+        file = next((tmp_path / "memory").glob("*-running.json"))
+        file.write_text(file.read_text().replace(f'"process":{os.getpid()}', f'"process":{child.pid}'))
+        file.write_text(file.read_text().replace(f'"process": {os.getpid()}', f'"process": {child.pid}'))
+        setbacks.settle()
+        assert len(setbacks.all()) == counted
+        assert not file.exists()
+    assert setbacks.all()[0].reason == "it was killed while it held 3.80 of 4.00 GiB of host memory"
+    assert Setbacks(tmp_path, MemorySettings(ram_gib=8)).all() == []
+
+
+def test_a_stage_without_models_is_watched_too(probed: Bench) -> None:
+    ctx = probed.ctx
+    run = StageRun(PROBE, ctx, logic(PROBE).request(ctx), probed.root / "run")
+    held: list[np.ndarray] = []
+    run.ctx = changed(probed, "memory", ram_gib=host_use_bytes() / GIB + 0.2).ctx
+    with pytest.raises(StageOutOfMemory, match=r"probe-media ran out of memory"):
+        _outgrow(run, held)
+
+
+def test_predictions_stand_beside_what_was_measured(probed: Bench) -> None:
+    rows = {row["stage"]: row for row in plan_rows(probed.ctx, {"encode-latents": GIB})}
+    assert rows["encode-latents"]["measured GiB"] == 1.0
+    assert rows["train-lora"]["measured GiB"] == ""
+    run = opened(probed)
+    with enforced(run):
+        pass
+    stamp = write_stamp(
+        run.ctx.workspace,
+        LATENTS,
+        run.request,
+        encode_latents.outcome(run.ctx, None, LatentStore(run.ctx.store)),
+        time.time(),
+        0,
+    )
+    assert stamp.peak_rss_bytes > 0
