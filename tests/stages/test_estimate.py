@@ -133,7 +133,7 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     recipe.write_text("model: {pretrained_model_name_or_path: ./nowhere}")
     wrong_model = validate(bench, "--recipe", str(recipe))
     assert wrong_model.exit_code == 2
-    assert "neither a directory on this machine" in wrong_model.output
+    assert "nor a directory on this machine" in wrong_model.output
     recipe.write_text("model: {pretrained_model_name_or_path: some/where-else}")
     bench.probe()
     unknown = validate(bench, "--recipe", str(recipe))
