@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from ltxcore.models.errors import ModelError
+from ltxcore.models.heap import release_holes
 from ltxcore.models.quantise import Quantiser
 from ltxcore.models.reading import Reader, in_file_order
 from ltxcore.models.weights import Weights
 
 _SHOWN_NAMES = 3
+_LARGE_BYTES = 1 << 20
 
 
 def build_empty(build: Callable[[], Any]) -> Any:
@@ -90,6 +92,8 @@ def fill(
             else:
                 place(model, name, tensor)
             del tensor
+            if weight.values.size_bytes >= _LARGE_BYTES:
+                release_holes()
 
 
 def replace_linears(
