@@ -57,7 +57,7 @@ def test_bytes_are_those_that_are_written(bench: Bench) -> None:
     waveforms, latents, spaces = (
         WaveformStore(ctx.store),
         LatentStore(ctx.store),
-        encode_latents.spaces_of(ctx),
+        encode_latents.spaces_of(ctx, LatentStore(ctx.store)),
     )
     sounds = [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
     assert of(before, "split-audio").disk_bytes == sum(waveforms.read(key).nbytes for key in sounds)

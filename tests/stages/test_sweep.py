@@ -164,7 +164,8 @@ def test_what_another_workspace_needs_is_kept_until_it_is_forgotten(swept: Bench
 def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
     sweep.apply(swept.ctx.workspace, 0)
     before = {
-        key: LatentStore(swept.ctx.store).read(key).tobytes() for key in encode_latents.all_keys(swept.ctx)
+        key: LatentStore(swept.ctx.store).read(key).tobytes()
+        for key in encode_latents.all_keys(swept.ctx, LatentStore(swept.ctx.store))
     }
     told = CliRunner().invoke(app, ["compact", "--workspace", str(swept.root / "workspace")])
     assert told.exit_code == 0, told.output
@@ -179,7 +180,10 @@ def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
 
 def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Bench) -> None:
     place = ["--workspace", str(swept.root / "workspace")]
-    spaces, sample = encode_latents.spaces_of(swept.ctx), swept.ctx.snapshot.samples[0]
+    spaces, sample = (
+        encode_latents.spaces_of(swept.ctx, LatentStore(swept.ctx.store)),
+        swept.ctx.snapshot.samples[0],
+    )
     record = LatentStore(swept.ctx.store).index[spaces.video_key(sample).value]
     name = f"{record['array']}/c.{record['row']}" + ".0" * 4
     chunk = swept.root / "workspace/store" / name

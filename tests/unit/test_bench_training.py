@@ -13,6 +13,8 @@ from bench.gpu.training import CASES, Case, measure, table
 def _fresh_accelerate() -> Iterator[None]:
     from accelerate.state import AcceleratorState
 
+    # Whatever a test before this one left behind, too: accelerate keeps one precision a process.
+    AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
 
