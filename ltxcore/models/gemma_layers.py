@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from ltxcore.models.errors import ModelError
-from ltxcore.models.loading import TEXT_TOWER_NAMES, load_text_config
+from ltxcore.models.gemma import TEXT_TOWER_NAMES
+from ltxcore.models.loading import load_text_config
 from ltxcore.models.source import ModelSource
 from ltxcore.models.text import FeatureExtractor, TextFeatures, caption_tokens, normalise
 

@@ -16,9 +16,6 @@ from ltxcore.models.quantise import quantiser_of
 from ltxcore.models.quantised_files import fill_from, keep, quantised_file
 from ltxcore.models.source import ModelSource
 
-TEXT_TOWER_NAMES = {r"^(model\.)?language_model\.(model\.)?": "", r"^model\.(?=layers|embed|norm)": ""}
-"""The language model's place in a file of Gemma 3, in every layout that transformers has written."""
-
 
 def load_transformer(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Any:
     """The diffusion transformer, an `LTX2VideoTransformer3DModel`.
