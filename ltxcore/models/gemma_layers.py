@@ -9,7 +9,6 @@ is read from the file meanwhile. Each weight is read once a batch.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from ltxcore.models.errors import ModelError
-from ltxcore.models.gemma import TEXT_TOWER_NAMES
+from ltxcore.models.gemma import tower_name
 from ltxcore.models.loading import load_text_config
 from ltxcore.models.source import ModelSource
 from ltxcore.models.text import FeatureExtractor, TextFeatures, caption_tokens, normalise
@@ -41,7 +40,7 @@ class TowerFile:
         for path in source.weight_files("text_encoder"):
             with safe_open(path, framework="pt") as file:
                 for stored in file.keys():  # noqa: SIM118 - a safe_open handle is no dict
-                    name = _tower_name(stored)
+                    name = tower_name(stored)
                     self._places[name] = path, stored
                     self._shapes[name] = tuple(file.get_slice(stored).get_shape())
 
@@ -80,12 +79,6 @@ class TowerFile:
                         part = tensor if rows is None else tensor[rows]
                         found[name] = part.to(device, dtype, copy=True)
         return [found[name] for name in names]
-
-
-def _tower_name(stored: str) -> str:
-    for pattern, replacement in TEXT_TOWER_NAMES.items():
-        stored = re.sub(pattern, replacement, stored)
-    return stored
 
 
 @dataclass(frozen=True)
