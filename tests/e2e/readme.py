@@ -27,6 +27,10 @@ def recipe_of(target: list[str], **variables: str) -> list[str]:
     """The command that `make TARGET` would run last, with variables of the Makefile set."""
     settings = [f"{name}={value}" for name, value in variables.items()]
     shown = subprocess.run(
-        [*target, "--dry-run", *settings], cwd=ROOT, capture_output=True, text=True, check=True
+        [*target, "--dry-run", "--no-print-directory", *settings],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return shlex.split(shown.stdout.splitlines()[-1].removeprefix("exec "))
