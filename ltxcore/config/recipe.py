@@ -165,7 +165,7 @@ class ValidationSettings(Strict):
     )
     validation_negative_prompt: str = "worst quality, inconsistent motion, blurry, jittery, distorted"
     validation_guidance: float = Field(5.0, ge=1)
-    validation_num_inference_steps: PositiveInt = 40
+    validation_num_inference_steps: int = Field(40, ge=2, description="One step alone divides by zero.")
     validation_num_video_frames: PositiveInt = 49
     validation_resolution: str = Field("768x512", pattern=r"^\d+x\d+$", description="Width x height.")
     validation_frame_rate: float = Field(25.0, gt=0)
