@@ -21,6 +21,11 @@ PR_SET_PDEATHSIG: Final = 1
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 
+def python_path() -> str:
+    """PYTHONPATH for a child: this repository first, then what the user has set."""
+    return os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
+
+
 def leashed(command: Sequence[str], death_signal: signal.Signals) -> list[str]:
     """The command line that runs `command` and sends it `death_signal` when this process dies."""
     script = str(Path(__file__).resolve())

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from flows.display import StageBars, print_summary
-from flows.leash import ROOT, describe_exit, start_leashed
+from flows.leash import describe_exit, python_path, start_leashed
 from flows.server import LocalServer, ServerError
 from ltxcore.store.blobs import write_json
 from ltxcore.store.workspace import Workspace
@@ -59,7 +59,7 @@ class LocalRun:
         with self._log.open("ab") as log:
             process = start_leashed(
                 [sys.executable, "-m", "flows.embedded", flow, str(request), str(error)],
-                {**os.environ, **environment, "PYTHONPATH": _python_path()},
+                {**os.environ, **environment, "PYTHONPATH": python_path()},
                 log=log,
             )
             try:
@@ -88,7 +88,3 @@ class LocalRun:
         self._console.print(f"[red]The run did not complete.[/] Its log: {self._log}", soft_wrap=True)
         self._console.print(told, markup=False, highlight=False, soft_wrap=True)
         return code if code > 0 else 1
-
-
-def _python_path() -> str:
-    return os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)

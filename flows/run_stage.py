@@ -32,7 +32,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Crashed, Pending, Scheduled, to_state_create
 
 from flows.environment import logs_directory
-from flows.leash import ROOT, describe_exit, start_leashed
+from flows.leash import describe_exit, python_path, start_leashed
 from ltxcore.store.fingerprint import fingerprint
 
 POLL_S: Final = 1.0
@@ -220,7 +220,7 @@ def _run_process(flow: Flow[..., Any], plain: dict[str, Any], run: FlowRun) -> i
         **get_current_settings().to_environment_variables(exclude_unset=True),
         "PREFECT__FLOW_RUN_ID": str(run.id),
         "PREFECT__FLOW_ENTRYPOINT": _entrypoint(flow),
-        "PYTHONPATH": os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p),
+        "PYTHONPATH": python_path(),
     }
     with _stage_log(flow, plain, run) as log:
         process = start_leashed([sys.executable, "-m", "flows.stage_process"], environment, log=log)

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from flows.environment import LOOPBACK, logs_directory, prefect_environment, prefect_home, worker_environment
 from flows.file_server import HEALTH
-from flows.leash import ROOT, describe_exit, start_leashed
+from flows.leash import ROOT, describe_exit, python_path, start_leashed
 from flows.server import LocalServer, ServerError, answers, stop
 
 START_LIMIT_S: Final = 90.0
@@ -137,7 +137,7 @@ def _mlflow(root: Path, host: str, port: int) -> Service:
 
 def _files(root: Path, host: str, port: int) -> Service:
     command = [sys.executable, "-m", "flows.file_server", str(root / "stages"), host, str(port)]
-    environment = {**os.environ, "PYTHONPATH": _python_path()}
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     return _service("The file server", command, environment, root, "files.log")
 
 
@@ -154,15 +154,11 @@ def _worker(
         **links,
         "PREFECT_API_URL": api_url,
         "LTX2_ROOT": str(ROOT),
-        "PYTHONPATH": _python_path(),
+        "PYTHONPATH": python_path(),
     }
     worker = _service(f"The worker of the pool {pool}", command, environment, root, f"worker-{pool}.log")
     stack.callback(stop, worker.process, STOP_LIMIT_S)
     return worker
-
-
-def _python_path() -> str:
-    return os.pathsep.join(p for p in (str(ROOT), os.environ.get("PYTHONPATH")) if p)
 
 
 def _service(name: str, command: list[str], environment: dict[str, str], root: Path, log: str) -> Service:
