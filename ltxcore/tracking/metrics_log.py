@@ -45,9 +45,9 @@ class Reading:
 def read_lines(path: Path, start: Position | None = None) -> Reading:
     """The lines of a metrics file after `start`; from its beginning where the file was rewritten since.
 
-    A line is a JSON object with an integer `step`. Numbers in it, and in its object
-    `measures`, are metrics (NaN and infinities too); everything else is for people. A last line without its end is left for the next reading. No file is
-    no lines.
+    A line is a JSON object with an integer `step`. Numbers in it, and in its object `measures`, are metrics
+    (NaN and infinities too); everything else is for people. A last line without its end is left for the
+    next reading. No file is no lines.
     """
     if not path.exists():
         return Reading((), 0)
