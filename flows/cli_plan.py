@@ -22,7 +22,8 @@ from ltxcore.memory.plan import GIB, vae_activations_bytes
 from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
 from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
-from ltxcore.stages.training_plan import forced_by, planner_for, workload
+from ltxcore.stages.placing import forced_by
+from ltxcore.stages.training_plan import planner_for, workload
 
 console = Console()
 errors = Console(stderr=True)

@@ -22,7 +22,13 @@ class MemorySettings(Strict):
     ram_gib: float | None = Field(None, gt=0)
     strategy: Strategy = Field(
         "auto",
-        description="Where the transformer's weights are while it trains. auto: the fastest that fits.",
+        description="Where the transformer's weights are while it trains or renders. auto: the fastest "
+        "that fits.",
+    )
+    text_connectors: Literal["auto", "resident", "streamed", "precomputed"] = Field(
+        "auto",
+        description="The text connectors while training: on the device, streamed to it, or run once for "
+        "every caption before it, with their outputs on disk. auto: the fastest that fits.",
     )
     resident_blocks: int | None = Field(
         None, ge=0, description="Blocks that stay on the device under block_streaming. Default: all that fit."

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from ltxcore.memory.arrangement import Arrangement
 
 GIB = 1 << 30
 RESIDENT = "resident"
@@ -31,7 +33,7 @@ class OverBudget(RuntimeError):
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The predicted need of one stage, in bytes, with its weights resident."""
+    """The predicted need of one stage, in bytes."""
 
     stage: str
     weights_bytes: int
@@ -40,6 +42,12 @@ class MemoryPlan:
     on_device: bool
     budget_bytes: int
     strategy: str = RESIDENT
+    arrangement: Arrangement = field(default_factory=Arrangement)
+    """Where the transformer's weights are, of a stage that runs it."""
+    host_bytes: int = 0
+    """Beside the need of the device, where there is one."""
+    tiled: bool = False
+    """Pictures are decoded in tiles, although the recipe does not ask for it."""
 
     @property
     def model_bytes(self) -> int:

@@ -168,7 +168,7 @@ class Planner:
         """The best of each way, whether it fits or not."""
         forced = forced or Forced()
         found = []
-        for way in _ways(forced, precision):
+        for way in ways(forced, precision):
             variants = list(self._variants(way, workload, budget, precision, forced))
             found.append(self._best(variants, budget))
         return found
@@ -191,7 +191,7 @@ class Planner:
         self, workload: Workload, budget: Budget, precision: str, forced: Forced
     ) -> Iterator[TrainingPlan]:
         """Every plan that there is, of every way, whether it fits or not."""
-        for way in _ways(forced, precision):
+        for way in ways(forced, precision):
             yield from self._variants(way, workload, budget, precision, forced)
 
     def largest_batch(self, workload: Workload, budget: Budget, precision: str, forced: Forced) -> int:
@@ -220,16 +220,7 @@ class Planner:
             depths: list[int] = [0]
         else:
             depths = list(range(blocks + 1)) if way == "resident" else [blocks]
-        if way == "resident":
-            residents = [blocks]
-        elif way == "musubi":
-            residents = [blocks - forced.swapped_blocks]
-        elif way == "block_streaming":
-            free = range(blocks)
-            residents = [forced.resident_blocks] if forced.resident_blocks is not None else list(free)
-        else:
-            residents = [0]
-        for resident in residents:
+        for resident in resident_blocks(way, blocks, forced):
             for checkpointed in depths:
                 for connectors in self._connectors(workload, budget, forced):
                     yield self.plan(
@@ -260,10 +251,8 @@ class Planner:
         """The figures of one way."""
         groups = groups or GroupSettings()
         sizes, value = self.sizes, workload.value_bytes
-        block = sizes.block_bytes(precision, value)
         streamed = sizes.blocks - resident
-        slots = groups.blocks_per_group * (2 if groups.use_stream else 1) if way == "group_offload" else SLOTS
-        on_device = sizes.outside_bytes(value) + block * (resident + min(slots, streamed))
+        on_device, on_host = placed_bytes(sizes, way, resident, precision, value, groups)
         connectors_here = {
             "resident": self.connectors_bytes,
             "streamed": self.connectors_bytes // 2,
@@ -272,7 +261,6 @@ class Planner:
         adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
         activations = workload.activations.step_bytes(sizes, checkpointed)
         held = on_device + connectors_here + adapter + activations
-        on_host = 0 if groups.disk is not None and way == "group_offload" else block * streamed
         return TrainingPlan(
             way=way,
             precision=precision,
@@ -321,11 +309,34 @@ class Planner:
         return FIXED_S + forward + backward + stalls
 
 
-def _ways(forced: Forced, precision: str) -> tuple[Way, ...]:
+def ways(forced: Forced, precision: str) -> tuple[Way, ...]:
+    """The ways that the recipe leaves open."""
     if forced.way is not None:
         return (forced.way,)
     # diffusers' groups cannot move quantised weights.
     return ("resident", "block_streaming", *(("group_offload",) if precision == "no_change" else ()))
+
+
+def resident_blocks(way: Way, blocks: int, forced: Forced) -> list[int]:
+    """How many blocks may stay on the device."""
+    if way == "resident":
+        return [blocks]
+    if way == "musubi":
+        return [blocks - forced.swapped_blocks]
+    if way == "block_streaming":
+        return list(range(blocks)) if forced.resident_blocks is None else [forced.resident_blocks]
+    return [0]
+
+
+def placed_bytes(
+    sizes: TransformerSizes, way: Way, resident: int, precision: str, value_bytes: int, groups: GroupSettings
+) -> tuple[int, int]:
+    """What the transformer's weights take on the device, and what of them waits in host memory."""
+    block, streamed = sizes.block_bytes(precision, value_bytes), sizes.blocks - resident
+    slots = groups.blocks_per_group * (2 if groups.use_stream else 1) if way == "group_offload" else SLOTS
+    on_device = sizes.outside_bytes(value_bytes) + block * (resident + min(slots, streamed))
+    on_disk = groups.disk is not None and way == "group_offload"
+    return on_device, 0 if on_disk else block * streamed
 
 
 def excess(plan: TrainingPlan, budget: Budget) -> float:

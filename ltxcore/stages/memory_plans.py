@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.device import device_budget_bytes, device_name
+from ltxcore.memory.fallback import Exhausted
 from ltxcore.memory.plan import (
     GIB,
     MemoryPlan,
+    OverBudget,
     adapter_bytes,
     host_budget_bytes,
     largest_layer_bytes,
@@ -18,8 +22,10 @@ from ltxcore.memory.plan import (
 from ltxcore.models.vae_ways import VaeWay, asked_way
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
+from ltxcore.stages.placing import forced_arrangement
+from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
-from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
+from ltxcore.stages.training_plan import Machine, plan_on_device
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -29,9 +35,19 @@ LAYERED_TOKENS = 32_768
 
 
 def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
-    """What a stage needs beside the interpreter: weights, and the work space of its largest item."""
+    """What a stage needs beside the interpreter: weights, and the work space of its largest item.
+
+    Raises:
+        OverBudget, StrategyUnavailable: of the stages that run the transformer on a device: no plan fits, or
+            the recipe asks for one that cannot be.
+    """
+    if (machine := machine_for(ctx, stage, device)) is not None:
+        planned = plan_placed(ctx, stage, machine)
+        if planned is None:
+            raise RuntimeError(f"{stage.name} has no first plan")
+        return planned
     if stage is TRAIN:
-        return plan_training(ctx, device)
+        return _plan_training(ctx)
     if stage is TEXT and ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
         return _plan_layers(ctx, device)
     value_bytes = BF16_BYTES
@@ -39,8 +55,31 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
         value_bytes = FP32_BYTES
     work = {LATENTS.name: _encoding_bytes, TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
     plan = _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
+    if stage is RENDER:
+        arrangement = forced_arrangement(ctx)
+        return replace(plan, strategy=arrangement.strategy, arrangement=arrangement)
     way = asked_way(ctx.recipe.encode)
     return replace(plan, strategy=way.name) if stage is LATENTS and way != VaeWay() else plan
+
+
+def machine_for(ctx: Context, stage: Stage, device: str) -> Machine | None:
+    """What a stage that runs the transformer plans with; None for others, and where there is no device."""
+    if stage not in (TRAIN, RENDER):
+        return None
+    budget = device_budget_bytes(device, ctx.recipe.memory.vram_gib)
+    return None if budget is None else Machine.of(ctx, budget, device_name())
+
+
+def plan_placed(
+    ctx: Context, stage: Stage, machine: Machine, failed: Sequence[Exhausted] = (), last: bool = False
+) -> MemoryPlan | None:
+    """The plan of a stage that runs the transformer on a device, after those that failed; None: none is left.
+
+    Raises:
+        OverBudget, StrategyUnavailable: see `plan_on_device` and `plan_rendering_on_device`.
+    """
+    plan = plan_on_device if stage is TRAIN else plan_rendering_on_device
+    return plan(ctx, machine, failed, last)
 
 
 def _encoding_bytes(ctx: Context, value_bytes: int) -> int:
@@ -94,15 +133,8 @@ def _plan_layers(ctx: Context, device: str) -> MemoryPlan:
     return replace(_plan(ctx, TEXT, device, layers + projection, 0, work), strategy="layer by layer")
 
 
-def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
-    """Weights, adapter with its optimizer, and the activations of the largest bucket.
-
-    Raises:
-        NothingFits, StrategyUnavailable: on a device, see `choose_for_device`.
-    """
-    budget = device_budget_bytes(device, ctx.recipe.memory.vram_gib)
-    if budget is not None:
-        return choose_for_device(ctx, budget, device_name()).as_memory_plan()
+def _plan_training(ctx: Context) -> MemoryPlan:
+    """In host memory: weights, adapter with its optimizer, and the activations of the largest bucket."""
     settings = ctx.recipe.training
     value_bytes = BF16_BYTES if settings.mixed_precision == "bf16" else FP32_BYTES
     config = ctx.source.config("transformer")
@@ -116,14 +148,27 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
     adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
-    plan = _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
-    return replace(plan, strategy=forced_arrangement(ctx).strategy)
+    arrangement = forced_arrangement(ctx)
+    weights = _weights(ctx, TRAIN, value_bytes)
+    if arrangement.connectors == "precomputed":
+        # They are gone when the transformer is loaded.
+        weights -= ctx.source.resident_bytes("connectors", value_bytes)
+    plan = _plan(ctx, TRAIN, "cpu", weights, adapter, activations)
+    return replace(plan, strategy=arrangement.strategy, arrangement=arrangement)
 
 
 def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
     """One row for each stage that loads models, with the measured peak where there is one."""
-    plans = [plan_stage(ctx, stage, device) for stage in STAGES if stage.models]
-    return [plan_row(plan, (measured or {}).get(plan.stage, 0)) for plan in plans]
+    rows = []
+    for stage in STAGES:
+        if not stage.models:
+            continue
+        try:
+            rows.append(plan_row(plan_stage(ctx, stage, device), (measured or {}).get(stage.name, 0)))
+        except (OverBudget, StrategyUnavailable) as error:
+            # Said by the stage itself when its turn comes; here it is a line of a table.
+            rows.append({"stage": stage.name, "strategy": str(error).splitlines()[0]})
+    return rows
 
 
 def plan_row(plan: MemoryPlan, measured_bytes: int = 0) -> Row:

@@ -13,22 +13,24 @@ from typing import TYPE_CHECKING, Any
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.memory.arrangement import Arrangement
-from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
-from ltxcore.stages.memory_plans import plan_training
+from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
-from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
+    import torch
+
+    from ltxcore.memory.arrangement import Connectors
+    from ltxcore.stages.connected import ConnectedCaptions
+    from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
@@ -73,11 +75,13 @@ class Training:
     directory: Path
     request: dict[str, Any]
     device: str
+    memory_plan: MemoryPlan | None = None
+    """The plan to work by. None: the first of the planner."""
 
     def __post_init__(self) -> None:
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
-        self._memory_plan = plan_training(self.ctx, self.device)
+        self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)
         self.tracker = tracker(self.ctx, self.directory)
 
     @cached_property
@@ -117,19 +121,6 @@ class Training:
         self._memory_plan.check()
         return self._memory_plan
 
-    def arrangement(self) -> Arrangement:
-        """Where the transformer's weights will be.
-
-        Raises:
-            NothingFits, StrategyUnavailable: see `choose_for_device`.
-        """
-        budget = device_budget_bytes(self.device, self.ctx.recipe.memory.vram_gib)
-        if budget is None:
-            return forced_arrangement(self.ctx)
-        choice = choose_for_device(self.ctx, budget, device_name())
-        logger.info("%s", choice.plan)
-        return choice.arrangement
-
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
         """Load, train from the newest checkpoint on, and write the LoRA and the loss picture.
 
@@ -139,25 +130,22 @@ class Training:
         """
         import torch
 
-        from ltxcore.memory.placement import Placement, place_connectors
-        from ltxcore.models.loading import load_connectors, load_transformer
-        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.memory.placement import Placement
+        from ltxcore.models.loading import load_transformer
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.loop import train
         from ltxcore.training.lora import lora_parameters
         from ltxcore.training.plot import plot_losses
 
-        samples = StoredSamples(self.ctx)
         self._begin_record()
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        arrangement = self.arrangement()
+        arrangement = self._memory_plan.arrangement
+        samples, connectors = self._text(arrangement.connectors, dtype)
         # What is resident goes straight to the device; what is streamed never is there as a whole.
         first = self.device if arrangement.strategy == "resident" else "cpu"
         transformer = load_transformer(self.ctx.source, dtype, first)
         placement = Placement(transformer, arrangement, self.device)
-        connectors = load_connectors(self.ctx.source, dtype, "cpu")
-        place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
 
         def tell(metrics: StepMetrics) -> None:
             self._sync()
@@ -179,7 +167,29 @@ class Training:
         export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
         plot_losses(self.metrics_file, self.loss_picture)
         placement.remove()
+        self._connected(dtype).delete()
         return result
+
+    def _text(self, where: Connectors, dtype: torch.dtype) -> tuple[SampleSource, Any]:
+        """The samples, with the connectors that their captions still have to go through."""
+        from ltxcore.memory.placement import place_connectors
+        from ltxcore.models.loading import load_connectors
+        from ltxcore.stages.connected import ConnectedSamples
+        from ltxcore.stages.samples import StoredSamples
+
+        samples = StoredSamples(self.ctx)
+        if where == "precomputed":
+            connected = self._connected(dtype)
+            stand_in = connected.compute(samples.captions(), self.device)
+            return ConnectedSamples(samples, connected), stand_in
+        connectors = load_connectors(self.ctx.source, dtype, "cpu")
+        place_connectors(connectors, self.device, streamed=where == "streamed")
+        return samples, connectors
+
+    def _connected(self, dtype: torch.dtype) -> ConnectedCaptions:
+        from ltxcore.stages.connected import ConnectedCaptions
+
+        return ConnectedCaptions(self.ctx, self.directory, dtype)
 
     @property
     def metrics_file(self) -> Path:

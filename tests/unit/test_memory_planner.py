@@ -24,7 +24,8 @@ from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sizes import Tokens, TransformerSizes
 from ltxcore.models.shapes import full_shapes
 from ltxcore.models.versions import VERSIONS
-from ltxcore.stages.training_plan import arrangement_of, forced_by, planner_for
+from ltxcore.stages.placing import arrangement_of, forced_by
+from ltxcore.stages.training_plan import planner_for
 from ltxcore.training.lora import add_lora, target_modules
 from tests.unit.toy_transformer import Inputs, make_transformer, velocity
 

@@ -14,7 +14,8 @@ from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource, resolve_model
-from ltxcore.models.text import CaptionEncoder, TextFeatures, connect, load_feature_extractor
+from ltxcore.models.connecting import connect
+from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny import write_tiny
 
 CAPTIONS = ["a red ball rolls over wet grass", "", "  Schnee fällt – 雪  ", "x" * 300]
