@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 from ltxcore.memory.out_of_memory import is_on_host
-from ltxcore.memory.planner import CONTEXT_BYTES, HOST_FIXED_BYTES, Budget
+from ltxcore.memory.planner import CONTEXT_BYTES, HOST_FIXED_BYTES, Budget, Way
 
 Kind = Literal["device", "host"]
 # What the next plan may take of what the failed one was predicted to. Predictions are good to a tenth.
@@ -17,6 +17,8 @@ SHARE = 0.85
 class Placed(Protocol):
     """A plan of a training or of a rendering."""
 
+    @property
+    def way(self) -> Way: ...
     @property
     def device_bytes(self) -> int: ...
     @property
@@ -68,9 +70,14 @@ def next_plan(plans: Iterable[P], budget: Budget, failed: Sequence[Exhausted], l
         plan for plan in left if all(_held(plan, kind) <= SHARE * held for kind, held in limits.items())
     ]
     if clearly and not last:
-        return min(clearly, key=lambda plan: (round(plan.step_s, 3), plan.device_bytes))
+        return min(clearly, key=lambda plan: (round(plan.step_s, 3), _by_hooks(plan), plan.device_bytes))
     kind = failed[-1].kind
-    return min(left, key=lambda plan: (_held(plan, kind), plan.step_s), default=None)
+    return min(left, key=lambda plan: (_by_hooks(plan), _held(plan, kind), plan.step_s), default=None)
+
+
+def _by_hooks(plan: Placed) -> bool:
+    """Group offload takes a slot less than streaming, and is far slower where a copy takes time."""
+    return plan.way == "group_offload"
 
 
 def _held(plan: Placed | Exhausted, kind: Kind) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltxcore.memory.activations import Activations
 from ltxcore.memory.arrangement import Connectors
@@ -14,6 +14,7 @@ from ltxcore.memory.planner import (
     HOST_FIXED_BYTES,
     PAGEABLE,
     QUANTISED_TIME,
+    RESERVE,
     Budget,
     Forced,
     Planner,
@@ -123,9 +124,11 @@ class RenderPlanner:
             OverBudget: none does; names the smallest.
         """
         plans = list(self.variants(workload, precision, forced))
-        fitting = [plan for plan in plans if plan.fits(budget)]
-        if fitting:
-            return min(fitting, key=lambda plan: (plan.tiled, round(plan.step_s, 3), plan.device_bytes))
+        with_reserve = replace(budget, device_bytes=int(budget.device_bytes * (1 - RESERVE)))
+        for allowed in (with_reserve, budget):
+            fitting = [plan for plan in plans if plan.fits(allowed)]
+            if fitting:
+                return min(fitting, key=lambda plan: (plan.tiled, round(plan.step_s, 3), -plan.resident))
         least = min(plans, key=lambda plan: (plan.device_bytes, plan.host_bytes))
         raise OverBudget(
             f"render-validation at {workload} fits in no way: the smallest, {least.told}, needs "

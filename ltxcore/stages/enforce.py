@@ -42,7 +42,8 @@ def enforced(run: StageRun) -> Iterator[MemoryPlan | None]:
     setbacks.settle()
     choice = _choose(run, setbacks)
     if choice is not None:
-        run.work_by(choice.strategy.recipe, choice.plan)
+        told = tuple(f"{setback.plan}: {setback.reason}" for setback in setbacks.all())
+        run.work_by(choice.strategy.recipe, choice.plan, told)
         if choice.strategy.name != AS_ASKED:
             run.why += f"; for want of memory {choice.strategy.name}"
     name = AS_ASKED if choice is None else choice.strategy.name

@@ -26,7 +26,7 @@ from ltxcore.stages.enforce import StageOutOfMemory, enforced
 from ltxcore.stages.keys import LatentSpaces
 from ltxcore.stages.memory_plans import LAYERED_TOKENS, plan_rows, plan_stage
 from ltxcore.stages.run import StageRun, find_result, logic
-from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setbacks
+from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setback, Setbacks
 from ltxcore.stages.stamp import write_stamp
 from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose, strategies
 from ltxcore.stages.vae_backoff import VaeBackOff
@@ -44,6 +44,10 @@ def changed(bench: Bench, section: str, **values: object) -> Bench:
 def opened(bench: Bench, stage: Any = LATENTS) -> StageRun:
     ctx = bench.ctx
     return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+
+
+def setback(plan: str) -> Setback:
+    return Setback(plan=plan, reason="it held too much", at_s=0.0)
 
 
 class CappedDevice:
@@ -205,7 +209,10 @@ def test_strategies_are_the_recipes_own_keys(probed: Bench) -> None:
         "encode.vae_enable_patch_conv: true, encode.vae_enable_temporal_roll: true, "
         "encode.vae_enable_tiling: true",
     ]
-    assert [s.name for s in strategies(TRAIN, probed.recipe)] == [AS_ASKED]
+    assert [s.name for s in strategies(TRAIN, probed.recipe)] == [
+        AS_ASKED,
+        "memory.text_connectors: precomputed",
+    ]
     resident, layered = strategies(TEXT, probed.recipe)
     assert resident.recipe.model.text_encoder_loading == "resident"
     assert layered.recipe.model.text_encoder_loading == "layer_by_layer"
@@ -225,11 +232,11 @@ def test_the_fastest_plan_that_fits_is_chosen(probed: Bench) -> None:
     assert choice.plan.strategy == choice.strategy.name
     assert choice.plan.total_bytes < need
     # What has failed is passed over, and the end of the list is an error.
-    after = choose(poor.ctx, LATENTS, "cpu", {choice.strategy.name})
+    after = choose(poor.ctx, LATENTS, "cpu", [setback(choice.strategy.name)])
     assert "vae_enable_patch_conv" in after.strategy.name
     last = strategies(LATENTS, poor.recipe)[-1].name
     with pytest.raises(NoPlanLeft, match=r"its smallest plan: .* allow more or use smaller clips"):
-        choose(poor.ctx, LATENTS, "cpu", {last})
+        choose(poor.ctx, LATENTS, "cpu", [setback(last)])
 
 
 def test_the_layered_plan_counts_two_layers_and_one_pass_of_captions(probed: Bench) -> None:
