@@ -25,7 +25,7 @@ FP32 = Factors(51.5, 69, 9.2)
 DROPOUT = Factors(19, 30, 2)
 """What LoRA dropout adds: a masked copy of each input, and the mask."""
 INFERENCE = Factors(18.2, 11.1, 1.9)
-"""The most that is alive at once in a forward pass without gradients, rotary tables and projections included."""
+"""The most that is alive at once in a forward pass without gradients, all else included."""
 PER_TOKEN_TIMES = 8
 """What times of shape [B, N] add a video token."""
 # Gradients and temporary values while the feed-forward, four times as wide, is taken backwards.

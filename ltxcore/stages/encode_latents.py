@@ -17,6 +17,7 @@ from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
 from ltxcore.stages.keys import LatentSpaces, waveform_key
+from ltxcore.stages.memory_plans import vae_room
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.bf16 import to_bits
 from ltxcore.store.latents import Encoded, Kind, LatentStore
@@ -81,6 +82,8 @@ class Encoder:
         self.waveforms = WaveformStore(ctx.store)
         self.device = device
         self.encoded = {"video": 0, "audio": 0}
+        # Measured before anything loads: later the weights themselves would count against what is free.
+        self.room = vae_room(ctx, device)
 
     @cached_property
     def vae(self) -> Any:
@@ -96,7 +99,7 @@ class Encoder:
         """How clips go through the video VAE: as the recipe asks, or in smaller pieces where memory ends."""
         from ltxcore.stages.vae_backoff import VaeBackOff
 
-        return VaeBackOff(self.vae, asked_way(self.ctx.recipe.encode))
+        return VaeBackOff(self.vae, asked_way(self.ctx.recipe.encode), self.room)
 
     @cached_property
     def audio_vae(self) -> Any:

@@ -17,15 +17,15 @@ from ltxcore.memory.plan import (
     largest_layer_bytes,
     text_activations_bytes,
     training_activations_bytes,
-    vae_activations_bytes,
 )
-from ltxcore.models.vae_ways import VaeWay, asked_way
+from ltxcore.models.vae_ways import WAYS, VaeWay, asked_way
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
 from ltxcore.stages.placing import forced_arrangement
 from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
 from ltxcore.stages.training_plan import Machine, plan_on_device
+from ltxcore.stages.vae_room import VaeRoom
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -50,16 +50,15 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
         return _plan_training(ctx)
     if stage is TEXT and ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
         return _plan_layers(ctx, device)
+    if stage is LATENTS:
+        return _plan_encoding(ctx, device)
     value_bytes = BF16_BYTES
-    if stage is LATENTS and ctx.recipe.encode.vae_dtype == "fp32":
-        value_bytes = FP32_BYTES
-    work = {LATENTS.name: _encoding_bytes, TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
+    work = {TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
     plan = _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
     if stage is RENDER:
         arrangement = forced_arrangement(ctx)
         return replace(plan, strategy=arrangement.strategy, arrangement=arrangement)
-    way = asked_way(ctx.recipe.encode)
-    return replace(plan, strategy=way.name) if stage is LATENTS and way != VaeWay() else plan
+    return plan
 
 
 def machine_for(ctx: Context, stage: Stage, device: str) -> Machine | None:
@@ -82,12 +81,26 @@ def plan_placed(
     return plan(ctx, machine, failed, last)
 
 
-def _encoding_bytes(ctx: Context, value_bytes: int) -> int:
-    settings, channels = ctx.recipe.encode, ctx.source.config("vae")["block_out_channels"][0]
-    way = asked_way(settings)
-    clips = 1 if settings.vae_enable_slicing else settings.vae_batch_size
-    sizes = {(sample.frames.count, *sample.geometry.target) for sample in ctx.snapshot.samples}
-    return clips * max((_vae_bytes(way, size, channels, value_bytes) for size in sizes), default=0)
+def vae_room(ctx: Context, device: str) -> VaeRoom:
+    """What encode-latents may take beside both VAEs' weights."""
+    value_bytes = FP32_BYTES if ctx.recipe.encode.vae_dtype == "fp32" else BF16_BYTES
+    empty = _plan(ctx, LATENTS, device, _weights(ctx, LATENTS, value_bytes), 0, 0)
+    channels = ctx.source.config("vae")["block_out_channels"][0]
+    return VaeRoom(empty.budget_bytes - empty.total_bytes, channels, value_bytes)
+
+
+def _plan_encoding(ctx: Context, device: str) -> MemoryPlan:
+    """Each size of clip in the fastest way that fits, from the recipe's own on."""
+    settings, room = ctx.recipe.encode, vae_room(ctx, device)
+    first, clips = asked_way(settings), 1 if settings.vae_enable_slicing else settings.vae_batch_size
+    work, ways = 0, {first}
+    for size in {(sample.frames.count, *sample.geometry.target) for sample in ctx.snapshot.samples}:
+        way = room.way_for(first, size)
+        ways.add(way)
+        work = max(work, room.clips_for(way, size, clips) * room.work_bytes(way, size))
+    plan = _plan(ctx, LATENTS, device, _weights(ctx, LATENTS, room.value_bytes), 0, work)
+    smallest = max(ways, key=lambda way: WAYS.index(way) if way in WAYS else 0)
+    return plan if smallest == VaeWay() else replace(plan, strategy=smallest.name)
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
@@ -95,14 +108,8 @@ def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
     size = plan.num_frames, plan.width, plan.height
     channels = ctx.source.config("vae")["decoder_block_out_channels"][0]
     # Pieces along time are for the encoder, which looks back alone.
-    return _vae_bytes(VaeWay(None, asked_way(ctx.recipe.encode).tiles), size, channels, value_bytes)
-
-
-def _vae_bytes(way: VaeWay, size: tuple[int, int, int], channels: int, value_bytes: int) -> int:
-    frames, width, height = way.at_once(*size)
-    return vae_activations_bytes(
-        frames=frames, width=width, height=height, channels=channels, value_bytes=value_bytes
-    )
+    way = VaeWay(None, asked_way(ctx.recipe.encode).tiles)
+    return VaeRoom(0, channels, value_bytes).work_bytes(way, size)
 
 
 def _text_bytes(ctx: Context, value_bytes: int) -> int:

@@ -143,7 +143,10 @@ class Session:
         from ltxcore.models.connecting import ConnectedCaption, connect
         from ltxcore.models.loading import load_connectors
 
-        connectors, slots = load_connectors(self.ctx.source, self._dtype, "cpu"), self.ctx.source.text_max_tokens
+        connectors, slots = (
+            load_connectors(self.ctx.source, self._dtype, "cpu"),
+            self.ctx.source.text_max_tokens,
+        )
         place_connectors(connectors, self.device, streamed=False)
         found = {}
         for text in texts:

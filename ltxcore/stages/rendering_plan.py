@@ -47,9 +47,7 @@ def plan_rendering_on_device(
     return None if found is None else _memory_plan(found, planner, forced, machine)
 
 
-def _memory_plan(
-    plan: RenderingPlan, planner: RenderPlanner, forced: Forced, machine: Machine
-) -> MemoryPlan:
+def _memory_plan(plan: RenderingPlan, planner: RenderPlanner, forced: Forced, machine: Machine) -> MemoryPlan:
     return MemoryPlan(
         stage=RENDER.name,
         weights_bytes=plan.weights_bytes,

@@ -46,7 +46,7 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True)
 class Components:
-    """The models that a rendering runs, frozen: on one device, but for what of the transformer is streamed."""
+    """The models that a rendering runs, frozen, on one device but for what is streamed."""
 
     transformer: Any
     placement: Placement

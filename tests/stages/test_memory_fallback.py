@@ -55,9 +55,7 @@ def changed(bench: Bench, section: str, **values: object) -> Bench:
 
 def trained(bench: Bench, folder: str) -> dict[str, torch.Tensor]:
     """The adapter of a training in a folder of its own."""
-    training = train_lora.Training(
-        bench.ctx, bench.root / folder, train_lora.request(bench.ctx), "cpu"
-    )
+    training = train_lora.Training(bench.ctx, bench.root / folder, train_lora.request(bench.ctx), "cpu")
     training.run(lambda metrics: None, lambda: False)
     return load_file(bench.root / folder / "lora" / "pytorch_lora_weights.safetensors")
 
@@ -186,7 +184,9 @@ def pictures(prepared: Bench, undisturbed: dict[str, torch.Tensor]) -> Any:
     request = train_lora.request(ctx)
     folder = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
     training = train_lora.Training(ctx, folder, request, "cpu")
-    write_stamp(ctx.workspace, TRAIN, request, training.finish(training.run(lambda m: None, lambda: False)), 0, 0)
+    write_stamp(
+        ctx.workspace, TRAIN, request, training.finish(training.run(lambda m: None, lambda: False)), 0, 0
+    )
     return rendered(prepared)
 
 

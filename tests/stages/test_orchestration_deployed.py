@@ -228,7 +228,9 @@ def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
     until(is_final(started.id), 180)
     assert read(started.id).state.is_completed(), read(started.id).state.message
     with get_client(sync_client=True) as client:
-        runs = [r for r in client.read_flow_runs() if r.parameters.get("workspace") == parameters["workspace"]]
+        runs = [
+            r for r in client.read_flow_runs() if r.parameters.get("workspace") == parameters["workspace"]
+        ]
         (child,) = [r for r in runs if r.id != started.id]
         key = ArtifactFilter(key=ArtifactFilterKey(any_=["memory-train-lora"]))
         (shown,) = client.read_artifacts(artifact_filter=key)

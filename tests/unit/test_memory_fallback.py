@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -59,8 +61,8 @@ def test_each_plan_takes_clearly_less_of_the_device_down_to_the_smallest(planner
     assert any(0 < plan.resident < 48 for plan in tried)
     assert tried[-1].connectors != "resident"
     held = [plan.device_bytes - CONTEXT_BYTES for plan in tried]
-    assert all(b < a for a, b in zip(held, held[1:], strict=False))
-    assert all(b <= SHARE * a for a, b in zip(held[:-2], held[1:-1], strict=True))
+    assert all(b < a for a, b in pairwise(held))
+    assert all(b <= SHARE * a for a, b in pairwise(held[:-1]))
     least = min(plan.device_bytes for plan in planner.variants(SEED, budget, "no_change", Forced()))
     assert tried[-1].device_bytes == least
 
@@ -135,7 +137,9 @@ def test_connectors_run_beforehand_where_captions_are_few_and_the_disk_has_room(
 
 
 def test_the_memory_that_an_error_speaks_of() -> None:
-    assert kind_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), on_device=True) == "device"
+    assert (
+        kind_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), on_device=True) == "device"
+    )
     assert kind_of(RuntimeError("CUBLAS_STATUS_ALLOC_FAILED"), on_device=True) == "device"
     assert kind_of(MemoryError(), on_device=True) == "host"
     told = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
+from ltxcore.models.connecting import connect
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource, resolve_model
-from ltxcore.models.connecting import connect
 from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny import write_tiny
 
