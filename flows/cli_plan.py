@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.memory.arrangement import StrategyUnavailable
@@ -22,6 +23,7 @@ from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.memory.planner import CONTEXT_BYTES, RESERVE, Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
 from ltxcore.memory.render_planner import RenderPlanner, RenderWorkload
+from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.models.vae_ways import LARGE_TILES, WAYS, ways_from
 from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
 from ltxcore.stages.placing import forced_by
@@ -58,8 +60,10 @@ def plan(
         if frames % 8 != 1:
             raise typer.BadParameter(f"{frames} frames are not 8n+1; give {frames - (frames - 1) % 8}")
         here = _this_machine(chosen)
+        given = chosen.training.train_batch_size
         work = workload(
             chosen,
+            batch=batch or (given if isinstance(given, int) else 1),
             width=width,
             height=height,
             frames=frames,
@@ -67,7 +71,7 @@ def plan(
             audio=not silent,
             text_tokens=TEXT_MAX_TOKENS,
         )
-        work = replace(work, batch=batch or work.batch, value_bytes=2)
+        work = replace(work, value_bytes=2)
         with console.status("building the model without its weights"):
             _print_all(released, chosen, work, [*here, *cards])
     except (ConfigError, StrategyUnavailable) as error:
@@ -83,9 +87,7 @@ def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Ca
         planner_for(shapes["transformer"], shapes["connectors"], released.transformer, card, work.value_bytes)
         for card in cards
     ]
-    forced = forced_by(
-        recipe.memory, planners[0].sizes.blocks, recipe.model.base_model_precision, device="cuda"
-    )
+    forced = forced_by(recipe.memory, planners[0].sizes.blocks, _precision(recipe), device="cuda")
     console.print(
         f"LTX-{released.name}, {planners[0].sizes.values / 1e9:.1f}B parameters; {work}; "
         f"{work.tokens.video:,} video tokens, {work.tokens.audio} of sound; rank {work.rank}"
@@ -109,7 +111,7 @@ def _training_table(
     advice: list[str] = []
     for planner in planners:
         budget = Budget.of(planner.card)
-        given = recipe.model.base_model_precision
+        given = _precision(recipe)
         for precision in dict.fromkeys((given, "int8-quanto")):
             plans = planner.plans(work, budget, precision, forced)
             fitting = [plan for plan in plans if plan.fits(budget)]
@@ -223,13 +225,19 @@ def _add_rendering(
     render_planner = RenderPlanner(planner, vae["decoder_block_out_channels"][0], rest)
     name, budget = planner.card.name, Budget.of(planner.card)
     try:
-        plan = render_planner.choose(rendering, budget, recipe.model.base_model_precision, forced)
+        plan = render_planner.choose(rendering, budget, _precision(recipe), forced)
     except OverBudget:
         table.add_row("render-validation", "[red]fits in no way[/]", "", "", "", name)
         return
     parts = (plan.weights_bytes, plan.work_bytes, plan.device_bytes)
     cells = [f"{part / GIB:.1f}" for part in parts]
     table.add_row(f"render-validation, {rendering}", plan.told, *cells, name)
+
+
+def _precision(recipe: Recipe) -> str:
+    """What the rows show first; `auto` would take the most exact one that fits."""
+    given = recipe.model.base_model_precision
+    return NO_CHANGE if given == AUTO else given
 
 
 def _values(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> int:

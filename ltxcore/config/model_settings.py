@@ -41,8 +41,10 @@ class ModelSettings(Strict):
     text_encoder: str | None = Field(
         None, description="Gemma 3, as a directory or hub id, where it is not part of the model directory."
     )
-    base_model_precision: WeightPrecision = Field(
-        "no_change", description="How the transformer's linears are held, quantised as they are read."
+    base_model_precision: WeightPrecision | Literal["auto"] = Field(
+        "no_change",
+        description="How the transformer's linears are held, quantised as they are read. auto: the most "
+        "exact that fits memory.vram_gib and memory.ram_gib.",
     )
     text_encoder_1_precision: WeightPrecision = Field(
         "no_change", description="The same for Gemma; part of the text features' keys."

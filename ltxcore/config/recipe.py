@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -32,6 +33,21 @@ class Recipe(Strict):
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @model_validator(mode="after")
+    def _auto_has_budgets(self) -> Recipe:
+        open_keys = {
+            "model.base_model_precision": self.model.base_model_precision,
+            "training.train_batch_size": self.training.train_batch_size,
+        }
+        autos = [key for key, value in open_keys.items() if value == AUTO]
+        missing = [key for key in ("vram_gib", "ram_gib") if getattr(self.memory, key) is None]
+        if autos and missing:
+            raise ValueError(
+                f"{' and '.join(autos)}: auto needs {' and '.join(f'memory.{key}' for key in missing)}: what "
+                "it chooses is part of what the training is, so it may not depend on the machine"
+            )
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

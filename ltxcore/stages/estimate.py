@@ -249,16 +249,16 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
         "steps",
         0,
         training_bytes(parameters, steps, ctx.recipe.training),
-        rates.seconds(TRAIN, steps, transformer=ctx.source.fingerprint("transformer")),
+        rates.seconds(TRAIN, steps, transformer=ctx.settled.source.fingerprint("transformer")),
         notes if ctx.recipe.training.num_train_epochs else (),
     )
 
 
 def _steps(ctx: Planned, data: _Data) -> int:
     """Optimizer steps, also where the recipe gives epochs."""
-    settings = ctx.recipe.training
-    if not settings.num_train_epochs:
-        return settings.max_train_steps
+    if not ctx.recipe.training.num_train_epochs:
+        return ctx.recipe.training.max_train_steps
+    from ltxcore.training.batch_sizes import batch_sizes
     from ltxcore.training.data import Entry
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
@@ -266,7 +266,9 @@ def _steps(ctx: Planned, data: _Data) -> int:
         Entry(s.id, s.bucket, s.frames.fps, s.audio is not None, len(s.captions), s.visits, s.probability)
         for s in data.samples
     ]
-    plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
+    settings = ctx.settled.recipe.training
+    sizes = batch_sizes(entries, settings.train_batch_size)
+    plan = BatchPlan(entries, seed=settings.seed, batch_size=sizes, caption_dropout=0.0)
     return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
 
 

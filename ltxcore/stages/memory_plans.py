@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ltxcore.config.batch_size import clips_of
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.fallback import Exhausted
@@ -24,12 +25,14 @@ from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
 from ltxcore.stages.placing import forced_arrangement
 from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
-from ltxcore.stages.training_plan import Machine, plan_on_device
+from ltxcore.stages.training_plan import Machine, largest_sample, plan_on_device
 from ltxcore.stages.vae_room import VaeRoom
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
 LAYER_BY_LAYER = "layer_by_layer"
+PLACED = (TRAIN, RENDER)
+"""The stages that run the transformer, whose weights the planner places."""
 # Tokens of captions that pass Gemma together where it is read layer by layer.
 LAYERED_TOKENS = 32_768
 
@@ -41,6 +44,7 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
         OverBudget, StrategyUnavailable: of the stages that run the transformer on a device: no plan fits, or
             the recipe asks for one that cannot be.
     """
+    ctx = settled_for(ctx, stage)
     if (machine := machine_for(ctx, stage, device)) is not None:
         planned = plan_placed(ctx, stage, machine)
         if planned is None:
@@ -63,10 +67,15 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
 
 def machine_for(ctx: Context, stage: Stage, device: str) -> Machine | None:
     """What a stage that runs the transformer plans with; None for others, and where there is no device."""
-    if stage not in (TRAIN, RENDER):
+    if stage not in PLACED:
         return None
     budget = device_budget_bytes(device, ctx.recipe.memory.vram_gib)
     return None if budget is None else Machine.of(ctx, budget, device_name())
+
+
+def settled_for(ctx: Context, stage: Stage) -> Context:
+    """The context as a stage needs it: the others know nothing of the transformer, nor of batches."""
+    return ctx.settled if stage in PLACED else ctx
 
 
 def plan_placed(
@@ -146,12 +155,13 @@ def _plan_training(ctx: Context) -> MemoryPlan:
     value_bytes = BF16_BYTES if settings.mixed_precision == "bf16" else FP32_BYTES
     config = ctx.source.config("transformer")
     width = config["num_attention_heads"] * config["attention_head_dim"]
+    largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size)
     activations = training_activations_bytes(
-        tokens=max(video_tokens(sample) for sample in ctx.snapshot.samples),
+        tokens=video_tokens(largest),
         width=width,
         blocks=config["num_layers"],
         checkpointing=settings.gradient_checkpointing,
-        batch=settings.train_batch_size,
+        batch=clips_of(settings.train_batch_size, largest.bucket),
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
     adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
@@ -194,7 +204,7 @@ def plan_row(plan: MemoryPlan, measured_bytes: int = 0) -> Row:
 
 def host_limit_bytes(ctx: Context, stage: Stage) -> int:
     """What a stage may hold of host memory: the recipe's budget, or its own beside the weights it loads."""
-    weights = _weights(ctx, stage, BF16_BYTES) if stage.models else 0
+    weights = _weights(settled_for(ctx, stage), stage, BF16_BYTES) if stage.models else 0
     return host_budget_bytes(ctx.recipe.memory.ram_gib, weights + int(stage.ram_gib * GIB))
 
 

@@ -90,6 +90,7 @@ class Session:
     decoding: TiledOnDemand | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.ctx = self.ctx.settled
         self.training = training_stamp(self.ctx)
         self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
         self.plan = plan_rendering(self.ctx.recipe.validation)

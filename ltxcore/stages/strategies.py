@@ -11,7 +11,7 @@ from ltxcore.memory.plan import GIB, MemoryPlan, check_host
 from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, TEXT, TRAIN, Stage
-from ltxcore.stages.memory_plans import host_limit_bytes, machine_for, plan_placed, plan_stage
+from ltxcore.stages.memory_plans import host_limit_bytes, machine_for, plan_placed, plan_stage, settled_for
 from ltxcore.stages.setbacks import MAX_SETBACKS, Setback
 from ltxcore.stages.training_plan import Machine
 
@@ -83,6 +83,7 @@ def choose(ctx: Context, stage: Stage, device: str, failed: Sequence[Setback] = 
         StrategyUnavailable: the recipe asks for one that cannot be had here.
         NoPlanLeft: the smallest one has failed.
     """
+    ctx = settled_for(ctx, stage)
     check_host(stage.name, host_limit_bytes(ctx, stage))
     if (machine := machine_for(ctx, stage, device)) is not None:
         return _choose_placed(ctx, stage, machine, failed)

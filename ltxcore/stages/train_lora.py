@@ -44,6 +44,7 @@ LORA_NAME = "ltx2_lora"
 
 def request(ctx: Context) -> dict[str, Any]:
     """Data, latent and text spaces, weights, and the parts of the recipe that change a number."""
+    ctx = ctx.settled
     latents, text = encode_latents.request(ctx), embed_text.space_request(ctx)
     training = ctx.recipe.training.fingerprint_data()
     return {
@@ -79,6 +80,7 @@ class Training:
     """The plan to work by. None: the first of the planner."""
 
     def __post_init__(self) -> None:
+        self.ctx = self.ctx.settled
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
         self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)
@@ -93,15 +95,17 @@ class Training:
             ConfigError: they are over before the warm-up is.
         """
         from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.batch_sizes import batch_sizes
         from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
         settings = self.ctx.recipe.training
         if not settings.num_train_epochs:
             return self.ctx.recipe
+        entries = StoredSamples(self.ctx).entries()
         plan = BatchPlan(
-            StoredSamples(self.ctx).entries(),
+            entries,
             seed=settings.seed,
-            batch_size=settings.train_batch_size,
+            batch_size=batch_sizes(entries, settings.train_batch_size),
             caption_dropout=settings.caption_dropout_probability,
         )
         steps = steps_of_epochs(settings, plan.batches_per_epoch)

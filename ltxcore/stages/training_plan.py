@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.cards import Card, card_like
 from ltxcore.memory.fallback import Exhausted, next_plan
@@ -117,9 +118,14 @@ def planner_for(
 
 
 def workload_of(ctx: Context) -> Workload:
-    """A step on the bucket with the most tokens."""
-    samples = ctx.snapshot.samples
-    return workload_on(ctx, max(samples, key=lambda sample: (video_tokens(sample), sample.id)))
+    """A step on the bucket whose batch has the most tokens."""
+    largest = largest_sample(ctx.snapshot.samples, ctx.recipe.training.train_batch_size)
+    return workload_on(ctx, largest)
+
+
+def largest_sample(samples: Sequence[Sample], size: BatchSize) -> Sample:
+    """A sample of the bucket whose batch has the most tokens."""
+    return max(samples, key=lambda s: (video_tokens(s) * clips_of(size, s.bucket), s.id))
 
 
 def workload_on(ctx: Context, sample: Sample) -> Workload:
@@ -128,11 +134,14 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
     width, height = sample.geometry.target
     # The empty caption of the caption dropout is one more.
     captions = 1 + len({caption for sample in samples for caption in sample.captions})
-    steps = training.max_train_steps * training.gradient_accumulation_steps * training.train_batch_size
+    size = training.train_batch_size
+    batch = 1 if size == AUTO else clips_of(size, sample.bucket)
+    steps = training.max_train_steps * training.gradient_accumulation_steps * batch
     epochs = training.num_train_epochs * sum(sample.visits * sample.probability for sample in samples)
     return replace(
         workload(
             ctx.recipe,
+            batch=batch,
             width=width,
             height=height,
             frames=sample.frames.count,
@@ -146,7 +155,15 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
 
 
 def workload(
-    recipe: Recipe, *, width: int, height: int, frames: int, fps: float, audio: bool, text_tokens: int
+    recipe: Recipe,
+    *,
+    batch: int,
+    width: int,
+    height: int,
+    frames: int,
+    fps: float,
+    audio: bool,
+    text_tokens: int,
 ) -> Workload:
     """A step of a recipe on one bucket."""
     from ltxcore.training.lora import default_targets
@@ -156,7 +173,7 @@ def workload(
         width,
         height,
         frames,
-        batch=training.train_batch_size,
+        batch=batch,
         fps=fps,
         audio=audio,
         text_tokens=text_tokens,
