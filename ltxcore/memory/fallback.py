@@ -61,23 +61,20 @@ def next_plan(plans: Iterable[P], budget: Budget, failed: Sequence[Exhausted], l
     limits: dict[Kind, int] = {}
     for exhausted in failed:
         limits[exhausted.kind] = min(limits.get(exhausted.kind, exhausted.held_bytes), exhausted.held_bytes)
-    left = [
+    smaller = [
         plan
         for plan in plans
         if plan.fits(budget) and all(_held(plan, kind) < held for kind, held in limits.items())
     ]
+    # Group offload takes a slot less than streaming, and is far slower where a copy takes time.
+    left = [plan for plan in smaller if plan.way != "group_offload"] or smaller
     clearly = [
         plan for plan in left if all(_held(plan, kind) <= SHARE * held for kind, held in limits.items())
     ]
     if clearly and not last:
-        return min(clearly, key=lambda plan: (round(plan.step_s, 3), _by_hooks(plan), plan.device_bytes))
+        return min(clearly, key=lambda plan: (round(plan.step_s, 3), plan.device_bytes))
     kind = failed[-1].kind
-    return min(left, key=lambda plan: (_by_hooks(plan), _held(plan, kind), plan.step_s), default=None)
-
-
-def _by_hooks(plan: Placed) -> bool:
-    """Group offload takes a slot less than streaming, and is far slower where a copy takes time."""
-    return plan.way == "group_offload"
+    return min(left, key=lambda plan: (_held(plan, kind), plan.step_s), default=None)
 
 
 def _held(plan: Placed | Exhausted, kind: Kind) -> int:

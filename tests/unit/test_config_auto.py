@@ -27,9 +27,7 @@ def test_a_batch_size_is_a_number_or_one_for_each_bucket(tmp_path: Path, size: A
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5, "four", {}, {"512x512": 2}, {"512x512@49": 0}])
 def test_anything_else_is_refused_with_the_forms_there_are(tmp_path: Path, size: Any) -> None:
-    with pytest.raises(
-        ConfigError, match=r"train_batch_size: found .* write a number above 0"
-    ) as e:
+    with pytest.raises(ConfigError, match=r"train_batch_size: found .* write a number above 0") as caught:
         load(tmp_path, training={"train_batch_size": size})
     assert len(caught.value.problems) == 1
 
