@@ -17,13 +17,13 @@ from rich.table import Table
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.cards import CARDS, Card, card_like
 from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.memory.planner import CONTEXT_BYTES, RESERVE, Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
 from ltxcore.memory.render_planner import RenderPlanner, RenderWorkload
-from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.models.vae_ways import LARGE_TILES, WAYS, ways_from
 from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
 from ltxcore.stages.placing import forced_by

@@ -11,13 +11,13 @@ from typing import Any
 
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.model_settings import TINY_MODEL, ModelSettings
+from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models import precisions
 from ltxcore.models.combined import COMBINED_COMPONENTS, CombinedCheckpoint, open_combined
 from ltxcore.models.errors import ModelError
 from ltxcore.models.finding import TEXT_COMPONENTS, find_model, find_text, may_be_hub_id, require_flavour
 from ltxcore.models.gemma import tower_weights
 from ltxcore.models.hashes import remembered_hashes, remembered_part
-from ltxcore.models.precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models.tensor_file import read_tensor_file
 from ltxcore.models.versions import (
     COMPONENTS,
@@ -232,7 +232,7 @@ def prepare_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
 def _resolve(settings: ModelSettings, models_dir: Path, fetch: bool) -> ModelSource:
     for name in (settings.base_model_precision, settings.text_encoder_1_precision):
         if name not in (NO_CHANGE, AUTO):
-            PRECISIONS[name].require_library()
+            precisions.require_library(PRECISIONS[name])
     if settings.pretrained_model_name_or_path == TINY_MODEL:
         root = _tiny(models_dir / TINY_DIRECTORY, fetch)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltxcore.config.memory_settings import MemorySettings
+from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.arrangement import (
     Arrangement,
     GroupSettings,
@@ -12,7 +13,6 @@ from ltxcore.memory.arrangement import (
 )
 from ltxcore.memory.planner import Forced, TrainingPlan
 from ltxcore.memory.render_planner import RenderingPlan
-from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.stages.context import Context
 
 

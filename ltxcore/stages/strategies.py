@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.plan import GIB, MemoryPlan, check_host
-from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.memory_plans import host_limit_bytes, machine_for, plan_placed, plan_stage, settled_for
