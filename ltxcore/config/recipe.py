@@ -35,6 +35,18 @@ class Recipe(Strict):
     data: DataDefaults = Field(default_factory=DataDefaults)
 
     @model_validator(mode="after")
+    def _one_way_for_gemma(self) -> Recipe:
+        if not self.memory.ramtorch_text_encoder:
+            return self
+        for key in ("text_encoder_loading", "text_encoder_1_precision"):
+            if (given := getattr(self.model, key)) not in ("auto", "no_change", "layer_by_layer"):
+                raise ValueError(
+                    f"memory.ramtorch_text_encoder reads Gemma layer by layer, but model.{key} is {given}; "
+                    "keep one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _auto_has_budgets(self) -> Recipe:
         open_keys = {
             "model.base_model_precision": self.model.base_model_precision,

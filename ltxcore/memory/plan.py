@@ -104,6 +104,12 @@ def largest_layer_bytes(shapes: Shapes, value_bytes: int) -> int:
     return max(sizes.values(), default=0)
 
 
+def layer_count(shapes: Shapes) -> int:
+    """Layers of a language model, told by `layers.N.` in the names; no vision tower's."""
+    found = (re.search(r"^(?!.*vision).*\blayers\.(\d+)\.", name) for name in shapes)
+    return len({match[1] for match in found if match is not None})
+
+
 def training_activations_bytes(
     *, tokens: int, width: int, blocks: int, checkpointing: bool, batch: int
 ) -> int:

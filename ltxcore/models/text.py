@@ -123,7 +123,10 @@ class CaptionEncoder:
         extractor: FeatureExtractor,
         max_tokens: int,
         feature_dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str | None = None,
     ) -> None:
+        """`device` is where Gemma computes; None: where its weights are."""
+        self._device = torch.device(device) if device is not None else text_model.device
         self._tokenizer = tokenizer
         self._text_model = text_model
         self._extractor = extractor
@@ -143,7 +146,7 @@ class CaptionEncoder:
         tokens = caption_tokens(self._tokenizer, caption)
         count = len(tokens)
         kept = tokens[: self._max_tokens]
-        device = self._text_model.device
+        device = self._device
         positions = torch.arange(self._max_tokens - len(kept), self._max_tokens, device=device)
         output = self._text_model(
             input_ids=torch.tensor([kept], device=device),

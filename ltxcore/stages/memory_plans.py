@@ -16,6 +16,7 @@ from ltxcore.memory.plan import (
     adapter_bytes,
     host_budget_bytes,
     largest_layer_bytes,
+    layer_count,
     text_activations_bytes,
     training_activations_bytes,
 )
@@ -30,7 +31,7 @@ from ltxcore.stages.vae_room import VaeRoom
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
-LAYER_BY_LAYER = "layer_by_layer"
+LAYER_BY_LAYER, GROUP_OFFLOAD = "layer_by_layer", "group_offload"
 PLACED = (TRAIN, RENDER)
 """The stages that run the transformer, whose weights the planner places."""
 # Tokens of captions that pass Gemma together where it is read layer by layer.
@@ -54,6 +55,8 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
         return _plan_training(ctx)
     if stage is TEXT and ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
         return _plan_layers(ctx, device)
+    if stage is TEXT and ctx.recipe.model.text_encoder_loading == GROUP_OFFLOAD:
+        return _plan_groups(ctx, device)
     if stage is LATENTS:
         return _plan_encoding(ctx, device)
     value_bytes = BF16_BYTES
@@ -147,6 +150,20 @@ def _plan_layers(ctx: Context, device: str) -> MemoryPlan:
     layers = 2 * largest_layer_bytes(ctx.source.shapes("text_encoder"), BF16_BYTES)
     work = pass_bytes + _text_bytes(ctx, BF16_BYTES) // states
     return replace(_plan(ctx, TEXT, device, layers + projection, 0, work), strategy="layer by layer")
+
+
+def _plan_groups(ctx: Context, device: str) -> MemoryPlan:
+    """On a device two groups of Gemma's layers, and what is outside them; on the host all of it."""
+    shapes, memory = ctx.source.shapes("text_encoder"), ctx.recipe.memory
+    whole = _weights(ctx, TEXT, BF16_BYTES)
+    weights = whole
+    if device == "cuda":
+        layer = largest_layer_bytes(shapes, BF16_BYTES)
+        count = layer_count(shapes)
+        weights = whole - layer * max(0, count - 2 * memory.group_offload_blocks_per_group)
+    return replace(
+        _plan(ctx, TEXT, device, weights, 0, _text_bytes(ctx, BF16_BYTES)), strategy="group offload"
+    )
 
 
 def _plan_training(ctx: Context) -> MemoryPlan:

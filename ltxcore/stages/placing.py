@@ -24,12 +24,7 @@ def forced_by(memory: MemorySettings, blocks: int, precision: str, device: str) 
     """
     way = memory.forced
     connectors = None if memory.text_connectors == "auto" else memory.text_connectors
-    groups = GroupSettings(
-        memory.group_offload_type,
-        memory.group_offload_blocks_per_group,
-        memory.group_offload_use_stream,
-        memory.group_offload_to_disk_path,
-    )
+    groups = group_settings(memory)
     if way == "ramtorch" and device != "cuda":
         raise StrategyUnavailable(
             "ramtorch keeps the weights in host memory and computes on a CUDA device, and this machine has "
@@ -59,6 +54,16 @@ def forced_by(memory: MemorySettings, blocks: int, precision: str, device: str) 
     if way == "auto":
         return Forced(connectors=connectors)
     return Forced(way, resident_blocks=memory.resident_blocks, connectors=connectors, groups=groups)
+
+
+def group_settings(memory: MemorySettings) -> GroupSettings:
+    """The recipe's `group_offload_*` keys."""
+    return GroupSettings(
+        memory.group_offload_type,
+        memory.group_offload_blocks_per_group,
+        memory.group_offload_use_stream,
+        memory.group_offload_to_disk_path,
+    )
 
 
 def forced_arrangement(ctx: Context) -> Arrangement:

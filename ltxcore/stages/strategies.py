@@ -8,10 +8,18 @@ from typing import Any
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.weight_precisions import NO_CHANGE
+from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import GIB, MemoryPlan, check_host
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, TEXT, TRAIN, Stage
-from ltxcore.stages.memory_plans import host_limit_bytes, machine_for, plan_placed, plan_stage, settled_for
+from ltxcore.stages.memory_plans import (
+    LAYER_BY_LAYER,
+    host_limit_bytes,
+    machine_for,
+    plan_placed,
+    plan_stage,
+    settled_for,
+)
 from ltxcore.stages.setbacks import MAX_SETBACKS, Setback
 from ltxcore.stages.training_plan import Machine
 
@@ -63,7 +71,8 @@ def strategies(stage: Stage, recipe: Recipe) -> list[Strategy]:
     """
     found = [Strategy(AS_ASKED, _settled(recipe))]
     asked = recipe.model
-    if stage is TEXT and (asked.text_encoder_loading, asked.text_encoder_1_precision) != ("auto", NO_CHANGE):
+    whole = (asked.text_encoder_loading, asked.text_encoder_1_precision) == ("auto", NO_CHANGE)
+    if stage is TEXT and (not whole or recipe.memory.ramtorch_text_encoder):
         return found
     names: list[str] = []
     for changes in STEPS.get(stage.name, ()):
@@ -84,6 +93,11 @@ def choose(ctx: Context, stage: Stage, device: str, failed: Sequence[Setback] = 
         NoPlanLeft: the smallest one has failed.
     """
     ctx = settled_for(ctx, stage)
+    if stage is TEXT and ctx.recipe.memory.ramtorch_text_encoder and device != "cuda":
+        raise StrategyUnavailable(
+            "ramtorch_text_encoder keeps Gemma out of a CUDA device's memory, and this machine has no such "
+            "device; leave it out, or write model.text_encoder_loading: layer_by_layer"
+        )
     check_host(stage.name, host_limit_bytes(ctx, stage))
     if (machine := machine_for(ctx, stage, device)) is not None:
         return _choose_placed(ctx, stage, machine, failed)
@@ -128,10 +142,11 @@ def _plan(ctx: Context, stage: Stage, strategy: Strategy, device: str) -> Memory
 
 
 def _settled(recipe: Recipe) -> Recipe:
-    """`auto` begins with the whole text encoder in memory."""
+    """`auto` begins with the whole text encoder in memory, but where the recipe wants it outside."""
     if recipe.model.text_encoder_loading != "auto":
         return recipe
-    return _changed(recipe, {"model": {"text_encoder_loading": "resident"}})
+    where = LAYER_BY_LAYER if recipe.memory.ramtorch_text_encoder else "resident"
+    return _changed(recipe, {"model": {"text_encoder_loading": where}})
 
 
 def _changed(recipe: Recipe, changes: Changes) -> Recipe:

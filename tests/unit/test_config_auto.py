@@ -43,3 +43,19 @@ def test_auto_is_refused_without_the_budgets_that_decide(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"needs memory\.ram_gib: what it chooses is part of what"):
         load(tmp_path, **autos, memory={"vram_gib": 22})
     assert load(tmp_path, **autos, memory=BUDGETS).training.train_batch_size == "auto"
+
+
+def test_ramtorch_of_the_other_models_is_one_way_or_refused(tmp_path: Path) -> None:
+    assert load(tmp_path, memory={"ramtorch_text_encoder": True}).memory.ramtorch_text_encoder
+    with pytest.raises(
+        ConfigError, match=r"ramtorch_vae is not offered: .* write encode\.vae_enable_temporal"
+    ):
+        load(tmp_path, memory={"ramtorch_vae": True})
+    for key, value in (("text_encoder_loading", "resident"), ("text_encoder_1_precision", "int8-quanto")):
+        with pytest.raises(ConfigError, match=rf"layer by layer, but model\.{key} is {value}; keep one"):
+            load(tmp_path, memory={"ramtorch_text_encoder": True}, model={key: value})
+    with pytest.raises(ConfigError, match="needs Gemma whole"):
+        load(
+            tmp_path,
+            model={"text_encoder_loading": "group_offload", "text_encoder_1_precision": "int8-quanto"},
+        )
