@@ -66,7 +66,7 @@ class MemorySettings(Strict):
     def _vaes_are_small(self) -> MemorySettings:
         if self.ramtorch_vae:
             raise ValueError(
-                "ramtorch_vae is not offered: both VAEs take 1.4 GiB, and it is the clips that fill the memory. "
+                "ramtorch_vae is not offered: both VAEs take 1.4 GiB, and it is the clips that fill memory. "
                 "Leave it out; where clips do not fit, write encode.vae_enable_temporal_roll: true and "
                 "encode.vae_enable_tiling: true"
             )
