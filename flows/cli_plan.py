@@ -25,7 +25,7 @@ from ltxcore.memory.planner import CONTEXT_BYTES, RESERVE, Budget, Forced, Plann
 from ltxcore.memory.remedies import remedies
 from ltxcore.memory.render_planner import RenderPlanner, RenderWorkload
 from ltxcore.models.vae_ways import LARGE_TILES, WAYS, ways_from
-from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
+from ltxcore.models.versions import LOADABLE, TEXT_MAX_TOKENS, VERSIONS, Version
 from ltxcore.stages.placing import forced_by
 from ltxcore.stages.training_plan import planner_for, workload
 from ltxcore.stages.vae_room import VaeRoom
@@ -36,7 +36,7 @@ errors = Console(stderr=True)
 
 BAD_INPUT = 2
 # Parameters of the audio VAE and the vocoder (ltx2-facts section 7).
-SOUND_VALUES = {"2.0": 108_800_000, "2.3": 181_700_000, "2.5": 181_700_000}
+SOUND_VALUES = {"2.0": 108_800_000, "2.3": 181_700_000}
 
 
 def plan(
@@ -261,7 +261,13 @@ def _this_machine(recipe: Recipe) -> list[Card]:
 def _version(name: str) -> Version:
     if name not in VERSIONS:
         raise typer.BadParameter(f"LTX-2 {name} is not known; give one of {', '.join(VERSIONS)}")
-    return VERSIONS[name]
+    found = VERSIONS[name]
+    if found.missing:
+        raise typer.BadParameter(
+            f"LTX-{name} cannot be loaded yet; missing are {'; '.join(found.missing)}. "
+            f"Give one of {', '.join(LOADABLE)}"
+        )
+    return found
 
 
 def _card(name: str, ram: float | None) -> Card:

@@ -225,7 +225,7 @@ def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
     started = run_deployment(
         "parent-of-a-training/parent-of-a-training", parameters=parameters, timeout=0, as_subflow=False
     )
-    until(is_final(started.id), 180)
+    until(is_final(started.id), 600)
     assert read(started.id).state.is_completed(), read(started.id).state.message
     with get_client(sync_client=True) as client:
         runs = [
