@@ -163,15 +163,16 @@ class Team:
             time.sleep(POLL_S)
         silent = [n for n, p in enumerate(processes) if p.poll() and read_end(self.directory, n) is None]
         gone = "; ".join(
-            f"process {n} of {len(processes)} ended with status {processes[n].poll()}, its log {self._log(n)} "
-            f"with: {_tail(self._log(n))}"
+            f"process {n} of {len(processes)} ended with status {processes[n].poll()}, "
+            f"its log {self._log(n)} with: {_tail(self._log(n))}"
             for n in silent
         )
         failure = self._first_failure()
         if failure is None:
             raise ProcessFailed(gone)
         rank, ended = failure
-        told = f"process {rank} of {len(processes)}: {ended.message} (log: {self._log(rank)}){gone and '; '}{gone}"
+        told = f"process {rank} of {len(processes)}: {ended.message} (log: {self._log(rank)})"
+        told = "; ".join(part for part in (told, gone) if part)
         raise ProcessOutOfMemory(told) if ended.out_of_memory else ProcessFailed(f"{ended.kind}: {told}")
 
     def _first_failure(self) -> tuple[int, Ended] | None:
