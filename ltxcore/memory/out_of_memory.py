@@ -18,6 +18,7 @@ _HOST_WORDS = (
     "can't allocate memory",
     "cannot allocate memory",
     "could not create a memory object",
+    "unable to allocate",
 )
 
 
@@ -37,7 +38,7 @@ def is_on_host(error: BaseException) -> bool:
     """Whether it was host memory that was short, of an error that `is_out_of_memory` knows."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, MemoryError) or any(word in str(seen).lower() for word in _HOST_WORDS):
+        if type(seen) is MemoryError or any(word in str(seen).lower() for word in _HOST_WORDS):
             return True
         seen = seen.__cause__
     return False

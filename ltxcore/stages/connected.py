@@ -54,7 +54,9 @@ class ConnectedCaptions:
             connectors = load_connectors(self._ctx.source, self._dtype, "cpu")
             place_connectors(connectors, device, streamed=False)
             for caption in waiting:
-                self._write(caption, connectors)
+                # Another process of this training may have written it meanwhile.
+                if not self._path(caption).is_file():
+                    self._write(caption, connectors)
             del connectors
             release_memory()
             logger.info("the connectors have run for %d captions, once and for all", len(waiting))
@@ -75,11 +77,6 @@ class ConnectedCaptions:
         tensors = load_file(self._path(caption))
         return ConnectedCaption(tensors["video"], tensors["audio"])
 
-    def delete(self) -> None:
-        """Give the space back."""
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
-
     def _path(self, caption: str) -> Path:
         key = fingerprint(
             {
@@ -90,6 +87,12 @@ class ConnectedCaptions:
             }
         )
         return self._folder / f"{key[:40]}.safetensors"
+
+
+def delete_connected(directory: Path) -> None:
+    """Give the space back that a training's captions took."""
+    if (directory / DIRECTORY).exists():
+        shutil.rmtree(directory / DIRECTORY)
 
 
 class ConnectedSamples:

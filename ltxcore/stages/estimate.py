@@ -269,7 +269,7 @@ def _steps(ctx: Planned, data: _Data) -> int:
     settings = ctx.settled.recipe.training
     sizes = batch_sizes(entries, settings.train_batch_size)
     plan = BatchPlan(entries, seed=settings.seed, batch_size=sizes, caption_dropout=0.0)
-    return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
+    return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:

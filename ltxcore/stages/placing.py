@@ -72,6 +72,8 @@ def forced_arrangement(ctx: Context) -> Arrangement:
     Raises:
         StrategyUnavailable: the strategy needs a device.
     """
+    if ctx.recipe.processes.shared_out:
+        return Arrangement("sharded")
     blocks = int(ctx.source.config("transformer")["num_layers"])
     forced = forced_by(ctx.recipe.memory, blocks, ctx.recipe.model.base_model_precision, device="cpu")
     connectors = forced.connectors or "resident"

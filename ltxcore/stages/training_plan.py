@@ -12,11 +12,13 @@ import psutil
 
 from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
 from ltxcore.config.recipe import Recipe
+from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.cards import Card, card_like
 from ltxcore.memory.fallback import Exhausted, next_plan
 from ltxcore.memory.plan import GIB, MemoryPlan
-from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
+from ltxcore.memory.planner import Budget, NothingFits, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import choose_or_advise
+from ltxcore.memory.sharing import shared_plan
 from ltxcore.memory.sizes import Shapes, TransformerSizes
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
@@ -63,21 +65,36 @@ def plan_on_device(
         NothingFits: none does; says what would.
         StrategyUnavailable: the recipe asks for what this model or machine cannot do.
     """
-    planner = planner_of(ctx, machine.card)
+    planner, work = planner_of(ctx, machine.card), workload_of(ctx)
+    if ctx.recipe.processes.shared_out:
+        return None if failed else _plan_shared(ctx, planner, work, machine)
     precision = ctx.recipe.model.base_model_precision
     forced = forced_by(ctx.recipe.memory, planner.sizes.blocks, precision, device="cuda")
-    work = workload_of(ctx)
     if not failed:
         plan = choose_or_advise(planner, work, machine.budget, precision, forced)
-        return _memory_plan(plan, planner, forced, machine)
+        return _memory_plan(plan, arrangement_of(plan, planner.sizes.blocks, forced), machine)
     # Recomputing activations gives the same adapter: for want of memory the recipe's `false` gives way.
     work = replace(work, checkpointing=True)
     plans = planner.variants(work, machine.budget, precision, forced)
     found = next_plan(plans, machine.budget, failed, last)
-    return None if found is None else _memory_plan(found, planner, forced, machine)
+    if found is None:
+        return None
+    return _memory_plan(found, arrangement_of(found, planner.sizes.blocks, forced), machine)
 
 
-def _memory_plan(plan: TrainingPlan, planner: Planner, forced: Forced, machine: Machine) -> MemoryPlan:
+def _plan_shared(ctx: Context, planner: Planner, work: Workload, machine: Machine) -> MemoryPlan:
+    """The one plan of processes that share the transformer out.
+
+    Raises:
+        NothingFits: it does not.
+    """
+    plan = shared_plan(planner, work, ctx.recipe.processes.count)
+    if not plan.fits(machine.budget):
+        raise NothingFits(plan, work, machine.budget, "; more processes would share it further")
+    return _memory_plan(plan, Arrangement("sharded"), machine)
+
+
+def _memory_plan(plan: TrainingPlan, arrangement: Arrangement, machine: Machine) -> MemoryPlan:
     return MemoryPlan(
         stage=TRAIN.name,
         weights_bytes=plan.weights_bytes,
@@ -86,7 +103,7 @@ def _memory_plan(plan: TrainingPlan, planner: Planner, forced: Forced, machine: 
         on_device=True,
         budget_bytes=machine.budget.device_bytes,
         strategy=plan.told,
-        arrangement=arrangement_of(plan, planner.sizes.blocks, forced),
+        arrangement=arrangement,
         host_bytes=plan.host_bytes,
     )
 
