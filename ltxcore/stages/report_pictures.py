@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ltxcore.media.errors import MediaError
+from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.media.thumbnail import thumbnail
 from ltxcore.stages.context import Context
 from ltxcore.stages.keys import waveform_key
@@ -21,7 +21,7 @@ from ltxcore.store.waveforms import Waveform, WaveformStore
 T = TypeVar("T")
 
 MOST_THUMBNAILS, MOST_WAVEFORMS = 600, 2000
-AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+AT_ONCE = processes_at_once()
 BARS = 48
 """Bars of a waveform's picture."""
 LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
