@@ -43,7 +43,9 @@ def look_of(path: Path, index: int, duration_s: float) -> str | None:
     Raises:
         ToolMissing: ffmpeg is not installed.
     """
-    command = look_output(path, index, duration_s).compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "error"])
+    command = look_output(path, index, duration_s).compile(
+        cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "error"]
+    )
     try:
         return read_look(run_tool(command, LOOK_TIMEOUT_S).stdout)
     except MediaError:

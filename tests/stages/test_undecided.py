@@ -38,7 +38,9 @@ def hang_at(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
     """Put an ffprobe on the PATH that never comes back from one file."""
     real = shutil.which("ffprobe")
     folder.mkdir()
-    script = f'#!/bin/sh\nfor last; do :; done\ncase "$last" in *{name}) exec sleep 60;; esac\nexec {real} "$@"\n'
+    script = (
+        f'#!/bin/sh\nfor last; do :; done\ncase "$last" in *{name}) exec sleep 60;; esac\nexec {real} "$@"\n'
+    )
     (folder / "ffprobe").write_text(script)
     (folder / "ffprobe").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
