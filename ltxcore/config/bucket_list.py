@@ -46,8 +46,8 @@ def read_bucket(text: str) -> Bucket:
     if asked != legal:
         nearest = legal.written if match[3] else f"{legal.width}x{legal.height}"
         raise ValueError(
-            f"{text} is no bucket of LTX-2: edges are multiples of {SPATIAL_FACTOR}, and there are 8n+1 frames; "
-            f"the nearest is {nearest}"
+            f"{text} is no bucket of LTX-2: edges are multiples of {SPATIAL_FACTOR}, and there are 8n+1 "
+            f"frames; the nearest is {nearest}"
         )
     return asked
 

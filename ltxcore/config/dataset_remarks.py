@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ltxcore.config.dataset_kinds import AudioDataset, Media, PictureDataset, VideoDataset
 from ltxcore.config.bucket_list import TEMPORAL_FACTOR
+from ltxcore.config.dataset_kinds import AudioDataset, Media, PictureDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
 
 REPLACED_BY_BUCKETS = {

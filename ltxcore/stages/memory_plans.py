@@ -47,7 +47,8 @@ def _encoding_bytes(ctx: Context, value_bytes: int) -> int:
     settings, channels = ctx.recipe.encode, ctx.source.config("vae")["block_out_channels"][0]
     way = asked_way(settings)
     clips = 1 if settings.vae_enable_slicing else settings.vae_batch_size
-    sizes = {(sample.frames.count, *sample.geometry.target) for sample in ctx.snapshot.samples}
+    pictures = [sample for sample in ctx.snapshot.samples if sample.kind != "audio"]
+    sizes = {(sample.frames.count, *sample.geometry.target) for sample in pictures}
     return clips * max((_vae_bytes(way, size, channels, value_bytes) for size in sizes), default=0)
 
 
@@ -149,7 +150,16 @@ def host_limit_bytes(ctx: Context, stage: Stage) -> int:
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:
     parts = {"text_projection": "connectors"}
     components = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
+    if stage is LATENTS:
+        components = _encoders(ctx)
     return sum(ctx.source.resident_bytes(component, value_bytes) for component in components)
+
+
+def _encoders(ctx: Context) -> set[str]:
+    """The VAEs that encoding loads: of pictures and of sound, where the data has any."""
+    samples = ctx.snapshot.samples
+    needed = {"vae": any(s.kind != "audio" for s in samples), "audio_vae": any(s.audio for s in samples)}
+    return {name for name, is_needed in needed.items() if is_needed}
 
 
 def _plan(

@@ -371,14 +371,20 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([video(s2v_datasets=["sounds"]), sounds(audio={"audio_only": True})], "it cannot be audio_only"),
     ([video(), sounds(id="clips_audio", audio={"audio_only": True})], "give the other set another id"),
     ([image(video={"num_frames": 9})], "0.video: is not a known key"),
-    ([video(buckets=["768x500x50"])], "0.buckets: 768x500x50 is no bucket of LTX-2: edges are multiples of 32, "
-     "and there are 8n+1 frames; the nearest is 768x512x49"),
+    (
+        [video(buckets=["768x500x50"])],
+        "0.buckets: 768x500x50 is no bucket of LTX-2: edges are multiples of 32, and there are 8n+1 frames; "
+        "the nearest is 768x512x49",
+    ),
     ([video(buckets=["64x64"])], "0.buckets: 64x64 names no frames; write 64x64x49"),
     ([video(buckets=["wide"])], "'wide' is no bucket; write width x height x frames, e.g. 768x512x49"),
     ([video(buckets=["64x64x9", "64x64@9"])], "64x64x9 is given twice"),
     ([image(buckets=["64x64x9"])], "64x64x9 has 9 frames, and a picture is one; write 64x64"),
     ([image(buckets=["10x64"])], "the nearest is 32x64"),
-    ([video(video={"num_frames": 50, "max_frames": 40})], "video.max_frames 40 is less than the 50 frames needed"),
+    (
+        [video(video={"num_frames": 50, "max_frames": 40})],
+        "video.max_frames 40 is less than the 50 frames needed",
+    ),
     ([image(disabled=True)], "has no video, image or audio dataset that is not disabled"),
 ]  # fmt: skip
 

@@ -69,7 +69,8 @@ def test_a_clip_that_is_too_short_says_so_and_the_others_train(bench: Bench) -> 
     snapshot, _ = bench.probe()
     reasons = {rejection.path: rejection.reason for rejection in snapshot.rejections}
     assert reasons["twin.mp4"] == (
-        "is too short for every bucket of its dataset: it has 45 frames at 25 fps, and the shortest is 64x64x49"
+        "is too short for every bucket of its dataset: it has 45 frames at 25 fps, and the shortest is "
+        "64x64x49"
     )
     assert {sample.bucket for sample in snapshot.samples} == {"64x64@49"}
 
@@ -103,7 +104,8 @@ def test_buckets_of_the_recipe_are_for_datasets_that_say_nothing(tmp_path: Path)
 def test_an_illegal_bucket_is_refused_with_its_line_and_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "datasets.yaml").write_text(
-        "- id: clips\n  dataset_type: video\n  instance_data_dir: clips\n  buckets: [768x512x49, 700x512x50]\n"
+        "- id: clips\n  dataset_type: video\n  instance_data_dir: clips\n"
+        "  buckets: [768x512x49, 700x512x50]\n"
         "- {id: text, dataset_type: text_embeds}\n"
     )
     with pytest.raises(
