@@ -224,8 +224,9 @@ def test_sound_alone_counts_neither_the_video_vae_nor_its_targets(bench: Bench) 
     assert plan is not None
     assert before is not None
     source = bench.ctx.source
-    assert plan.weights_bytes == source.resident_bytes("audio_vae", 2)
-    assert before.weights_bytes == plan.weights_bytes + source.resident_bytes("vae", 2)
+    value_bytes = {"bf16": 2, "fp32": 4}[bench.recipe.encode.vae_dtype]
+    assert plan.weights_bytes == source.resident_bytes("audio_vae", value_bytes)
+    assert before.weights_bytes == plan.weights_bytes + source.resident_bytes("vae", value_bytes)
     assert plan.activations_bytes == 0
 
     bench.split()
