@@ -190,7 +190,9 @@ def _clip(
         size="" if sample.kind == "audio" else "{}x{}".format(*sample.geometry.source),
         fps=sample.source_fps,
         source_s=sample.source_duration_s,
-        used_s=sample.frames.duration_s,
+        used_s=sample.audio.duration_s
+        if sample.kind == "audio" and sample.audio
+        else sample.frames.duration_s,
         frames_used=sample.frames.count,
         frames_dropped=there - sample.frames.count,
         visits=sample.visits * sample.probability,
