@@ -146,7 +146,10 @@ def test_ten_thousand_clips_make_a_page_of_bearable_size_in_seconds(bench: Bench
 
 MIXED = """
 - {id: stills, dataset_type: image, instance_data_dir: stills, resolution: 64}
-- {id: sounds, dataset_type: audio, instance_data_dir: sounds, audio: {duration_interval: 0.5}}
+- id: sounds
+  dataset_type: audio
+  instance_data_dir: sounds
+  audio: {audio_only: true, duration_interval: 0.5}
 - {id: text, dataset_type: text_embeds}
 """
 
