@@ -17,7 +17,15 @@ from ltxcore.media.errors import MediaError
 from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
 from ltxcore.media.sound_and_look import measure
-from ltxcore.media.streams import AudioStream, Fields, check_file, ffprobe_packets, first_sound, is_sound
+from ltxcore.media.streams import (
+    AudioStream,
+    Fields,
+    check_file,
+    ffprobe_packets,
+    first_sound,
+    is_sound,
+    seconds,
+)
 
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -222,7 +230,8 @@ def _rotation(stream: Fields) -> int:
     for name, value in stream.items():
         if name == "rotation" or name.endswith(":rotation"):
             return -round(float(value)) % 360
-    return round(float(stream.get("tag:rotate", "0"))) % 360
+    # A tag holds whatever somebody has written into it.
+    return round(seconds(stream.get("tag:rotate")) or 0.0) % 360
 
 
 def _aspect_of_pixels(text: str | None) -> Fraction:

@@ -162,7 +162,7 @@ def is_sound(stream: Fields) -> bool:
 
 
 def seconds(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"-?[\d.]+", text) else None
+    return float(text) if text and re.fullmatch(r"-?\d+(\.\d*)?|-?\.\d+", text) else None
 
 
 def _clock(text: str | None) -> float | None:
