@@ -34,7 +34,7 @@ class Stage:
 PROBE = Stage(
     name="probe-media",
     title="look at every file, choose buckets",
-    version="2",
+    version="3",
     pool="cpu",
     inputs=(),
     models=(),

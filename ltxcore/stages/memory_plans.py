@@ -106,7 +106,8 @@ def _plan_encoding(ctx: Context, device: str) -> MemoryPlan:
     settings, room = ctx.recipe.encode, vae_room(ctx, device)
     first, clips = asked_way(settings), 1 if settings.vae_enable_slicing else settings.vae_batch_size
     work, ways = 0, {first}
-    for size in {(sample.frames.count, *sample.geometry.target) for sample in ctx.snapshot.samples}:
+    pictures = [sample for sample in ctx.snapshot.samples if sample.kind != "audio"]
+    for size in {(sample.frames.count, *sample.geometry.target) for sample in pictures}:
         way = room.way_for(first, size)
         ways.add(way)
         work = max(work, room.clips_for(way, size, clips) * room.work_bytes(way, size))
@@ -229,7 +230,16 @@ def host_limit_bytes(ctx: Context, stage: Stage) -> int:
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:
     parts = {"text_projection": "connectors"}
     components = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
+    if stage is LATENTS:
+        components = _encoders(ctx)
     return sum(ctx.source.resident_bytes(component, value_bytes) for component in components)
+
+
+def _encoders(ctx: Context) -> set[str]:
+    """The VAEs that encoding loads: of pictures and of sound, where the data has any."""
+    samples = ctx.snapshot.samples
+    needed = {"vae": any(s.kind != "audio" for s in samples), "audio_vae": any(s.audio for s in samples)}
+    return {name for name, is_needed in needed.items() if is_needed}
 
 
 def _plan(
