@@ -19,6 +19,7 @@ from ltxcore.models.loading import (
     load_video_vae,
     load_vocoder,
 )
+from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
 from ltxcore.models.text import TextFeatures, connect
@@ -165,8 +166,12 @@ class Renderer:
             self._adapted = False
 
     def _load(self, file: Path) -> None:
-        _check_keys(file)
+        names = _check_keys(file)
         try:
+            if is_lycoris(names):
+                # diffusers' pipeline takes LoRAs alone.
+                load_lycoris(self._components.transformer, _own_names(file), ADAPTER)
+                return
             self._pipeline.load_lora_weights(
                 str(file.parent),
                 weight_name=file.name,
@@ -263,8 +268,14 @@ def _embeddings_width(components: Components) -> int:
     return heads * width
 
 
-def _check_keys(file: Path) -> None:
-    """Refuse what diffusers would take without a word and not apply."""
+def _own_names(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+
+
+def _check_keys(file: Path) -> list[str]:
+    """Refuse what diffusers would take without a word and not apply; the names of what is there."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -278,6 +289,7 @@ def _check_keys(file: Path) -> None:
             f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
             f"found {', '.join(foreign[:3]) or 'nothing'}"
         )
+    return names
 
 
 def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
