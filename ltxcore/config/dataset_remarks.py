@@ -25,7 +25,7 @@ def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
         if getattr(dataset, key) is not None:
             yield f"{key} is not used: the workspace holds the store"
     if dataset.is_regularisation_data:
-        yield "is_regularisation_data is recorded on its samples; they are trained like the others"
+        yield "is_regularisation_data: its targets are the base model's answers, so nothing changes there"
     if isinstance(dataset, PictureDataset) and not dataset.crop and "crop_aspect" in dataset.model_fields_set:
         yield "crop_aspect has no effect without `crop: true`"
     if isinstance(dataset, VideoDataset):

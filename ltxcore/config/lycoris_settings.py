@@ -28,12 +28,12 @@ REFUSED: Final[Mapping[str, str]] = {
     "unbalanced_factorization": "peft factorises evenly; leave it out",
     "train_norm": "norms are not trained; leave it out",
 }
+_OTHERS: Final = ("full", "dylora", "glora", "ia3", "oft", "diag-oft", "boft", "glokr")
 ALGORITHMS: Final[Mapping[str, str]] = {
-    name: "use lora_type standard" for name in ("lora", "locon")
-} | {
-    name: "peft has no such adapter that ComfyUI reads; use lokr or loha"
-    for name in ("full", "dylora", "glora", "ia3", "oft", "diag-oft", "boft", "glokr")
-}  # fmt: skip
+    **dict.fromkeys(("lora", "locon"), "use lora_type standard"),
+    **dict.fromkeys(_OTHERS, "use lokr or loha, which peft trains and ComfyUI reads"),
+}
+"""Algorithms of LyCORIS that are not trained here, and what to use instead."""
 
 
 class LayerChange(Strict):

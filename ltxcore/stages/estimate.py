@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import embed_text, split_audio, train_lora
@@ -28,6 +29,9 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
+
+if TYPE_CHECKING:
+    from ltxcore.training.data import Entry
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = [*data.problems, *_no_step_left(ctx, found)]
+    problems = [*data.problems, *_no_step_left(ctx, found), *_small_bucket(ctx, data)]
     if found.disk_bytes > free:
         problems.append(
             f"{found.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
@@ -259,15 +263,31 @@ def _steps(ctx: Planned, data: _Data) -> int:
     settings = ctx.recipe.training
     if not settings.num_train_epochs:
         return settings.max_train_steps
-    from ltxcore.training.data import Entry
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
-    entries = [
-        Entry(s.id, s.bucket, s.frames.fps, s.audio is not None, len(s.captions), s.visits, s.probability)
-        for s in data.samples
-    ]
-    plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
+    plan = BatchPlan(
+        _entries(data), seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0
+    )
     return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
+
+
+def _entries(data: _Data) -> list[Entry]:
+    from ltxcore.training.data import Entry
+
+    return [
+        Entry(
+            sample_id=sample.id,
+            bucket=sample.bucket,
+            fps=sample.frames.fps,
+            has_audio=sample.audio is not None,
+            has_video=sample.kind != "audio",
+            captions=len(sample.captions),
+            visits=sample.visits,
+            probability=sample.probability,
+            regularisation=sample.regularisation,
+        )
+        for sample in data.samples
+    ]
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
@@ -312,6 +332,20 @@ def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
     if not steps or not warmup or steps > warmup:
         return []
     return [f"the recipe's {steps} steps leave none after lr_warmup_steps {warmup}"]
+
+
+def _small_bucket(ctx: Context, data: _Data) -> list[str]:
+    """A bucket that does not fill a batch, where every clip is known: one more could fill it."""
+    settings = ctx.recipe.training
+    if not data.samples or data.scale > 1:
+        return []
+    from ltxcore.training.plan import BucketTooSmall, check_buckets
+
+    try:
+        check_buckets(_entries(data), settings.train_batch_size, settings.allow_small_buckets)
+    except BucketTooSmall as error:
+        return [str(error)]
+    return []
 
 
 def _existing(path: Path) -> Path:

@@ -115,7 +115,7 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
         batch=settings.train_batch_size,
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
-    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
+    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.rank_by_size)
     plan = _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
     return replace(plan, strategy=forced_arrangement(ctx).strategy)
 

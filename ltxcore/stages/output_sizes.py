@@ -99,7 +99,7 @@ def adapter_parameters(source: ModelSource, lora: LoraSettings, has_sound: bool)
         and len(shape) == 2
         and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
     ]
-    return sum(lora.lora_rank * (rows + columns) for rows, columns in linears)
+    return sum(lora.rank_by_size * (rows + columns) for rows, columns in linears)
 
 
 def training_bytes(parameters: int, steps: int, settings: TrainingSettings) -> int:

@@ -82,6 +82,7 @@ class StoredSamples:
                 captions=len(sample.captions),
                 visits=sample.visits,
                 probability=sample.probability,
+                regularisation=sample.regularisation,
             )
             for sample in self._samples.values()
         ]
@@ -100,6 +101,7 @@ class StoredSamples:
             features=self._features.load(EMPTY if caption is None else sample.captions[caption]),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
+            regularisation=sample.regularisation,
         )
 
     def _video(self, sample: Sample) -> torch.Tensor:

@@ -18,7 +18,7 @@ from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.contract import TRAIN, versions
 from ltxcore.stages.memory_plans import plan_training
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
@@ -29,15 +29,22 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
+    from ltxcore.memory.placement import Placement
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
 logger = logging.getLogger(__name__)
 
-# These say how often a training is saved, not what it computes.
-NOT_IN_REQUEST = {"checkpoint_step_interval", "checkpoints_total_limit"}
+# These say how often a training is saved, where it begins and what it refuses, not what it computes.
+NOT_IN_REQUEST = {
+    "checkpoint_step_interval",
+    "checkpoints_total_limit",
+    "resume_from_checkpoint",
+    "allow_small_buckets",
+}
 SYNC_EVERY_S = 5.0
 LORA_NAME = "ltx2_lora"
+EMA_SUFFIX = "_ema"
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -52,7 +59,16 @@ def request(ctx: Context) -> dict[str, Any]:
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
+        "trigger": trigger(ctx),
     }
+
+
+def trigger(ctx: Context) -> str:
+    """The words that call what is trained: the recipe's, or else the datasets' instance prompts."""
+    if ctx.recipe.lora.trigger is not None:
+        return ctx.recipe.lora.trigger
+    own = {sample.trigger for sample in ctx.snapshot.samples if not sample.regularisation}
+    return ", ".join(sorted(own - {""}))
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
@@ -94,12 +110,7 @@ class Training:
         settings = self.ctx.recipe.training
         if not settings.num_train_epochs:
             return self.ctx.recipe
-        plan = BatchPlan(
-            StoredSamples(self.ctx).entries(),
-            seed=settings.seed,
-            batch_size=settings.train_batch_size,
-            caption_dropout=settings.caption_dropout_probability,
-        )
+        plan = BatchPlan.of(StoredSamples(self.ctx).entries(), settings)
         steps = steps_of_epochs(settings, plan.batches_per_epoch)
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
@@ -142,9 +153,7 @@ class Training:
         from ltxcore.memory.placement import Placement, place_connectors
         from ltxcore.models.loading import load_connectors, load_transformer
         from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.loop import train
-        from ltxcore.training.lora import lora_parameters
         from ltxcore.training.plot import plot_losses
 
         samples = StoredSamples(self.ctx)
@@ -170,16 +179,33 @@ class Training:
             self.recipe,
             self.directory,
             run_fingerprint=request_fingerprint(TRAIN, self.request),
+            request={"versions": versions(TRAIN), **self.request},
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
             on_step=tell,
             should_stop=should_stop,
         )
-        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
-        export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
+        self._export(transformer, placement, result)
         plot_losses(self.metrics_file, self.loss_picture)
         placement.remove()
         return result
+
+    def _export(self, transformer: Any, placement: Placement, result: TrainResult) -> None:
+        """Write the LoRA, and the average of it beside or instead, as the recipe says."""
+        from ltxcore.training.adapters import take_adapter
+        from ltxcore.training.export import Lineage, export_lora
+        from ltxcore.training.lora import lora_parameters
+
+        trigger = self.request["trigger"]
+        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe, trigger)
+        last = lora_parameters(transformer)
+        average = None if result.ema is None else {name: result.ema[name] for name in last}
+        instead = average is not None and self.ctx.recipe.training.ema_export == "instead"
+        found = {"": average if instead else last, EMA_SUFFIX: None if instead else average}
+        for suffix, weights in found.items():
+            if weights is not None:
+                adapter = take_adapter(transformer, weights, placement.reading)
+                export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
 
     @property
     def metrics_file(self) -> Path:
@@ -205,6 +231,7 @@ class Training:
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
                 "seconds_a_step": result.seconds / result.steps,
+                "resume": {"step": result.start.step, "notes": list(result.start.notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,
                 "directory": self.ctx.workspace.relative(self.directory),

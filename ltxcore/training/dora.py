@@ -21,8 +21,8 @@ class DoraLinear(DoraLinearLayer):
         self,
         x: torch.Tensor,
         *,
-        lora_A: nn.Module,  # noqa: N803 - peft's names
-        lora_B: nn.Module,  # noqa: N803
+        lora_A: nn.Module,
+        lora_B: nn.Module,
         scaling: float,
         base_layer: nn.Module,
         base_result: torch.Tensor | None = None,

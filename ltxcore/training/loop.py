@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,14 @@ from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.training.checkpoints import write_checkpoint
+from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.data import Batch, SampleSource, collate
-from ltxcore.training.lora import add_lora, lora_parameters, target_modules
+from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.optimizer import clip_gradients, require_optimizer, weights_dtype
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
+from ltxcore.training.resume import Start, find_start
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import StepLosses, batch_losses, derived_dropout, mean, require_finite
 
@@ -48,6 +51,10 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
+    start: Start
+    """Where it began."""
+    ema: dict[str, torch.Tensor] | None = None
+    """The averages of the weights, where the recipe keeps them."""
 
 
 def train(
@@ -59,6 +66,7 @@ def train(
     *,
     run_fingerprint: str,
     max_tokens: int,
+    request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -77,6 +85,7 @@ def train(
         directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
+        request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
@@ -84,24 +93,30 @@ def train(
     Raises:
         TrainingInterrupted: `should_stop` said so.
         TrainingDiverged: a loss or gradient is not finite; names the step and its samples.
-        ForeignCheckpoint: the checkpoints in `directory` are of another `run_fingerprint`.
+        ForeignCheckpoint, NoSuchCheckpoint: what the recipe wants continued cannot be, see `find_start`.
+        BucketTooSmall: a batch cannot be filled.
+        OptimizerMissing: the optimizer's package is not installed.
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
-    plan = BatchPlan(
-        source.entries(),
-        seed=settings.seed,
-        batch_size=settings.train_batch_size,
-        caption_dropout=settings.caption_dropout_probability,
-    )
+    require_optimizer(settings.optimizer)
+    plan = BatchPlan.of(source.entries(), settings)
     placement = placement or Placement.as_it_is(transformer)
     _adapt(transformer, source, recipe, placement)
     state = TrainingState(lora_parameters(transformer), settings, placement.device)
-    done = state.resume(directory, run_fingerprint)
+    made_of = dict(request or {})
+    start = find_start(
+        directory, run_fingerprint, made_of, settings.resume_from_checkpoint, settings.max_train_steps
+    )
+    if start.checkpoint is not None:
+        state.resume(start.checkpoint)
+    done = start.step
 
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
+    if settings.torch_compile:
+        compile_blocks(transformer, settings, placement.arrangement, shapes=plan.groups)
     accelerator = _accelerator(settings, placement.device)
     model = accelerator.prepare(transformer)
 
@@ -132,10 +147,10 @@ def train(
         for step in range(done + 1, total + 1):
             started, waited_s = time.monotonic(), data.waited_s
             parts = compute(step, data)
-            grad_norm = float(accelerator.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
+            grad_norm = clip_gradients(accelerator, list(state.parameters.values()), settings)
             require_finite("gradient", grad_norm, step, parts.sample_ids)
             learning_rate = state.learning_rate
-            state.advance()
+            state.advance(step)
 
             epoch = plan.epoch_at(step * accumulation - 1)
             times = time.monotonic() - started, data.waited_s - waited_s
@@ -145,27 +160,30 @@ def train(
 
             stop = step < total and should_stop()
             if stop or step == total or step % settings.checkpoint_step_interval == 0:
-                write_checkpoint(
-                    directory, state.checkpoint(step, run_fingerprint), settings.checkpoints_total_limit
-                )
+                saved = state.checkpoint(step, run_fingerprint, made_of)
+                write_checkpoint(directory, saved, settings.checkpoints_total_limit)
             if stop:
                 raise TrainingInterrupted(step)
 
     transformer.eval()
-    return _result(read_metrics(directory / METRICS_FILE))
+    averages = None if state.ema is None else state.ema.averages
+    return _result(read_metrics(directory / METRICS_FILE), start, averages)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
     """Give the transformer its LoRA, where the weights that it adapts are."""
-    entries = source.entries()
-    targets = target_modules(
-        transformer,
-        with_audio=any(e.has_audio for e in entries),
-        with_video=any(e.has_video for e in entries),
-        suffixes=recipe.lora.lora_targets,
-    )
-    add_lora(transformer, recipe.lora, targets, recipe.training.seed)
-    placement.hold_adapter(lora_parameters(transformer).values())
+    entries, settings = source.entries(), recipe.lora
+    has_audio, has_video = any(e.has_audio for e in entries), any(e.has_video for e in entries)
+    preset = None if settings.lycoris is None else settings.lycoris.apply_preset
+    if preset is not None and preset.target_module and settings.lora_targets is None:
+        targets = preset_modules(transformer, preset.target_module, has_audio, has_video)
+    else:
+        targets = target_modules(transformer, has_audio, settings.lora_targets, has_video)
+    add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
+    adapter = lora_parameters(transformer)
+    for parameter in adapter.values():
+        parameter.data = parameter.data.to(weights_dtype(recipe.training))
+    placement.hold_adapter(adapter.values())
 
 
 def _accelerator(settings: TrainingSettings, device: torch.device) -> Any:
@@ -214,7 +232,9 @@ def _step_metrics(
     )
 
 
-def _result(metrics: list[StepMetrics]) -> TrainResult:
+def _result(
+    metrics: list[StepMetrics], start: Start, averages: dict[str, torch.Tensor] | None
+) -> TrainResult:
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
@@ -222,4 +242,6 @@ def _result(metrics: list[StepMetrics]) -> TrainResult:
         last_loss=mean([m.loss for m in metrics[-ends:]]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
+        start=start,
+        ema=averages,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_the_start_belongs_to_seed_and_layer(tiny: Path, kind: str) -> None:
     assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
     assert not any(torch.equal(starts[0][name], starts[2][name]) for name in drawn)
     values = [starts[0][name] for name in drawn if ".0.attn" in name and starts[0][name].numel() > 4]
-    assert not any(torch.equal(a, b) for a, b in zip(values, values[1:], strict=False) if a.shape == b.shape)
+    assert not any(torch.equal(a, b) for a, b in pairwise(values) if a.shape == b.shape)
 
 
 def export(transformer: Any, settings: LoraSettings, directory: Path) -> tuple[Path, Path]:
