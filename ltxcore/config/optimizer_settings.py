@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -11,6 +11,7 @@ from ltxcore.config.base import Strict
 Schedule = Literal[
     "constant_with_warmup", "constant", "linear", "sine", "cosine", "cosine_with_restarts", "polynomial"
 ]
+DYNAMO: Final = frozenset({"dynamo_mode", "dynamo_backend"})
 ENDLESS: Final = ("constant", "constant_with_warmup")
 """Schedules that do not look at the last step, so that a training can be made longer."""
 
@@ -49,11 +50,30 @@ class OptimizerSettings(Strict):
     epoch_order: Literal["shuffled", "by_bucket"] = Field(
         "shuffled", description="by_bucket: one bucket after another, so that compiled shapes change rarely."
     )
-    torch_compile: bool = Field(False, description="Compile the transformer's blocks, once for each bucket.")
+    torch_compile: bool = Field(
+        False,
+        description="Compile the transformer's blocks, once for each bucket. On where dynamo_mode or "
+        "dynamo_backend is given.",
+    )
     dynamo_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
     dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
         "default"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamo_compiles(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "torch_compile" not in data and data.keys() & DYNAMO:
+            return {**data, "torch_compile": True}
+        return data
+
+    @model_validator(mode="after")
+    def _dynamo_is_on(self) -> OptimizerSettings:
+        fields = type(self).model_fields
+        given = sorted(key for key in DYNAMO if getattr(self, key) != fields[key].default)
+        if given and not self.torch_compile:
+            raise ValueError(f"{given[0]} is given, but torch_compile is false; remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _lowest_rate(self) -> OptimizerSettings:

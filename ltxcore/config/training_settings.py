@@ -55,14 +55,6 @@ class TrainingSettings(OptimizerSettings):
         return self
 
     @model_validator(mode="after")
-    def _mode_is_compiled(self) -> TrainingSettings:
-        for key, default in (("dynamo_mode", "default"), ("dynamo_backend", "inductor")):
-            if not self.torch_compile and getattr(self, key) != default:
-                told = f"{key} is {getattr(self, key)}, but torch_compile is false: write torch_compile: true"
-                raise ValueError(told)
-        return self
-
-    @model_validator(mode="after")
     def _warmup_fits(self) -> TrainingSettings:
         if self.lr_warmup_steps >= self.max_train_steps > 0 and self.lr_warmup_steps > 0:
             raise ValueError(

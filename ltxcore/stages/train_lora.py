@@ -231,7 +231,7 @@ class Training:
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
                 "seconds_a_step": result.seconds / result.steps,
-                "resume": {"step": result.start.step, "notes": list(result.start.notes)},
+                "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,
                 "directory": self.ctx.workspace.relative(self.directory),

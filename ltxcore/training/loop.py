@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,11 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
-    start: Start
-    """Where it began."""
-    ema: dict[str, torch.Tensor] | None = None
+    resumed_at: int
+    """The steps that were done when it began."""
+    resume_notes: tuple[str, ...] = ()
+    """What there is to say of where it began."""
+    ema: dict[str, torch.Tensor] | None = field(default=None, compare=False)
     """The averages of the weights, where the recipe keeps them."""
 
 
@@ -242,6 +244,7 @@ def _result(
         last_loss=mean([m.loss for m in metrics[-ends:]]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
-        start=start,
+        resumed_at=start.step,
+        resume_notes=start.notes,
         ema=averages,
     )
