@@ -48,7 +48,7 @@ class AdamWBf16(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:
         """Change every parameter that has a gradient."""
         for number, group in enumerate(self.param_groups):
             group["steps"] += 1
