@@ -67,3 +67,11 @@ class LoraSettings(Strict):
     def rank_by_size(self) -> int:
         """The rank of a standard LoRA that has about as many parameters."""
         return self.lora_rank if self.lycoris is None else self.lycoris.rank_by_size
+
+    @property
+    def size_told(self) -> str:
+        """Rank, or algorithm and dimension, for people."""
+        if self.lycoris is None:
+            return f"{self.lora_rank}{' (DoRA)' if self.use_dora else ''}"
+        whole = "whole" if self.lycoris.full_matrix else str(self.lycoris.linear_dim)
+        return f"{whole} ({self.lycoris.algo})"

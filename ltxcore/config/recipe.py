@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.data_defaults import DataDefaults
@@ -32,6 +32,16 @@ class Recipe(Strict):
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @model_validator(mode="after")
+    def _adapter_fits_weights(self) -> Recipe:
+        precision = self.model.base_model_precision
+        if self.lora.lycoris is not None and precision.endswith("-bnb"):
+            raise ValueError(
+                f"lora.lora_type is lycoris, which peft cannot train over the packed weights of "
+                f"model.base_model_precision {precision}; use int8-quanto, or lora_type standard"
+            )
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

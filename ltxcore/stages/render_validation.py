@@ -216,7 +216,7 @@ class Session:
                 ("Training", self.training.fingerprint[:16]),
                 ("Steps", str(self.training.outcome.counts["steps"])),
                 ("Loss", f"{facts['first_loss']:.4f} -> {facts['last_loss']:.4f}"),
-                ("Rank", str(recipe.lora.rank_by_size)),
+                ("Rank", recipe.lora.size_told),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
             lora_files=tuple(loras),

@@ -33,11 +33,16 @@ class DoraLinear(DoraLinearLayer):
             change = scaling * (lora_B.weight.float() @ lora_A.weight.float())
             length = (frozen_weight(base_layer) + change).norm(dim=1)
         ratio = self.weight / length
-        plain = base_layer(x) if base_result is None else base_result
+        plain = base_layer(_as_taken(x, base_layer.weight)) if base_result is None else base_result
         if base_layer.bias is not None:
             plain = plain - base_layer.bias
         added: torch.Tensor = (ratio - 1) * plain + ratio * scaling * lora_B(lora_A(x))
         return added
+
+
+def _as_taken(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """An input in the dtype that a linear computes in; packed weights say nothing of it."""
+    return x.to(weight.dtype) if weight.is_floating_point() else x
 
 
 def replace_peft_layers(transformer: nn.Module, adapter_name: str) -> None:

@@ -293,6 +293,13 @@ def test_what_cannot_be_trained_is_refused_by_name(settings: dict[str, Any], tol
         LoraSettings.model_validate(settings)
 
 
+def test_packed_weights_take_no_lycoris() -> None:
+    packed = {"base_model_precision": "nf4-bnb"}
+    with pytest.raises(ValidationError, match=r"base_model_precision nf4-bnb; use int8-quanto, or lora_type"):
+        Recipe.model_validate({"model": packed, "lora": KINDS["lokr"].model_dump()})
+    Recipe.model_validate({"model": packed, "lora": KINDS["dora"].model_dump()})
+
+
 def test_keys_that_ask_for_nothing_are_taken() -> None:
     LoraSettings.model_validate(
         {"lora_type": "lycoris", "lycoris_config": {**LOKR, "dropout": 0, "use_tucker": False}}
