@@ -130,7 +130,7 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = [*data.problems, *_no_step_left(ctx, found), *_small_bucket(ctx, data)]
+    problems = [*data.problems, *_no_step_left(ctx, found), *_untrainable(ctx, data)]
     if found.disk_bytes > free:
         problems.append(
             f"{found.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
@@ -334,16 +334,18 @@ def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
     return [f"the recipe's {steps} steps leave none after lr_warmup_steps {warmup}"]
 
 
-def _small_bucket(ctx: Context, data: _Data) -> list[str]:
-    """A bucket that does not fill a batch, where every clip is known: one more could fill it."""
-    settings = ctx.recipe.training
-    if not data.samples or data.scale > 1:
-        return []
+def _untrainable(ctx: Context, data: _Data) -> list[str]:
+    """An optimizer that is not installed, or a bucket that does not fill a batch."""
+    from ltxcore.training.optimizer import OptimizerMissing, require_optimizer
     from ltxcore.training.plan import BucketTooSmall, check_buckets
 
+    settings = ctx.recipe.training
+    # Where clips are not known yet, one of them may fill the bucket.
+    known = _entries(data) if data.scale == 1 else []
     try:
-        check_buckets(_entries(data), settings.train_batch_size, settings.allow_small_buckets)
-    except BucketTooSmall as error:
+        require_optimizer(settings.optimizer)
+        check_buckets(known, settings.train_batch_size, settings.allow_small_buckets)
+    except (OptimizerMissing, BucketTooSmall) as error:
         return [str(error)]
     return []
 

@@ -146,6 +146,8 @@ class Training:
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall: nothing is loaded then.
+            ForeignCheckpoint, NoSuchCheckpoint: see `find_start`.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
         """
         import torch
@@ -154,9 +156,14 @@ class Training:
         from ltxcore.models.loading import load_connectors, load_transformer
         from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.loop import train
+        from ltxcore.training.optimizer import require_optimizer
+        from ltxcore.training.plan import BatchPlan
         from ltxcore.training.plot import plot_losses
 
         samples = StoredSamples(self.ctx)
+        # Before minutes of loading.
+        require_optimizer(self.recipe.training.optimizer)
+        BatchPlan.of(samples.entries(), self.recipe.training)
         self._begin_record()
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
