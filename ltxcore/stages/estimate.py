@@ -29,6 +29,7 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.training.extras import require_optimizer
 
 if TYPE_CHECKING:
     from ltxcore.training.data import Entry
@@ -336,16 +337,15 @@ def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
 
 def _untrainable(ctx: Context, data: _Data) -> list[str]:
     """An optimizer that is not installed, or a bucket that does not fill a batch."""
-    from ltxcore.training.optimizer import OptimizerMissing, require_optimizer
-    from ltxcore.training.plan import BucketTooSmall, check_buckets
-
     settings = ctx.recipe.training
-    # Where clips are not known yet, one of them may fill the bucket.
-    known = _entries(data) if data.scale == 1 else []
     try:
         require_optimizer(settings.optimizer)
-        check_buckets(known, settings.train_batch_size, settings.allow_small_buckets)
-    except (OptimizerMissing, BucketTooSmall) as error:
+        # Where clips are not known yet, one of them may fill the bucket.
+        if settings.train_batch_size > 1 and data.scale == 1:
+            from ltxcore.training.plan import check_buckets
+
+            check_buckets(_entries(data), settings.train_batch_size, settings.allow_small_buckets)
+    except ValueError as error:
         return [str(error)]
     return []
 

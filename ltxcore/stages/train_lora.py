@@ -155,8 +155,8 @@ class Training:
         from ltxcore.memory.placement import Placement, place_connectors
         from ltxcore.models.loading import load_connectors, load_transformer
         from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.extras import require_optimizer
         from ltxcore.training.loop import train
-        from ltxcore.training.optimizer import require_optimizer
         from ltxcore.training.plan import BatchPlan
         from ltxcore.training.plot import plot_losses
 

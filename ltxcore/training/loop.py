@@ -19,9 +19,10 @@ from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.data import Batch, SampleSource, collate
+from ltxcore.training.extras import require_optimizer
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
-from ltxcore.training.optimizer import clip_gradients, require_optimizer, weights_dtype
+from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
 from ltxcore.training.resume import Start, find_start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,31 +13,12 @@ from torch import nn
 
 from ltxcore.config.optimizer_settings import OptimizerSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.training.extras import require_optimizer
 
-EXTRAS = {"adamw8bit": ("bitsandbytes", "bitsandbytes"), "prodigy": ("prodigyopt", "prodigy")}
-"""Optimizer -> the package it is from, and the extra that brings it."""
 GROUP = "group"
 """In names of state: what belongs to no single parameter."""
 GROUP_STATE = ("steps", "k", "d", "d_max", "d_hat", "d_numerator", "d_denom")
 """What changes in an optimizer's groups: AdamWBf16's count, and what Prodigy has learned of the rate."""
-
-
-class OptimizerMissing(ValueError):
-    """An optimizer whose package is not installed."""
-
-
-def require_optimizer(name: str) -> None:
-    """See that the package of an optimizer is there.
-
-    Raises:
-        OptimizerMissing: says how to install it, and what works without.
-    """
-    package, extra = EXTRAS.get(name, ("", ""))
-    if package and importlib.util.find_spec(package) is None:
-        raise OptimizerMissing(
-            f"training.optimizer: {name} needs the package {package}, which is not installed; run "
-            f"`pip install 'ltx2-flows[{extra}]'`, or use adamw or adamw_bf16"
-        )
 
 
 def weights_dtype(settings: OptimizerSettings) -> torch.dtype:

@@ -16,7 +16,8 @@ from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.training.adamw_bf16 import AdamWBf16, stochastic_round
 from ltxcore.training.checkpoints import read_checkpoint, write_checkpoint
 from ltxcore.training.ema import Ema
-from ltxcore.training.optimizer import OptimizerMissing, clip_gradients, make_optimizer, make_scheduler
+from ltxcore.training.extras import OptimizerMissing
+from ltxcore.training.optimizer import clip_gradients, make_optimizer, make_scheduler
 from ltxcore.training.state import TrainingState
 
 CPU = torch.device("cpu")
