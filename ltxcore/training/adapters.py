@@ -76,15 +76,15 @@ def _lycoris_layer(name: str, modules: Mapping[str, nn.Module], settings: Lycori
     rank = change.linear_dim or settings.linear_dim
     alpha = (change.linear_alpha or settings.linear_alpha) * settings.multiplier
     factor = change.factor or settings.factor
-    dropout = {"rank_dropout": settings.rank_dropout, "module_dropout": settings.module_dropout}
+    rows, modules_too = settings.rank_dropout, settings.module_dropout
     if settings.algo == "loha":
-        return LycorisLayer("loha", rank, alpha, **dropout)
+        return LycorisLayer("loha", rank, alpha, rank_dropout=rows, module_dropout=modules_too)
     if settings.full_matrix:
         rank = ANY_WIDTH
     if is_whole(linear, rank, factor, settings.decompose_both):
         # LyCORIS scales by one where no factor has a low rank: there is no rank to scale by.
         alpha = rank * settings.multiplier
-    return LycorisLayer("lokr", rank, alpha, factor, settings.decompose_both, **dropout)
+    return LycorisLayer("lokr", rank, alpha, factor, settings.decompose_both, rows, modules_too)
 
 
 def _change_for(name: str, modules: Mapping[str, nn.Module], settings: LycorisSettings) -> LayerChange:
@@ -162,7 +162,7 @@ def take_adapter(
     taken = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
     modules = dict(transformer.named_modules())
     names = sorted({name[: name.index(marker)] for name in taken for marker in _MARKERS if marker in name})
-    scales = {name: float(modules[name].scaling[ADAPTER]) for name in names}  # type: ignore[index]
+    scales = {name: float(modules[name].scaling[ADAPTER]) for name in names}
     lengths = {}
     for name in names:
         if f"{name}.{MAGNITUDE}" in taken:

@@ -88,26 +88,26 @@ def find_start(
         NoSuchCheckpoint: a checkpoint was named that is not there.
         BrokenCheckpoint: the named one is broken.
     """
-    notes: list[str] = []
     if choice == NONE:
         return Start(None)
     if choice != LATEST:
         path = _named(directory, choice)
-        checkpoint = read_checkpoint(path)
-        notes += _explain(checkpoint, run_fingerprint, request, total, path)
+        named = read_checkpoint(path)
+        changed = _explain(named, run_fingerprint, request, total, path)
         _bring_record(path.parent, directory)
-        return _told(Start(checkpoint, (f"continued from {path}", *notes)))
-    checkpoint = latest(directory, notes)
-    if checkpoint is not None:
-        notes += _explain(checkpoint, run_fingerprint, request, total, directory)
-        return _told(Start(checkpoint, tuple(notes)))
-    other = _continuable(directory, request, total)
-    if other is None:
-        return _told(Start(None, (*notes, *_others(directory, request, total))))
-    path, checkpoint = other
-    notes += _explain(checkpoint, run_fingerprint, request, total, path)
-    _bring_record(path, directory)
-    return _told(Start(checkpoint, (f"continued from the training in {path.name}", *notes)))
+        return _told(Start(named, (f"continued from {path}", *changed)))
+    passed_over: list[str] = []
+    own = latest(directory, passed_over)
+    if own is not None:
+        changed = _explain(own, run_fingerprint, request, total, directory)
+        return _told(Start(own, (*passed_over, *changed)))
+    found = _continuable(directory, request, total)
+    if found is None:
+        return _told(Start(None, (*passed_over, *_others(directory, request, total))))
+    place, other = found
+    changed = _explain(other, run_fingerprint, request, total, place)
+    _bring_record(place, directory)
+    return _told(Start(other, (*passed_over, f"continued from the training in {place.name}", *changed)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, total: int) -> list[Difference]:
