@@ -15,6 +15,7 @@ from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
@@ -30,6 +31,7 @@ class Recipe(Strict):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+    processes: ProcessSettings = Field(default_factory=ProcessSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
 
@@ -40,6 +42,33 @@ class Recipe(Strict):
             raise ValueError(
                 f"lora.lora_type is lycoris, which peft cannot train over the packed weights of "
                 f"model.base_model_precision {precision}; use int8-quanto, or lora_type standard"
+            )
+        return self
+
+    @property
+    def batches_a_step(self) -> int:
+        """Batches that one optimizer step is made of, in all processes together."""
+        return self.training.gradient_accumulation_steps * self.processes.count
+
+    @model_validator(mode="after")
+    def _sharing_holds_plain_weights(self) -> Recipe:
+        if not self.processes.shared_out:
+            return self
+        file = self.processes.accelerate_config
+        if self.memory.forced not in ("auto", "resident"):
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which memory.strategy "
+                f"{self.memory.forced} does not go with; leave the memory keys out, or use DDP"
+            )
+        if self.training.optimizer != "adamw":
+            raise ValueError(
+                f"{file} shares the adapter out among the processes, and training.optimizer "
+                f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
+            )
+        if self.model.base_model_precision != "no_change":
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which cannot share weights of "
+                f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
             )
         return self
 

@@ -269,7 +269,7 @@ def _steps(ctx: Planned, data: _Data) -> int:
     plan = BatchPlan(
         _entries(data), seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0
     )
-    return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
+    return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
 def _entries(data: _Data) -> list[Entry]:

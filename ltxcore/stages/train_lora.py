@@ -58,7 +58,9 @@ def request(ctx: Context) -> dict[str, Any]:
         "transformer": ctx.source.fingerprint("transformer"),
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
-        "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
+        "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST}
+        # The same batches make a step whether processes compute them beside or after one another.
+        | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
         "trigger": trigger(ctx),
     }
 
@@ -111,7 +113,7 @@ class Training:
         if not settings.num_train_epochs:
             return self.ctx.recipe
         plan = BatchPlan.of(StoredSamples(self.ctx).entries(), settings)
-        steps = steps_of_epochs(settings, plan.batches_per_epoch)
+        steps = steps_of_epochs(self.ctx.recipe, plan.batches_per_epoch)
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
         )
@@ -142,7 +144,53 @@ class Training:
         return choice.arrangement
 
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
-        """Load, train from the newest checkpoint on, and write the LoRA and the loss picture.
+        """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
+
+        Raises:
+            MissingInput: a sample or a caption is not in the store.
+            TrainingInterrupted: `should_stop` said so; the checkpoint is written.
+            ProcessOutOfMemory, ProcessFailed: one of several processes failed.
+        """
+        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.extras import require_optimizer
+        from ltxcore.training.plan import BatchPlan
+        from ltxcore.training.plot import plot_losses
+
+        def tell(metrics: StepMetrics) -> None:
+            self._sync()
+            on_step(metrics)
+
+        # Before minutes of loading.
+        require_optimizer(self.recipe.training.optimizer)
+        BatchPlan.of(StoredSamples(self.ctx).entries(), self.recipe.training)
+        self._begin_record()
+        if self.recipe.processes.count > 1:
+            result = self._run_team(tell, should_stop)
+        else:
+            result = self.compute(tell, should_stop)
+        plot_losses(self.metrics_file, self.loss_picture)
+        return result
+
+    def _run_team(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]
+    ) -> TrainResult:
+        from ltxcore.stages.training_team import Job, Team
+        from ltxcore.training.loop import training_result
+
+        job = Job(
+            workspace=str(self.ctx.workspace.root),
+            datasets_file=str(self.ctx.datasets_file),
+            snapshot=self.ctx.snapshot.id,
+            recipe=self.recipe,
+            directory=str(self.directory),
+            request=self.request,
+            count=self.recipe.processes.count,
+        )
+        Team(job).run(on_step, should_stop)
+        return training_result(self.directory)
+
+    def compute(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+        """Load, train, and write the LoRA: the whole of it, or the part of one process among several.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
@@ -155,16 +203,9 @@ class Training:
         from ltxcore.memory.placement import Placement, place_connectors
         from ltxcore.models.loading import load_connectors, load_transformer
         from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.extras import require_optimizer
         from ltxcore.training.loop import train
-        from ltxcore.training.plan import BatchPlan
-        from ltxcore.training.plot import plot_losses
 
         samples = StoredSamples(self.ctx)
-        # Before minutes of loading.
-        require_optimizer(self.recipe.training.optimizer)
-        BatchPlan.of(samples.entries(), self.recipe.training)
-        self._begin_record()
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
         arrangement = self.arrangement()
@@ -174,10 +215,6 @@ class Training:
         placement = Placement(transformer, arrangement, self.device)
         connectors = load_connectors(self.ctx.source, dtype, "cpu")
         place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
-
-        def tell(metrics: StepMetrics) -> None:
-            self._sync()
-            on_step(metrics)
 
         result = train(
             transformer,
@@ -189,11 +226,10 @@ class Training:
             request={"versions": versions(TRAIN), **self.request},
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
-            on_step=tell,
+            on_step=on_step,
             should_stop=should_stop,
         )
         self._export(transformer, placement, result)
-        plot_losses(self.metrics_file, self.loss_picture)
         placement.remove()
         return result
 
@@ -202,6 +238,7 @@ class Training:
         from ltxcore.training.adapters import take_adapter
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.lora import lora_parameters
+        from ltxcore.training.shares import is_first_process
 
         trigger = self.request["trigger"]
         lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe, trigger)
@@ -212,7 +249,8 @@ class Training:
         for suffix, weights in found.items():
             if weights is not None:
                 adapter = take_adapter(transformer, weights, placement.reading)
-                export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
+                if is_first_process():
+                    export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
 
     @property
     def metrics_file(self) -> Path:

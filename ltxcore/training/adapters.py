@@ -19,6 +19,7 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.lycoris_settings import LayerChange, LycorisSettings
 from ltxcore.models.lycoris import LycorisLayer, add_lycoris, is_whole
 from ltxcore.store.fingerprint import derive_seed
+from ltxcore.training.shares import whole
 
 ADAPTER = "default"
 MAGNITUDE = "lora_magnitude_vector.weight"
@@ -135,7 +136,7 @@ def start(
 
 
 def _base_weight(layer: Any) -> torch.Tensor:
-    return frozen_weight(layer.get_base_layer())
+    return whole(frozen_weight(layer.get_base_layer()))
 
 
 def frozen_weight(linear: nn.Module) -> torch.Tensor:
@@ -154,12 +155,14 @@ def take_adapter(
 ) -> Adapter:
     """The adapter of a transformer with these weights: its own, or averages of them.
 
+    Where processes share them out, all of them ask at once.
+
     Args:
         transformer: with the adapter; its base weights are read for a DoRA.
         weights: by the names of `lora_parameters`.
         reading: how base weights are read that may be away.
     """
-    taken = {name: tensor.detach().float().cpu().contiguous() for name, tensor in weights.items()}
+    taken = {name: whole(tensor.detach()).float().cpu().contiguous() for name, tensor in weights.items()}
     modules = dict(transformer.named_modules())
     names = sorted({name[: name.index(marker)] for name in taken for marker in _MARKERS if marker in name})
     scales = {name: float(modules[name].scaling[ADAPTER]) for name in names}

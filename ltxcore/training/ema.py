@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from ltxcore.config.optimizer_settings import OptimizerSettings
+from ltxcore.training.shares import spread
 
 
 class Ema:
@@ -41,4 +42,4 @@ class Ema:
             odd = sorted(averages.keys() ^ self.averages.keys())
             raise ValueError(f"the averages are of other parameters: {len(odd)} differ, first {odd[0]}")
         for name, average in self.averages.items():
-            average.copy_(averages[name])
+            average.copy_(spread(averages[name], like=average))

@@ -11,6 +11,7 @@ from torch import nn
 from ltxcore.config.errors import nearest
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.training.adapters import ADAPTER, Reading, in_place, inject, is_of_class, start
+from ltxcore.training.shares import spread
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 AUDIO_MODULES = (
@@ -158,4 +159,4 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, t
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(spread(weights[name], like=parameter))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import cos, inf, pi
@@ -14,6 +14,8 @@ from torch import nn
 from ltxcore.config.optimizer_settings import OptimizerSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.training.extras import require_optimizer
+from ltxcore.training.processes import clip_norm
+from ltxcore.training.shares import spread
 
 GROUP = "group"
 """In names of state: what belongs to no single parameter."""
@@ -64,15 +66,16 @@ def make_optimizer(
     return torch.optim.AdamW(values, **common, fused=device.type == "cuda")
 
 
-def clip_gradients(
-    accelerator: Any, parameters: Sequence[nn.Parameter], settings: OptimizerSettings
-) -> float:
+def clip_gradients(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> float:
     """Clip as the recipe says; returns the norm of all gradients together as it was before."""
-    by_value = settings.grad_clip_method == "value"
-    norm = accelerator.clip_grad_norm_(parameters, inf if by_value else settings.max_grad_norm)
-    if by_value:
-        accelerator.clip_grad_value_(parameters, settings.max_grad_norm)
-    return float(norm)
+    found = list(parameters)
+    if settings.grad_clip_method == "norm":
+        return clip_norm(found, settings.max_grad_norm)
+    norm = clip_norm(found, inf)
+    for parameter in found:
+        if parameter.grad is not None:
+            parameter.grad.clamp_(-settings.max_grad_norm, settings.max_grad_norm)
+    return norm
 
 
 def make_scheduler(
@@ -155,8 +158,7 @@ def load_optimizer_state(
             continue
         parameter = parameters[owner]
         if isinstance(value, torch.Tensor):
-            device = parameter.device if fused or kind != "step" else torch.device("cpu")
-            value = value.to(device, copy=True)
+            value = (value if kind == "step" and not fused else spread(value, like=parameter)).clone()
         optimizer.state[parameter][kind] = value
 
 

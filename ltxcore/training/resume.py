@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.optimizer_settings import ENDLESS
-from ltxcore.store.blobs import read_json
+from ltxcore.store.blobs import read_json, write_json
 from ltxcore.training.checkpoints import (
     STATE,
     Checkpoint,
@@ -28,6 +28,7 @@ from ltxcore.training.metrics import METRICS_FILE
 log = logging.getLogger(__name__)
 
 LATEST, NONE = "latest", "none"
+RESUME_FILE = "resume.json"
 LENGTH = "training.max_train_steps"
 EPOCHS = "training.num_train_epochs"
 WITHOUT_EFFECT = ("lora.trigger", "trigger", "training.ema_export", "training.ema_validation")
@@ -65,16 +66,28 @@ class Start:
 
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
+    record: Path | None = None
+    """The record of the training that is continued, where it lies in another directory."""
 
     @property
     def step(self) -> int:
         return 0 if self.checkpoint is None else self.checkpoint.step
 
+    def note(self, directory: Path) -> None:
+        """Write into the training's directory where it begins, and the record so far.
+
+        Lines after the checkpoint are dropped by whoever goes on writing it.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / RESUME_FILE, {"step": self.step, "notes": list(self.notes)})
+        if self.record is not None and self.record.is_file():
+            shutil.copyfile(self.record, directory / METRICS_FILE)
+
 
 def find_start(
     directory: Path, run_fingerprint: str, request: Mapping[str, Any], choice: str, total: int
 ) -> Start:
-    """Choose where to begin, and bring the record of a training that is continued along.
+    """Choose where to begin. Every process may ask; nothing is written.
 
     Args:
         directory: of this training; others lie beside it.
@@ -94,8 +107,7 @@ def find_start(
         path = _named(directory, choice)
         named = read_checkpoint(path)
         changed = _explain(named, run_fingerprint, request, total, path)
-        _bring_record(path.parent, directory)
-        return _told(Start(named, (f"continued from {path}", *changed)))
+        return _told(Start(named, (f"continued from {path}", *changed), _record(path.parent, directory)))
     passed_over: list[str] = []
     own = latest(directory, passed_over)
     if own is not None:
@@ -106,8 +118,8 @@ def find_start(
         return _told(Start(None, (*passed_over, *_others(directory, request, total))))
     place, other = found
     changed = _explain(other, run_fingerprint, request, total, place)
-    _bring_record(place, directory)
-    return _told(Start(other, (*passed_over, f"continued from the training in {place.name}", *changed)))
+    notes = (*passed_over, f"continued from the training in {place.name}", *changed)
+    return _told(Start(other, notes, _record(place, directory)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, total: int) -> list[Difference]:
@@ -216,12 +228,8 @@ def _others(directory: Path, request: Mapping[str, Any], total: int) -> list[str
     return []
 
 
-def _bring_record(source: Path, directory: Path) -> None:
-    """Copy the lines that the continued training wrote; those after its checkpoint are dropped later."""
-    record = source / METRICS_FILE
-    if source.resolve() != directory.resolve() and record.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(record, directory / METRICS_FILE)
+def _record(source: Path, directory: Path) -> Path | None:
+    return None if source.resolve() == directory.resolve() else source / METRICS_FILE
 
 
 def _told(start: Start) -> Start:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ltxcore.training.optimizer import (
     optimizer_state,
     schedule_state,
 )
+from ltxcore.training.shares import gathered
 
 
 class TrainingState:
@@ -28,10 +30,15 @@ class TrainingState:
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, device: torch.device
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters, self._settings = dict(parameters), settings
         self.optimizer = make_optimizer(self.parameters, settings, device)
         self.scheduler = make_scheduler(self.optimizer, settings)
         self.ema = Ema(self.parameters, settings) if settings.use_ema else None
+
+    def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take the parameters that took the place of these when they were shared out."""
+        self.parameters = dict(parameters)
+        self.ema = None if self.ema is None else Ema(self.parameters, self._settings)
 
     @property
     def learning_rate(self) -> float:
@@ -49,14 +56,15 @@ class TrainingState:
     def checkpoint(
         self, step: int, run_fingerprint: str, request: Mapping[str, Any] | None = None
     ) -> Checkpoint:
-        """Everything that training continues from after `step`."""
+        """Everything that training continues from after `step`, whole: all processes ask at once."""
+        remembered = optimizer_state(self.optimizer, self.parameters)
         return Checkpoint(
             step=step,
             run_fingerprint=run_fingerprint,
-            lora=dict(self.parameters),
-            optimizer=optimizer_state(self.optimizer, self.parameters),
+            lora=gathered(self.parameters),
+            optimizer=replace(remembered, tensors=gathered(remembered.tensors)),
             schedule=schedule_state(self.scheduler),
-            ema=None if self.ema is None else self.ema.averages,
+            ema=None if self.ema is None else gathered(self.ema.averages),
             request=dict(request or {}),
         )
 

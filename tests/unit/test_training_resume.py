@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ltxcore.store.blobs import read_json
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.metrics import METRICS_FILE
 from ltxcore.training.resume import ForeignCheckpoint, NoSuchCheckpoint, Start, find_start
@@ -80,7 +81,10 @@ def test_a_longer_training_continues_the_shorter_one_with_its_record(tmp_path: P
         "continued from the training in short",
         "changed since step 10: training.max_train_steps: 10 -> 20",
     )
+    assert not (tmp_path / "long").exists()
+    start.note(tmp_path / "long")
     assert (tmp_path / "long" / METRICS_FILE).read_text() == "the record of short\n"
+    assert read_json(tmp_path / "long/resume.json") == {"step": 10, "notes": list(start.notes)}
 
 
 def test_a_new_trigger_is_written_into_the_files_of_what_is_trained(tmp_path: Path) -> None:
