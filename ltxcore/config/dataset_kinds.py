@@ -136,7 +136,9 @@ class MediaDataset(Strict):
     repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
     probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
     disabled: bool = False
-    is_regularisation_data: bool = Field(False, description="Recorded on every sample.")
+    is_regularisation_data: bool = Field(
+        False, description="Its targets are the base model's own answers: nothing shall change there."
+    )
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
@@ -145,10 +147,19 @@ class MediaDataset(Strict):
     def _listed(cls, value: Any) -> Any:
         return () if value is None else _one_or_many(value)
 
+    @property
+    def trigger(self) -> str:
+        """The instance prompt, where captions are made of it."""
+        return (self.instance_prompt or "").strip() if self._wants_instance_prompt else ""
+
+    @property
+    def _wants_instance_prompt(self) -> bool:
+        of_it = self.caption_strategy in ("instanceprompt", "instance_prompt")
+        return of_it or self.prepend_instance_prompt
+
     @model_validator(mode="after")
     def _captions_given(self) -> MediaDataset:
-        wants = self.caption_strategy in ("instanceprompt", "instance_prompt") or self.prepend_instance_prompt
-        if wants and not (self.instance_prompt or "").strip():
+        if self._wants_instance_prompt and not (self.instance_prompt or "").strip():
             raise ValueError(f"caption_strategy {self.caption_strategy} needs a text in `instance_prompt`")
         if self.caption_strategy == "parquet" and self.parquet is None:
             raise ValueError(

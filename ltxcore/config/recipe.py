@@ -63,6 +63,16 @@ class Recipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapter_fits_weights(self) -> Recipe:
+        precision = self.model.base_model_precision
+        if self.lora.lycoris is not None and precision.endswith("-bnb"):
+            raise ValueError(
+                f"lora.lora_type is lycoris, which peft cannot train over the packed weights of "
+                f"model.base_model_precision {precision}; use int8-quanto, or lora_type standard"
+            )
+        return self
+
     @property
     def batches_a_step(self) -> int:
         """Batches that one optimizer step is made of, in all processes together."""
@@ -81,6 +91,11 @@ class Recipe(Strict):
         if self.training.train_batch_size == AUTO:
             raise ValueError(
                 f"training.train_batch_size: auto does not know what {file} shares out; write a number"
+            )
+        if self.training.optimizer != "adamw":
+            raise ValueError(
+                f"{file} shares the adapter out among the processes, and training.optimizer "
+                f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
             )
         if self.model.base_model_precision != "no_change":
             raise ValueError(

@@ -24,6 +24,7 @@ from ltxcore.config.simpletuner_values import (
     by_layers,
     guidance,
     legal_frames,
+    lycoris_config,
     modules,
     one_prompt,
     prompt_library,
@@ -37,10 +38,10 @@ IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes mo
 NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
 NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
-ADAMW: Final = "AdamW with float32 weights and moments trains instead"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
 PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
+OPTIMIZERS: Final = ("adamw", "adamw_bf16", "adamw8bit", "prodigy")
 CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
     "drop_vae_encoder",
@@ -80,28 +81,24 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "num_train_epochs": take("training.num_train_epochs", off=(0, -1)),
     "max_train_steps": take("training.max_train_steps", off=(0, -1)),
     "learning_rate": take("training.learning_rate"),
-    "lr_scheduler": Rule(
-        "taken",
-        to=("training.lr_scheduler",),
-        cases={
-            name: not_yet("constant_with_warmup is used")
-            for name in ("sine", "polynomial", "cosine_with_restarts")
-        },
-    ),
+    "lr_scheduler": take("training.lr_scheduler"),
     "lr_warmup_steps": take("training.lr_warmup_steps"),
+    "lr_num_cycles": take("training.lr_num_cycles"),
+    "lr_power": take("training.lr_power"),
+    "lr_end": take("training.lr_end"),
     "max_grad_norm": take("training.max_grad_norm", why="the norm of all gradients together, as it says"),
-    "grad_clip_method": refuse(
-        "is not a known method; known: norm, value",
-        {"norm": moot("gradients are clipped by their norm"), "value": not_yet("the norm is clipped")},
-    ),
+    "grad_clip_method": take("training.grad_clip_method"),
     "optimizer": refuse(
-        "is not a known optimizer; known: adamw, adamw_bf16, adamw8bit, prodigy",
-        {
-            "adamw": moot("AdamW is what trains"),
-            "adamw_bf16": not_yet(f"{ADAMW}: more exact, and a few MiB more for each million of parameters"),
-            "adamw8bit": not_yet(ADAMW),
-            "prodigy": not_yet(f"{ADAMW}, with learning_rate as it stands: look at that number"),
-        },
+        f"is not a known optimizer; known: {', '.join(OPTIMIZERS)}",
+        {name: take("training.optimizer") for name in OPTIMIZERS},
+    ),
+    "use_ema": take("training.use_ema"),
+    "ema_decay": take("training.ema_decay"),
+    "ema_update_interval": take("training.ema_update_interval"),
+    "ema_validation": Rule(
+        "taken",
+        to=("training.ema_validation",),
+        cases={"comparison": not_yet("the last weights are rendered; ema_only renders the average")},
     ),
     "adam_beta1": take("training.adam_beta1"),
     "adam_beta2": take("training.adam_beta2"),
@@ -114,10 +111,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "checkpoint_step_interval": take("training.checkpoint_step_interval"),
     "checkpointing_steps": take("training.checkpoint_step_interval"),
     "checkpoints_total_limit": take("training.checkpoints_total_limit"),
-    "resume_from_checkpoint": not_yet(
-        "the newest whole checkpoint is continued from",
-        cases={"latest": moot("the newest whole checkpoint is always continued from")},
-    ),
+    "resume_from_checkpoint": take("training.resume_from_checkpoint"),
     "caption_dropout_probability": take("training.caption_dropout_probability"),
     "ltx2_first_frame_conditioning_probability": take("training.ltx2_first_frame_conditioning_probability"),
     # the adapter
@@ -126,11 +120,15 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "lora_dropout": take("lora.lora_dropout"),
     "lora_type": refuse(
         "is not a known type; known: standard, lycoris",
-        {"standard": moot("a standard LoRA is trained"), "lycoris": not_yet("a standard LoRA is trained")},
+        {name: take("lora.lora_type") for name in ("standard", "lycoris")},
     ),
+    "use_dora": take("lora.use_dora"),
+    "use_rslora": take("lora.use_rslora"),
     "lora_format": moot("both formats are always written"),
     "peft_lora_target_modules": take("lora.lora_targets", convert=modules),
-    "lycoris_config": not_yet("a standard LoRA is trained", needs="lora_type=lycoris"),
+    "lycoris_config": Rule(
+        "taken", to=("lora.lycoris_config",), convert=lycoris_config, needs="lora_type=lycoris"
+    ),
     # noise levels
     "flow_schedule_shift": not_yet(NOISE),
     "flow_schedule_auto_shift": not_yet(NOISE, off=(False,)),
@@ -175,7 +173,8 @@ TRAINING: Final[Mapping[str, Rule]] = {
             "fp16": refuse("fp16 overflows in this VAE; write bf16 or fp32"),
         },
     ),
-    "dynamo_mode": not_yet("the model runs without torch.compile: slower, equal results", off=("no",)),
+    "dynamo_mode": take("training.dynamo_mode", why="torch_compile is on", off=("no",)),
+    "dynamo_backend": take("training.dynamo_backend", why="torch_compile is on", off=("no",)),
     # techniques
     "tread_config": not_yet("every token goes through every block: only the time is not saved"),
     "crepa_enabled": not_yet(NO_CREPA, off=(False,)),

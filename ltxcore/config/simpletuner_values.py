@@ -12,6 +12,8 @@ from ltxcore.config.simpletuner import Converted, Unfit
 SPATIAL, TEMPORAL = 32, 8
 PROMPT_NAME = "prompt"
 USUAL_GUIDANCE = (2.0, 6.0)
+LEVELS_ABOVE = 2
+"""A config.json lies in `config/` or deeper and names files from the project's root."""
 
 
 def legal_frames(value: Any, base: Path) -> Converted:
@@ -75,6 +77,26 @@ def modules(value: Any, base: Path) -> Converted:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise Unfit(f'found {value!r}; write a JSON list of module names, e.g. ["to_q", "to_v"]')
     return Converted(names)
+
+
+def lycoris_config(value: Any, base: Path) -> Converted:
+    """LyCORIS' own keys: an object, or the JSON file of one, beside the file that names it or above."""
+    if isinstance(value, dict):
+        return Converted(value)
+    if not isinstance(value, str):
+        raise Unfit(f"found {value!r}; write an object of LyCORIS' keys, or the path of its JSON file")
+    named = Path(value).expanduser()
+    places = [folder / named for folder in (base, *base.resolve().parents[:LEVELS_ABOVE])]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise Unfit(f"there is no file {places[0]}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unfit(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Unfit(f'{path} must hold an object: {{"algo": "lokr", "linear_dim": 16, …}}')
+    return Converted(found, f"the keys of {path.name}")
 
 
 def one_prompt(value: Any, base: Path) -> Converted:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.errors import ModelError
@@ -31,7 +32,11 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.training.extras import require_optimizer
 from ltxcore.validation.plan import plan_rendering
+
+if TYPE_CHECKING:
+    from ltxcore.training.data import Entry
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,7 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = [*data.problems, *_no_step_left(ctx, whole)]
+    problems = [*data.problems, *_no_step_left(ctx, whole), *_untrainable(ctx, data)]
     if whole.disk_bytes > free:
         problems.append(
             f"{whole.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
@@ -266,27 +271,29 @@ def _steps(ctx: Planned, data: _Data) -> int:
     """Optimizer steps, also where the recipe gives epochs."""
     if not ctx.recipe.training.num_train_epochs:
         return ctx.recipe.training.max_train_steps
-    from ltxcore.training.batch_sizes import batch_sizes
-    from ltxcore.training.data import Entry
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
-    entries = [
-        Entry(
-            sample_id=s.id,
-            bucket=s.bucket,
-            fps=s.frames.fps,
-            has_audio=s.audio is not None,
-            has_video=s.kind != "audio",
-            captions=len(s.captions),
-            visits=s.visits,
-            probability=s.probability,
-        )
-        for s in data.samples
-    ]
-    settings = ctx.settled.recipe.training
-    sizes = batch_sizes(entries, settings.train_batch_size)
-    plan = BatchPlan(entries, seed=settings.seed, batch_size=sizes, caption_dropout=0.0)
+    plan = BatchPlan.of(_entries(data), ctx.settled.recipe.training)
     return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
+
+
+def _entries(data: _Data) -> list[Entry]:
+    from ltxcore.training.data import Entry
+
+    return [
+        Entry(
+            sample_id=sample.id,
+            bucket=sample.bucket,
+            fps=sample.frames.fps,
+            has_audio=sample.audio is not None,
+            has_video=sample.kind != "audio",
+            captions=len(sample.captions),
+            visits=sample.visits,
+            probability=sample.probability,
+            regularisation=sample.regularisation,
+        )
+        for sample in data.samples
+    ]
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
@@ -346,6 +353,21 @@ def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
     if not steps or not warmup or steps > warmup:
         return []
     return [f"the recipe's {steps} steps leave none after lr_warmup_steps {warmup}"]
+
+
+def _untrainable(ctx: Context, data: _Data) -> list[str]:
+    """An optimizer that is not installed, or a bucket that does not fill a batch."""
+    settings = ctx.recipe.training
+    try:
+        require_optimizer(settings.optimizer)
+        # Where clips are not known yet, one of them may fill the bucket.
+        if data.scale == 1 and not isinstance(settings.train_batch_size, str):
+            from ltxcore.training.plan import check_buckets
+
+            check_buckets(_entries(data), settings.train_batch_size, settings.allow_small_buckets)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _existing(path: Path) -> Path:

@@ -182,7 +182,7 @@ def _plan_training(ctx: Context) -> MemoryPlan:
         batch=clips_of(settings.train_batch_size, largest.bucket),
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
-    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
+    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.rank_by_size)
     arrangement = forced_arrangement(ctx)
     weights = _weights(ctx, TRAIN, value_bytes)
     if arrangement.connectors == "precomputed":

@@ -108,7 +108,7 @@ def adapter_parameters(
         and len(shape) == 2
         and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
     ]
-    return sum(lora.lora_rank * (rows + columns) for rows, columns in linears)
+    return sum(lora.rank_by_size * (rows + columns) for rows, columns in linears)
 
 
 def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:

@@ -101,7 +101,10 @@ class Session:
     def lora_file(self) -> Path:
         """The LoRA in diffusers' layout."""
         files = [self.ctx.workspace.root / file.path for file in self.training.outcome.files]
-        return next(f for f in files if f.name == "pytorch_lora_weights.safetensors")
+        settings = self.ctx.recipe.training
+        average = settings.ema_validation == "ema_only" and settings.ema_export == "beside"
+        suffix = train_lora.EMA_SUFFIX if average else ""
+        return next(f for f in files if f.name == f"pytorch_lora_weights{suffix}.safetensors")
 
     @property
     def denoising_steps(self) -> int:
@@ -250,7 +253,7 @@ class Session:
                 ("Training", self.training.fingerprint[:16]),
                 ("Steps", str(self.training.outcome.counts["steps"])),
                 ("Loss", f"{facts['first_loss']:.4f} -> {facts['last_loss']:.4f}"),
-                ("Rank", str(recipe.lora.lora_rank)),
+                ("Rank", recipe.lora.size_told),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
             lora_files=tuple(loras),

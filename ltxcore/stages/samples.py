@@ -82,6 +82,7 @@ class StoredSamples:
                 captions=len(sample.captions),
                 visits=sample.visits,
                 probability=sample.probability,
+                regularisation=sample.regularisation,
             )
             for sample in self._samples.values()
         ]
@@ -108,6 +109,7 @@ class StoredSamples:
             features=self._features.load(self.caption(sample_id, caption)),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
+            regularisation=sample.regularisation,
         )
 
     def _video(self, sample: Sample) -> torch.Tensor:

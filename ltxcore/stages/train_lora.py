@@ -16,7 +16,7 @@ from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.contract import TRAIN, versions
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from ltxcore.memory.arrangement import Connectors
+    from ltxcore.memory.placement import Placement
     from ltxcore.stages.connected import ConnectedCaptions
     from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
@@ -36,10 +37,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# These say how often a training is saved, not what it computes.
-NOT_IN_REQUEST = {"checkpoint_step_interval", "checkpoints_total_limit"}
+# These say how often a training is saved, where it begins and what it refuses, not what it computes.
+NOT_IN_REQUEST = {
+    "checkpoint_step_interval",
+    "checkpoints_total_limit",
+    "resume_from_checkpoint",
+    "allow_small_buckets",
+}
 SYNC_EVERY_S = 5.0
 LORA_NAME = "ltx2_lora"
+EMA_SUFFIX = "_ema"
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -57,7 +64,16 @@ def request(ctx: Context) -> dict[str, Any]:
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST}
         # The same batches make a step whether processes compute them beside or after one another.
         | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
+        "trigger": trigger(ctx),
     }
+
+
+def trigger(ctx: Context) -> str:
+    """The words that call what is trained: the recipe's, or else the datasets' instance prompts."""
+    if ctx.recipe.lora.trigger is not None:
+        return ctx.recipe.lora.trigger
+    own = {sample.trigger for sample in ctx.snapshot.samples if not sample.regularisation}
+    return ", ".join(sorted(own - {""}))
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
@@ -97,19 +113,12 @@ class Training:
             ConfigError: they are over before the warm-up is.
         """
         from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.batch_sizes import batch_sizes
         from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
         settings = self.ctx.recipe.training
         if not settings.num_train_epochs:
             return self.ctx.recipe
-        entries = StoredSamples(self.ctx).entries()
-        plan = BatchPlan(
-            entries,
-            seed=settings.seed,
-            batch_size=batch_sizes(entries, settings.train_batch_size),
-            caption_dropout=settings.caption_dropout_probability,
-        )
+        plan = BatchPlan.of(StoredSamples(self.ctx).entries(), settings)
         steps = steps_of_epochs(self.ctx.recipe, plan.batches_per_epoch)
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
@@ -137,13 +146,17 @@ class Training:
         """
         from ltxcore.stages.connected import delete_connected
         from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.extras import require_optimizer
+        from ltxcore.training.plan import BatchPlan
         from ltxcore.training.plot import plot_losses
 
         def tell(metrics: StepMetrics) -> None:
             self._sync()
             on_step(metrics)
 
-        StoredSamples(self.ctx)
+        # Before minutes of loading.
+        require_optimizer(self.recipe.training.optimizer)
+        BatchPlan.of(StoredSamples(self.ctx).entries(), self.recipe.training)
         self._begin_record()
         if self.recipe.processes.count > 1:
             result = self._run_team(tell, should_stop)
@@ -177,16 +190,15 @@ class Training:
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall: nothing is loaded then.
+            ForeignCheckpoint, NoSuchCheckpoint: see `find_start`.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
         """
         import torch
 
         from ltxcore.memory.placement import Placement
         from ltxcore.models.loading import load_transformer
-        from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.loop import train
-        from ltxcore.training.lora import lora_parameters
-        from ltxcore.training.shares import gathered, is_first_process
 
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
@@ -204,15 +216,13 @@ class Training:
             self.recipe,
             self.directory,
             run_fingerprint=request_fingerprint(TRAIN, self.request),
+            request={"versions": versions(TRAIN), **self.request},
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
             on_step=on_step,
             should_stop=should_stop,
         )
-        weights = gathered(lora_parameters(transformer))
-        if is_first_process():
-            lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
-            export_lora(self.directory / "lora", LORA_NAME, weights, lineage)
+        self._export(transformer, placement, result)
         placement.remove()
         return result
 
@@ -236,6 +246,25 @@ class Training:
         from ltxcore.stages.connected import ConnectedCaptions
 
         return ConnectedCaptions(self.ctx, self.directory, dtype)
+
+    def _export(self, transformer: Any, placement: Placement, result: TrainResult) -> None:
+        """Write the LoRA, and the average of it beside or instead, as the recipe says."""
+        from ltxcore.training.adapters import take_adapter
+        from ltxcore.training.export import Lineage, export_lora
+        from ltxcore.training.lora import lora_parameters
+        from ltxcore.training.shares import is_first_process
+
+        trigger = self.request["trigger"]
+        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe, trigger)
+        last = lora_parameters(transformer)
+        average = None if result.ema is None else {name: result.ema[name] for name in last}
+        instead = average is not None and self.ctx.recipe.training.ema_export == "instead"
+        found = {"": average if instead else last, EMA_SUFFIX: None if instead else average}
+        for suffix, weights in found.items():
+            if weights is not None:
+                adapter = take_adapter(transformer, weights, placement.reading)
+                if is_first_process():
+                    export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
 
     @property
     def metrics_file(self) -> Path:
@@ -261,6 +290,7 @@ class Training:
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
                 "seconds_a_step": result.seconds / result.steps,
+                "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,
                 "directory": self.ctx.workspace.relative(self.directory),

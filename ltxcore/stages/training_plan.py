@@ -194,7 +194,7 @@ def workload(
         fps=fps,
         audio=audio,
         text_tokens=text_tokens,
-        rank=recipe.lora.lora_rank,
+        rank=recipe.lora.rank_by_size,
         targets=tuple(recipe.lora.lora_targets or default_targets(audio)),
         dropout=recipe.lora.lora_dropout > 0,
         per_token_times=training.ltx2_first_frame_conditioning_probability > 0,

@@ -94,6 +94,8 @@ class Sample(Strict):
     visits: int = 1
     probability: float = 1.0
     regularisation: bool = False
+    trigger: str = ""
+    """The dataset's instance prompt, where captions are made of it."""
 
     @property
     def bucket(self) -> str:
@@ -129,8 +131,10 @@ class Snapshot(Strict):
 
     @property
     def data_id(self) -> str:
-        """What training can see of the data: a rejected file more, or a note, does not change it."""
-        seen = [s.model_dump(mode="json", exclude={"notes", "path", "dataset"}) for s in self.samples]
+        """What training can see of the data: a rejected file more, a note or a trigger do not change it."""
+        seen = [
+            s.model_dump(mode="json", exclude={"notes", "path", "dataset", "trigger"}) for s in self.samples
+        ]
         return fingerprint({"samples": seen, "wants_audio": self.wants_audio})[:16]
 
     def file(self, sample: Sample) -> Path:

@@ -10,6 +10,8 @@ import torch
 
 from ltxcore.models.connecting import Caption
 
+Group = tuple[str, float, bool, bool, bool]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -28,14 +30,24 @@ class Entry:
     has_video: bool = True
     """False for sound that is trained alone."""
 
+    regularisation: bool = False
+    """Its target is what the model says without the adapter."""
+
     @property
-    def group(self) -> tuple[str, float, bool, bool]:
-        """Shape, frame rate (so sound has one length) and whether there is sound and picture.
+    def group(self) -> Group:
+        """Shape, frame rate (so sound has one length), whether there is sound and picture, and the target.
 
         Silent clips stay apart from those with sound, and sound alone from clips: a batch that has one
         modality only is computed with both isolated, so that noise in place of the other never reaches it.
         """
-        return self.bucket, self.fps, self.has_audio, self.has_video
+        return self.bucket, self.fps, self.has_audio, self.has_video, self.regularisation
+
+    @property
+    def told(self) -> str:
+        """The group in words."""
+        kinds = ("with sound" if self.has_audio else "silent") if self.has_video else "sound alone"
+        kept = ", regularisation" if self.regularisation else ""
+        return f"{self.bucket} ({self.fps:g} fps, {kinds}{kept})"
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,7 @@ class TrainingSample:
     """Where in the L the sound ends; the rest is padding and takes no part in the loss."""
     features: Caption
     fps: float
+    regularisation: bool = False
     audio_padding: int = 0
     """How many of the L are padding before the sound begins; they take no part either."""
     has_video: bool = True
@@ -82,6 +95,8 @@ class Batch:
     fps: float
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
+    regularisation: bool = False
+    """Its target is what the model says without the adapter."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
@@ -103,10 +118,10 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         ValueError: the samples differ in latent shape, frame rate or in whether they have pictures, or state
             more sound than they hold.
     """
-    shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video) for s in samples})
+    shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video, s.regularisation) for s in samples})
     if len(shapes) > 1:
         raise ValueError(
-            f"samples of one batch differ in (latent shape, fps, has pictures): {shapes}; "
+            f"samples of one batch differ in (latent shape, fps, has pictures, regularisation): {shapes}; "
             f"ids {list(sample_ids)}"
         )
     audio, mask = _stack_audio(sample_ids, samples)
@@ -118,6 +133,7 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         features=tuple(s.features for s in samples),
         fps=samples[0].fps,
         has_video=samples[0].has_video,
+        regularisation=samples[0].regularisation,
     )
 
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import torch
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.training.batch_sizes import batch_sizes
+from ltxcore.store.blobs import read_json
 from ltxcore.training.checkpoints import write_checkpoint
+from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.data import Batch, SampleSource, collate
-from ltxcore.training.lora import add_lora, lora_parameters, target_modules
+from ltxcore.training.extras import require_optimizer
+from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
-from ltxcore.training.processes import Processes, clip_norm
+from ltxcore.training.processes import Processes
+from ltxcore.training.resume import RESUME_FILE, find_start
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import (
     BatchLosses,
@@ -54,6 +60,12 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
+    resumed_at: int
+    """The steps that were done when it began."""
+    resume_notes: tuple[str, ...] = ()
+    """What there is to say of where it began."""
+    ema: Mapping[str, torch.Tensor] | None = field(default=None, compare=False)
+    """The averages of the weights, where the recipe keeps them."""
 
 
 def train(
@@ -65,6 +77,7 @@ def train(
     *,
     run_fingerprint: str,
     max_tokens: int,
+    request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -83,6 +96,7 @@ def train(
         directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
+        request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
@@ -90,17 +104,14 @@ def train(
     Raises:
         TrainingInterrupted: `should_stop` said so.
         TrainingDiverged: a loss or gradient is not finite; names the step and its samples.
-        ForeignCheckpoint: the checkpoints in `directory` are of another `run_fingerprint`.
+        ForeignCheckpoint, NoSuchCheckpoint: what the recipe wants continued cannot be, see `find_start`.
+        BucketTooSmall: a batch cannot be filled.
+        OptimizerMissing: the optimizer's package is not installed.
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
-    entries = source.entries()
-    plan = BatchPlan(
-        entries,
-        seed=settings.seed,
-        batch_size=batch_sizes(entries, settings.train_batch_size),
-        caption_dropout=settings.caption_dropout_probability,
-    )
+    require_optimizer(settings.optimizer)
+    plan = BatchPlan.of(source.entries(), settings)
     placement = placement or Placement.as_it_is(transformer)
     device = placement.device
     processes = Processes(settings, recipe.processes, device)
@@ -108,10 +119,20 @@ def train(
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
+    if settings.torch_compile:
+        compile_blocks(transformer, settings, placement.arrangement, shapes=plan.groups)
     state = TrainingState(lora_parameters(transformer), settings, device)
     model = processes.prepare(transformer, state)
     state.follow(lora_parameters(transformer))
-    done = state.resume(directory, run_fingerprint)
+    made_of = dict(request or {})
+    start = find_start(
+        directory, run_fingerprint, made_of, settings.resume_from_checkpoint, settings.max_train_steps
+    )
+    if start.checkpoint is not None:
+        state.resume(start.checkpoint)
+    if processes.first:
+        start.note(directory)
+    done = start.step
 
     def load(own: int) -> Batch:
         visits = plan.batch_at(processes.number(own))
@@ -139,10 +160,10 @@ def train(
             losses = compute(step, data)
             losses.require_finite()
             processes.forget_unreached(state.parameters, losses)
-            grad_norm = clip_norm(state.parameters.values(), settings.max_grad_norm)
+            grad_norm = clip_gradients(state.parameters.values(), settings)
             require_finite("gradient", grad_norm, step, losses.sample_ids)
             learning_rate = state.learning_rate
-            state.advance()
+            state.advance(step)
 
             epoch = plan.epoch_at(step * recipe.batches_a_step - 1)
             times = time.monotonic() - started, data.waited_s - waited_s
@@ -152,7 +173,7 @@ def train(
 
             stop = processes.agreed(step < total and should_stop())
             if stop or step == total or step % settings.checkpoint_step_interval == 0:
-                checkpoint = state.checkpoint(step, run_fingerprint)
+                checkpoint = state.checkpoint(step, run_fingerprint, made_of)
                 if processes.first:
                     write_checkpoint(directory, checkpoint, settings.checkpoints_total_limit)
             if stop:
@@ -160,20 +181,24 @@ def train(
 
         processes.wait()
     transformer.eval()
-    return training_result(directory)
+    result = training_result(directory)
+    return result if state.ema is None else replace(result, ema=state.ema.averages)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
     """Give the transformer its LoRA, where the weights that it adapts are."""
-    entries = source.entries()
-    targets = target_modules(
-        transformer,
-        with_audio=any(e.has_audio for e in entries),
-        with_video=any(e.has_video for e in entries),
-        suffixes=recipe.lora.lora_targets,
-    )
-    add_lora(transformer, recipe.lora, targets, recipe.training.seed)
-    placement.hold_adapter(lora_parameters(transformer).values())
+    entries, settings = source.entries(), recipe.lora
+    has_audio, has_video = any(e.has_audio for e in entries), any(e.has_video for e in entries)
+    preset = None if settings.lycoris is None else settings.lycoris.apply_preset
+    if preset is not None and preset.target_module and settings.lora_targets is None:
+        targets = preset_modules(transformer, preset.target_module, has_audio, has_video)
+    else:
+        targets = target_modules(transformer, has_audio, settings.lora_targets, has_video)
+    add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
+    adapter = lora_parameters(transformer)
+    for parameter in adapter.values():
+        parameter.data = parameter.data.to(weights_dtype(recipe.training))
+    placement.hold_adapter(adapter.values())
 
 
 @contextmanager
@@ -213,6 +238,7 @@ def _step_metrics(
 def training_result(directory: Path) -> TrainResult:
     """What the training in a directory came to, from its record."""
     metrics = read_metrics(directory / METRICS_FILE)
+    resume = read_json(directory / RESUME_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
@@ -220,4 +246,6 @@ def training_result(directory: Path) -> TrainResult:
         last_loss=fmean(m.loss for m in metrics[-ends:]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
+        resumed_at=resume["step"],
+        resume_notes=tuple(resume["notes"]),
     )

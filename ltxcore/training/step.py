@@ -16,6 +16,7 @@ from ltxcore.models.connecting import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
 from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.regularisation import aim_at_base
 
 
 class TrainingDiverged(RuntimeError):
@@ -33,20 +34,26 @@ def batch_losses(
     noised = noise_batch(batch, recipe.training, number)
     video, audio = noised.video, noised.audio
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
-    video_velocity, audio_velocity = predict_velocity(
-        model,
-        video=unpatchify(video.tokens, like=batch.video),
-        audio=None if audio is None else audio.tokens,
-        video_times=video.times,
-        audio_times=None if audio is None else audio.times,
-        video_sigma=video.sigma,
-        audio_sigma=None if audio is None else audio.sigma,
-        video_embeds=video_embeds.to(video.tokens.dtype),
-        audio_embeds=audio_embeds.to(video.tokens.dtype),
-        fps=batch.fps,
-        isolated=not batch.has_video,
-    )
-    return losses(patchify(video_velocity), audio_velocity, noised)
+
+    def predict() -> tuple[torch.Tensor, torch.Tensor | None]:
+        video_velocity, audio_velocity = predict_velocity(
+            model,
+            video=unpatchify(video.tokens, like=batch.video),
+            audio=None if audio is None else audio.tokens,
+            video_times=video.times,
+            audio_times=None if audio is None else audio.times,
+            video_sigma=video.sigma,
+            audio_sigma=None if audio is None else audio.sigma,
+            video_embeds=video_embeds.to(video.tokens.dtype),
+            audio_embeds=audio_embeds.to(video.tokens.dtype),
+            fps=batch.fps,
+            isolated=not batch.has_video,
+        )
+        return patchify(video_velocity), audio_velocity
+
+    if batch.regularisation:
+        noised = aim_at_base(noised, model, predict)
+    return losses(*predict(), noised)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from ltxcore.models.loading import (
     load_video_vae,
     load_vocoder,
 )
+from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
@@ -190,8 +191,12 @@ class Renderer:
             self._adapted = False
 
     def _load(self, file: Path) -> None:
-        _check_keys(file)
+        names = _check_keys(file)
         try:
+            if is_lycoris(names):
+                # diffusers' pipeline takes LoRAs alone.
+                load_lycoris(self._components.transformer, _own_names(file), ADAPTER)
+                return
             self._pipeline.load_lora_weights(
                 str(file.parent),
                 weight_name=file.name,
@@ -283,8 +288,22 @@ def _pipeline(components: Components, video_width: int) -> Any:
     return pipeline
 
 
-def _check_keys(file: Path) -> None:
-    """Refuse what diffusers would take without a word and not apply."""
+def _embeddings_width(components: Components) -> int:
+    """Dv, the width of the video connector's output."""
+    config = components.connectors.config
+    heads: int = config.video_connector_num_attention_heads
+    width: int = config.video_connector_attention_head_dim
+    return heads * width
+
+
+def _own_names(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+
+
+def _check_keys(file: Path) -> list[str]:
+    """Refuse what diffusers would take without a word and not apply; the names of what is there."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -298,6 +317,7 @@ def _check_keys(file: Path) -> None:
             f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
             f"found {', '.join(foreign[:3]) or 'nothing'}"
         )
+    return names
 
 
 def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:

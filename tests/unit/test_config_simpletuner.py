@@ -159,15 +159,16 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("base_model_precision", "int9-quanto", "refused"),
         ("model_type", "full", "refused"),
         ("model_flavour", "2.5-dev", "refused"),
-        ("optimizer", "adamw", "moot"),
+        ("optimizer", "adamw", "taken"),
         ("optimizer", "lion", "refused"),
-        ("grad_clip_method", "value", "not yet"),
+        ("grad_clip_method", "value", "taken"),
         ("vae_dtype", "fp16", "refused"),
         ("lycoris_config", "config/lycoris.json", "moot"),
         ("hub_model_id", "me/lora", "moot"),
         ("crepa_lambda", 0.5, "moot"),
         ("dynamo_mode", "", "moot"),
-        ("resume_from_checkpoint", "latest", "moot"),
+        ("resume_from_checkpoint", "latest", "taken"),
+        ("ema_validation", "comparison", "not yet"),
         ("seed", 0, "taken"),
     ],
 )
@@ -177,10 +178,45 @@ def test_verdicts(key: str, value: Any, expected: Verdict) -> None:
     )
 
 
+def test_the_adapter_and_the_optimizer_come_through(tmp_path: Path) -> None:
+    lycoris = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 16}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "lycoris_config.json").write_text(json.dumps(lycoris))
+    config = tmp_path / "config" / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "lora_type": "lycoris",
+                "lycoris_config": "config/lycoris_config.json",
+                "optimizer": "adamw_bf16",
+                "lr_scheduler": "sine",
+                "lr_end": 1e-6,
+                "use_ema": True,
+                "ema_validation": "ema_only",
+                "resume_from_checkpoint": "checkpoint-50",
+                "dynamo_mode": "reduce-overhead",
+                "max_train_steps": 10,
+            }
+        )
+    )
+    found = load_recipe(config)
+    assert found.lora.lycoris is not None
+    assert found.lora.lycoris.model_dump(exclude_defaults=True) == {
+        "algo": "lokr",
+        "linear_dim": 10000,
+        "factor": 16,
+    }
+    training = found.training
+    assert (training.optimizer, training.lr_scheduler, training.lr_end) == ("adamw_bf16", "sine", 1e-6)
+    assert (training.use_ema, training.ema_validation) == (True, "ema_only")
+    assert (training.torch_compile, training.dynamo_mode) == (True, "reduce-overhead")
+    assert training.resume_from_checkpoint == "checkpoint-50"
+
+
 def test_keys_that_hang_on_another_one_follow_it() -> None:
     assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
     assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
-    assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "not yet"
+    assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "refused", "there is no such file"
     assert verdict("scheduled_sampling_reflexflow", True, scheduled_sampling_max_step_offset=20) == "not yet"
 
 
