@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -28,10 +29,25 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @property
+    def given(self) -> ConditioningSettings:
+        """What is given of each sample, the seed's first-frame key included.
+
+        Raises:
+            ValueError: the key contradicts `conditioning`.
+        """
+        return self.conditioning.with_first_frame(self.training.ltx2_first_frame_conditioning_probability)
+
+    @model_validator(mode="after")
+    def _conditions_agree(self) -> Recipe:
+        _ = self.given
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

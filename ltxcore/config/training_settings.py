@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ltxcore.config.base import Strict
+from ltxcore.config.flow_settings import FlowSettings
 
 Precision = Literal["bf16", "no"]
 
 
-class TrainingSettings(Strict):
+class TrainingSettings(FlowSettings):
     """The optimisation."""
 
     seed: int = Field(42, ge=0, lt=2**63)
@@ -33,9 +33,6 @@ class TrainingSettings(Strict):
     gradient_checkpointing: bool = True
     caption_dropout_probability: float = Field(0.1, ge=0, le=1)
     ltx2_first_frame_conditioning_probability: float = Field(0.0, ge=0, le=1)
-    sigma_sampling: Literal["independent", "shared"] = Field(
-        "independent", description="Whether video and sound draw their noise levels apart or together."
-    )
     checkpoint_step_interval: PositiveInt = 500
     checkpoints_total_limit: PositiveInt = 5
 

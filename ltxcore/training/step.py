@@ -30,7 +30,7 @@ def batch_losses(
     A batch without sound, or without pictures, is computed with the modalities isolated and has no loss of
     the one that it lacks.
     """
-    noised = noise_batch(batch, recipe.training, number)
+    noised = noise_batch(batch, recipe.training, number, recipe.given)
     video, audio = noised.video, noised.audio
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
     video_velocity, audio_velocity = predict_velocity(
@@ -45,6 +45,7 @@ def batch_losses(
         audio_embeds=audio_embeds.to(video.tokens.dtype),
         fps=batch.fps,
         isolated=not batch.has_video,
+        reference=noised.reference,
     )
     return losses(patchify(video_velocity), audio_velocity, noised)
 
