@@ -180,6 +180,13 @@ class ConditioningSettings(Strict):
         return self
 
     @property
+    def frozen(self) -> Modality | None:
+        """The modality that is given whole, if one is."""
+        if self.video.frozen:
+            return "video"
+        return "audio" if self.audio.frozen else None
+
+    @property
     def per_token(self) -> bool:
         """Whether some tokens of the pictures may be given while others are made."""
         return bool(self.video.conditions)

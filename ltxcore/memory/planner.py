@@ -50,12 +50,15 @@ class Workload:
     per_token_times: bool = False
     checkpointing: bool = True
     value_bytes: int = 2
+    reference_tokens: int = 0
+    """Of a video that is given beside this one (IC-LoRA)."""
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens.of(
+        own = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
         )
+        return replace(own, video=own.video + self.reference_tokens)
 
     @property
     def activations(self) -> Activations:

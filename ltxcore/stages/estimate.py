@@ -13,6 +13,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.learnable import learnable
 from ltxcore.stages.output_sizes import (
     LatentSizes,
     TextSizes,
@@ -242,7 +243,7 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
-    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound)
+    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, ctx.recipe.given.frozen)
     return StageEstimate(
         TRAIN,
         steps,
@@ -264,7 +265,7 @@ def _steps(ctx: Planned, data: _Data) -> int:
 
     entries = [
         Entry(s.id, s.bucket, s.frames.fps, s.audio is not None, len(s.captions), s.visits, s.probability)
-        for s in data.samples
+        for s in learnable(data.samples, ctx.recipe.given)
     ]
     plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
     return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))

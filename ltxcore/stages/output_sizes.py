@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ltxcore.config.conditioning_settings import Modality
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.texts import TextStore
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -51,13 +52,19 @@ class LatentSizes:
 
     def tracks(self, sample: Sample) -> list[int]:
         """Bytes of each latent track of a sample, in the order of its keys."""
-        width, height = sample.geometry.target
-        frames = (sample.frames.count - 1) // self.temporal + 1
-        picture = self.channels * frames * (width // self.spatial) * (height // self.spatial) * BF16_BYTES
+        pictures = [] if sample.reference is None else [self._latents(sample.reference) * self.channels]
+        pictures += [] if sample.mask is None else [self._latents(sample.mask)]
+        pictures += [self._latents(sample) * self.channels]
         if sample.audio is None:
-            return [picture]
+            return pictures
         length = max(1, round(sample.audio.duration_s * AUDIO_LATENTS_PER_SECOND))
-        return [picture, length * self.audio_width * BF16_BYTES]
+        return [*pictures, length * self.audio_width * BF16_BYTES]
+
+    def _latents(self, shown: Sample | Companion) -> int:
+        """Bytes of one channel."""
+        width, height = shown.geometry.target
+        frames = (shown.frames.count - 1) // self.temporal + 1
+        return frames * (width // self.spatial) * (height // self.spatial) * BF16_BYTES
 
 
 @dataclass(frozen=True)
@@ -87,11 +94,13 @@ class TextSizes:
         return tokens * self.width * BF16_BYTES
 
 
-def adapter_parameters(source: ModelSource, lora: LoraSettings, has_sound: bool) -> int:
+def adapter_parameters(
+    source: ModelSource, lora: LoraSettings, has_sound: bool, frozen: Modality | None = None
+) -> int:
     """Trained numbers of a LoRA: rank times rows and columns of every target."""
     from ltxcore.training.lora import default_targets
 
-    suffixes = lora.lora_targets or default_targets(has_sound)
+    suffixes = lora.lora_targets or default_targets(has_sound, frozen=frozen)
     linears = [
         shape
         for name, shape in source.shapes("transformer").items()

@@ -51,6 +51,7 @@ def request(ctx: Context) -> dict[str, Any]:
         "transformer": ctx.source.fingerprint("transformer"),
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
+        "conditioning": ctx.recipe.conditioning.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
     }
 
@@ -175,7 +176,9 @@ class Training:
             on_step=tell,
             should_stop=should_stop,
         )
-        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
+        lineage = Lineage(
+            self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe, samples.reference_factors
+        )
         export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
         plot_losses(self.metrics_file, self.loss_picture)
         placement.remove()

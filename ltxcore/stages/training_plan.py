@@ -25,7 +25,7 @@ from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sizes import QUANTISED_BITS, Shapes, TransformerSizes
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
-from ltxcore.stages.reports import video_tokens
+from ltxcore.stages.reports import reference_tokens, video_tokens
 
 # What the system and other programs keep of host memory where the recipe names no budget.
 HOST_SHARE = 0.9
@@ -122,13 +122,22 @@ def workload_of(ctx: Context) -> Workload:
         fps=largest.frames.fps,
         audio=any(sample.audio is not None for sample in ctx.snapshot.samples),
         text_tokens=ctx.source.text_max_tokens,
+        reference_tokens=reference_tokens(largest),
     )
 
 
 def workload(
-    recipe: Recipe, *, width: int, height: int, frames: int, fps: float, audio: bool, text_tokens: int
+    recipe: Recipe,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+    fps: float,
+    audio: bool,
+    text_tokens: int,
+    reference_tokens: int = 0,
 ) -> Workload:
-    """A step of a recipe on one bucket."""
+    """A step of a recipe on one bucket; `reference_tokens` are given beside the bucket's own."""
     from ltxcore.training.lora import default_targets
 
     training = recipe.training
@@ -141,9 +150,10 @@ def workload(
         audio=audio,
         text_tokens=text_tokens,
         rank=recipe.lora.lora_rank,
-        targets=tuple(recipe.lora.lora_targets or default_targets(audio)),
+        targets=tuple(recipe.lora.lora_targets or default_targets(audio, frozen=recipe.given.frozen)),
         dropout=recipe.lora.lora_dropout > 0,
-        per_token_times=training.ltx2_first_frame_conditioning_probability > 0,
+        per_token_times=recipe.given.per_token,
+        reference_tokens=reference_tokens,
         checkpointing=training.gradient_checkpointing,
         value_bytes=2 if training.mixed_precision == "bf16" else 4,
     )

@@ -1,4 +1,4 @@
-"""Which tokens of a batch are given: the conditions that are drawn for each sample, as masks of its latents."""
+"""Which tokens of a batch are given: the conditions that are drawn for each sample, as masks."""
 
 from __future__ import annotations
 

@@ -29,6 +29,9 @@ class Lineage:
     base_fingerprint: str
     snapshot_id: str
     recipe: Recipe
+    reference_factors: tuple[int, int] | None = None
+    """How many times smaller references are, and how many times fewer frames a second they have; None: a
+    LoRA without references."""
 
 
 def export_lora(
@@ -84,7 +87,10 @@ def reference_name(name: str) -> str:
 
 def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
     settings = lineage.recipe.lora
+    space, time = lineage.reference_factors or (None, None)
+    references = {"reference_downscale_factor": space, "reference_temporal_scale_factor": time}
     return {
+        **{key: str(factor) for key, factor in references.items() if factor is not None},
         "format": "pt",
         "base_fingerprint": lineage.base_fingerprint,
         "snapshot_id": lineage.snapshot_id,

@@ -163,6 +163,7 @@ def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Pl
         with_audio=any(e.has_audio for e in entries),
         with_video=any(e.has_video for e in entries),
         suffixes=recipe.lora.lora_targets,
+        frozen=recipe.given.frozen,
     )
     add_lora(transformer, recipe.lora, targets, recipe.training.seed)
     placement.hold_adapter(lora_parameters(transformer).values())
