@@ -84,8 +84,8 @@ def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Pro
         there = [d.id for d in datasets.conditioning if d.conditioning_type == kind]
         if condition is not None and not there:
             told = (
-                f"has a {kind} condition, but no clips have one; add a dataset with dataset_type: conditioning "
-                f"and conditioning_type: {kind}, and name it in the clips' `conditioning_data`"
+                f"has a {kind} condition, but no clips have one: add a dataset of dataset_type conditioning "
+                f"and conditioning_type {kind}, and name it in the `conditioning_data` of the clips"
             )
             yield Problem("conditioning", told)
         if condition is None and there:

@@ -178,6 +178,9 @@ def _rectangle(
     least, most = condition.area
     edge = math.sqrt(least + draw("area") * (most - least))
     rows, columns = max(1, round(edge * height)), max(1, round(edge * width))
+    if (rows, columns) == (height, width) and rows * columns > 1:
+        # Rounded up to the whole picture: one line of latents at least is made.
+        rows, columns = (rows, columns - 1) if width >= height else (rows - 1, columns)
     top, left = (
         math.floor(draw(axis) * (whole - part + 1))
         for axis, whole, part in (("top", height, rows), ("left", width, columns))
