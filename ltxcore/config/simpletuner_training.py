@@ -19,6 +19,7 @@ from ltxcore.config.simpletuner import (
     take,
     unknown,
 )
+from ltxcore.config.simpletuner_flow import FLOW, settle_flow
 from ltxcore.config.simpletuner_values import (
     guidance,
     legal_frames,
@@ -38,7 +39,6 @@ WHOLE_CLIPS: Final = "clips are encoded whole: the same latents, with a higher p
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
-NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
 ADAMW: Final = "AdamW with float32 weights and moments trains instead"
 PRECISIONS: Final = (
     "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "fp8uz-quanto", "int8-torchao",
@@ -135,10 +135,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "peft_lora_target_modules": take("lora.lora_targets", convert=modules),
     "lycoris_config": not_yet("a standard LoRA is trained", needs="lora_type=lycoris"),
     # noise levels
-    "flow_schedule_shift": not_yet(NOISE),
-    "flow_schedule_auto_shift": not_yet(NOISE, off=(False,)),
-    "flow_use_uniform_schedule": not_yet(NOISE, off=(False,)),
-    "flow_use_beta_schedule": not_yet(NOISE, off=(False,)),
+    **FLOW,
     # data
     "resolution": take("data.resolution", why="for datasets that give none"),
     "resolution_type": take("data.resolution_type", why="for datasets that give none"),
@@ -235,6 +232,7 @@ def translate_config(
         for path, found in sets.items():
             _put(translation, key, path, found, given[key])
     _settle_steps(translation, config, given)
+    settle_flow(translation, config)
     _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
     if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):
         _put(translation, "", "model.pretrained_model_name_or_path", SEED_MODEL, None)
