@@ -14,7 +14,7 @@ from ltxcore.config.conditioning_settings import (
 )
 from ltxcore.config.dataset_kinds import ImageDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
-from ltxcore.config.errors import ConfigError, Problem
+from ltxcore.config.errors import ConfigError, Problem, nearest
 from ltxcore.config.recipe import Recipe
 
 VIDEO, AUDIO = "conditioning.video", "conditioning.audio"
@@ -32,9 +32,20 @@ def check_agreement(recipe: Recipe, datasets: Datasets) -> None:
         *_sound(given, datasets),
         *_companions(given, datasets),
         *_lengths(given, datasets),
+        *_evaluation(recipe, datasets),
     ]
     if problems:
         raise ConfigError(f"the recipe with {datasets.source}", problems)
+
+
+def _evaluation(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
+    name, known = recipe.validation.eval_dataset_id, [d.id for d in (*datasets.video, *datasets.image)]
+    if name is not None and name not in known:
+        yield Problem(
+            "validation.eval_dataset_id", f"`{name}` is no dataset of clips in use; {nearest(name, known)}"
+        )
+    if recipe.validation.validation_using_datasets and datasets.audio_only:
+        yield Problem("validation.validation_using_datasets", "is true, but only sound is trained")
 
 
 def _alone(datasets: Datasets) -> list[str]:

@@ -191,6 +191,14 @@ class ConditioningSettings(Strict):
         """Whether some tokens of the pictures may be given while others are made."""
         return bool(self.video.conditions)
 
+    def certain(self) -> ConditioningSettings:
+        """The same conditions, each of which always comes."""
+        data = self.model_dump()
+        for modality in ("video", "audio"):
+            for condition in data[modality]["conditions"]:
+                condition["probability"] = 1.0
+        return ConditioningSettings.model_validate(data)
+
     def with_first_frame(self, probability: float) -> ConditioningSettings:
         """These settings with the seed's `ltx2_first_frame_conditioning_probability` as a condition.
 

@@ -20,6 +20,7 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
 from ltxcore.stages.reports import Row, video_tokens
 from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -52,7 +53,7 @@ def _encoding_bytes(ctx: Context, value_bytes: int) -> int:
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
-    plan = plan_rendering(ctx.recipe.validation)
+    plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     size = plan.num_frames, plan.width, plan.height
     channels = ctx.source.config("vae")["decoder_block_out_channels"][0]
     # Pieces along time are for the encoder, which looks back alone.

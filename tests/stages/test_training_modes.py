@@ -15,13 +15,16 @@ from safetensors import safe_open
 
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.models.loading import load_connectors, load_transformer
+from ltxcore.models.loading import load_connectors, load_transformer, load_video_vae
+from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.samples import StoredSamples
+from ltxcore.stages.validation_clips import HeldClips, plan_of_clips
 from ltxcore.store.snapshot import Sample
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.loop import train
 from ltxcore.training.lora import lora_parameters
 from ltxcore.training.metrics import METRICS_FILE, StepMetrics, read_metrics
+from ltxcore.validation.plan import plan_rendering
 from tests.stages.conftest import TINY, Bench
 from tests.unit.media_clips import ffmpeg
 from tests.unit.media_files import caption, tone
@@ -302,3 +305,45 @@ def test_tokens_of_a_reference_are_in_the_plan(modes: Bench) -> None:
     workload = workload_of(bench.ctx)
     assert workload.tokens.video == LATENT_FRAMES * 4 + 8
     assert workload.per_token_times
+
+
+@pytest.mark.parametrize(
+    ("mode", "pictures", "sound", "reference"),
+    [
+        ("text-to-video", 0, 121, False),
+        ("image-to-video", 4, 0, False),
+        ("audio-to-video", 0, 121, False),
+        ("video-to-audio", 64, 0, False),
+        ("inpainting", 32, 0, False),
+        ("ic-lora", 4, 0, True),
+    ],
+)
+def test_renderings_are_given_what_the_training_gives(
+    modes: Bench, mode: str, pictures: int, sound: int, reference: bool
+) -> None:
+    """The seed's S2V where the recipe gives nothing: the clip's sound."""
+    sets = next(m for m in MODES if m.recipe == mode).sets
+    bench = adapted(mode, modes, sets, probability=None)
+    validation = {"validation_using_datasets": True, "eval_dataset_id": "clips", "validation_frame_rate": 12}
+    recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
+    bench = Bench(bench.root, recipe)
+    bench.prepare()
+    ctx = bench.ctx
+    assert validation_prompts(recipe, ctx.snapshot) == {"one": "a caption of one", "two": "a caption of two"}
+    plan = plan_of_clips(ctx, plan_rendering(recipe.validation))
+    assert (plan.width, plan.height, plan.num_frames, plan.fps) == (64, 64, FRAMES, 25)
+    clips = HeldClips(ctx)
+    held = clips.of("one", load_video_vae(ctx.source, torch.float32, "cpu"))
+    assert held is not None
+    assert (0 if held.video is None else int(held.video.given.sum())) == pictures
+    assert (0 if held.audio is None else int(held.audio.given.sum())) == sound
+    assert (held.reference is not None) is reference
+    assert clips.of("a prompt alone", None) is None
+
+
+def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:
+    bench = adapted("image-to-video", modes, (CLIPS,), probability=None)
+    validation = {"validation_using_datasets": True, "eval_dataset_id": "clip"}
+    recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
+    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is no .* `clips`"):
+        Bench(bench.root, recipe).probe()
