@@ -107,15 +107,15 @@ def _given(transformer: Any, kwargs: dict[str, Any], held: Held) -> dict[str, An
     video_times = audio_times = kwargs["timestep"]
     changed = {**kwargs, "audio_timestep": audio_times, "audio_sigma": kwargs["sigma"]}
     if held.video is not None:
+        video = held.video.put(video)
         video_times = held.video.times(video_times, video.shape[1])
         if held.video.is_all(video.shape[1]):
             changed["sigma"] = torch.zeros_like(kwargs["sigma"])
-        video = held.video.put(video)
     if held.audio is not None:
+        changed["audio_hidden_states"] = held.audio.put(audio)
         changed["audio_timestep"] = held.audio.times(audio_times, audio.shape[1])
         if held.audio.is_all(audio.shape[1]):
             changed["audio_sigma"] = torch.zeros_like(kwargs["sigma"])
-        changed["audio_hidden_states"] = held.audio.put(audio)
     if held.reference is not None:
         video, video_times, changed["video_coords"] = _beside(
             transformer, kwargs, video, video_times, held.reference

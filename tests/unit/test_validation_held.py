@@ -44,6 +44,14 @@ def renderer(source: ModelSource) -> Renderer:
     return Renderer(load_components(source, torch.float32, "cpu"), PLAN)
 
 
+def _watching(decode: Any, seen: dict[str, torch.Tensor], name: str) -> Any:
+    def watch(latents: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        seen[name] = latents
+        return decode(latents, *rest, **more)
+
+    return watch
+
+
 class Watched:
     """What the model was called with, and the latents that were decoded, of one rendering."""
 
@@ -52,15 +60,8 @@ class Watched:
         texts = TextFeatures(video=torch.randn(4, 48, generator=torch.Generator().manual_seed(1)), audio=None)
         decoded: dict[str, torch.Tensor] = {}
         for name in ("vae", "audio_vae"):
-            decode = getattr(parts, name).decode
-
-            def watch(
-                latents: torch.Tensor, *rest: Any, _name: str = name, _decode: Any = decode, **more: Any
-            ) -> Any:
-                decoded[_name] = latents
-                return _decode(latents, *rest, **more)
-
-            monkeypatch.setattr(getattr(parts, name), "decode", watch)
+            model = getattr(parts, name)
+            monkeypatch.setattr(model, "decode", _watching(model.decode, decoded, name))
         with renderer.holding(held):
             # After the hooks of what is held, so that this sees what the model sees.
             hook = parts.transformer.register_forward_pre_hook(
