@@ -21,8 +21,16 @@ def learnable(samples: Sequence[Sample], given: ConditioningSettings) -> list[Sa
     """The samples of which something is generated: with frozen pictures those that have sound.
 
     Raises:
-        NothingLearnt: there are samples, and none of them is such.
+        NothingLearnt: there are samples, and none of them is such, or none has the reference or mask that a
+            condition gives.
     """
+    for kind in ("reference", "mask"):
+        asked = given.video.of_type(kind) or given.audio.of_type(kind)
+        if samples and asked and not any(getattr(sample, kind) for sample in samples):
+            raise NothingLearnt(
+                f"conditioning has a {kind} condition, and none of the {len(samples)} samples has a {kind}; "
+                "name its dataset in the `conditioning_data` of the clips and run probe-media"
+            )
     kept = [sample for sample in samples if _generated(sample, given)]
     if samples and not kept:
         raise NothingLearnt(
