@@ -18,6 +18,7 @@ from ltxcore.config.errors import ConfigError, Problem, nearest
 from ltxcore.config.recipe import Recipe
 
 VIDEO, AUDIO = "conditioning.video", "conditioning.audio"
+FIRST_FRAME_KEY = "training.ltx2_first_frame_conditioning_probability"
 
 
 def check_agreement(recipe: Recipe, datasets: Datasets) -> None:
@@ -27,11 +28,13 @@ def check_agreement(recipe: Recipe, datasets: Datasets) -> None:
         ConfigError: one line for each contradiction, naming the key.
     """
     given = recipe.given
+    listed = recipe.conditioning.video.conditions
+    video_key = f"{VIDEO}.conditions" if listed else FIRST_FRAME_KEY
     problems = [
         *_frozen(given, datasets),
-        *_sound(given, datasets),
+        *_sound(given, datasets, video_key),
         *_companions(given, datasets),
-        *_lengths(given, datasets),
+        *_lengths(given, datasets, video_key),
         *_evaluation(recipe, datasets),
     ]
     if problems:
@@ -76,14 +79,14 @@ def _frozen(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem
             yield Problem(f"{VIDEO}.mode", f"is frozen, but `{name}` has no pictures that could be given")
 
 
-def _sound(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
+def _sound(given: ConditioningSettings, datasets: Datasets, video_key: str) -> Iterator[Problem]:
     without_sound = not datasets.audio and not any(d.wants_sound for d in datasets.video)
     if without_sound and given.audio.frozen:
         yield Problem(f"{AUDIO}.mode", "is frozen, but no dataset has sound that could be given")
     if without_sound and given.audio.conditions:
         yield Problem(f"{AUDIO}.conditions", "are given, but no dataset has sound")
     if datasets.audio_only and given.video.conditions:
-        yield Problem(f"{VIDEO}.conditions", "are given, but only sound is trained")
+        yield Problem(video_key, "gives pictures, but only sound is trained")
 
 
 def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
@@ -116,7 +119,7 @@ def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Pro
         yield Problem("reference_downscale_factor, reference_temporal_scale_factor", told)
 
 
-def _lengths(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
+def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) -> Iterator[Problem]:
     """That something is left of clips whose length is known.
 
     Clips of resolution_frames have their own lengths; there a condition is left out that takes all.
@@ -125,15 +128,19 @@ def _lengths(given: ConditioningSettings, datasets: Datasets) -> Iterator[Proble
         if dataset.video.bucket_strategy != "aspect_ratio":
             continue
         frames = (dataset.video.num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-        for name, conditions in ((VIDEO, given.video.conditions), (AUDIO, given.audio.conditions)):
-            if name == VIDEO and dataset.audio.audio_only:
+        modalities = (
+            (video_key, given.video.conditions),
+            (f"{AUDIO}.conditions", given.audio.conditions),
+        )
+        for key, conditions in modalities:
+            if key == video_key and dataset.audio.audio_only:
                 continue
             told = _too_long(conditions, frames, dataset)
             if told:
-                yield Problem(f"{name}.conditions", told)
+                yield Problem(key, told)
     if given.video.conditions and _only_pictures(datasets, given):
-        told = "hold only first_frame, prefix or suffix, but all data are pictures of one frame"
-        yield Problem(f"{VIDEO}.conditions", told)
+        told = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        yield Problem(video_key, told)
 
 
 def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:

@@ -90,7 +90,11 @@ def test_what_the_data_can_give_is_accepted(
             [SILENT],
             "conditioning.audio.conditions: are given, but no dataset has sound",
         ),
-        (conditions({"type": "first_frame"}), [SOUND], "conditioning.video.conditions: are given, but only"),
+        (
+            conditions({"type": "first_frame"}),
+            [SOUND],
+            "conditioning.video.conditions: gives pictures, but only",
+        ),
         (conditions({"type": "prefix", "frames": [1, 25]}), [video()], "prefix of 25 frames leave nothing"),
         (
             conditions({"type": "prefix", "frames": 9}, {"type": "suffix", "frames": 16}),
@@ -146,3 +150,13 @@ def test_links_that_lead_nowhere_are_refused(tmp_path: Path, sets: list[dict[str
     with pytest.raises(ConfigError) as caught:
         datasets(tmp_path, *sets)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("sets", [[SOUND], [PICTURES], [video(video={"num_frames": 1})]])
+def test_the_seeds_first_frame_key_is_named_where_it_is_the_cause(
+    tmp_path: Path, sets: list[dict[str, Any]]
+) -> None:
+    key = "ltx2_first_frame_conditioning_probability"
+    recipe = parse(Recipe, {"training": {key: 0.1}}, "recipe")
+    with pytest.raises(ConfigError, match=f"training.{key}: "):
+        check_agreement(recipe, datasets(tmp_path, *sets))
