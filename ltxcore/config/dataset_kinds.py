@@ -207,6 +207,15 @@ class PictureDataset(MediaDataset):
         """The buckets that the dataset names; none where they follow from the clips."""
         return tuple(read_bucket(text) for text in self.buckets)
 
+    conditioning_data: tuple[str, ...] = Field(
+        (), description="Conditioning datasets that hold the clips' references or masks, matched by stem."
+    )
+
+    @field_validator("conditioning_data", mode="before")
+    @classmethod
+    def _listed_companions(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
+
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
         low, high = self.minimum_aspect_ratio, self.maximum_aspect_ratio
@@ -308,6 +317,38 @@ class AudioDataset(MediaDataset):
     audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
+class ConditioningDataset(Strict):
+    """A directory of videos or pictures that belong to clips of other datasets, by their stems.
+
+    A reference is given beside the clip (IC-LoRA). A mask is white where the clip is made and black where it
+    is given. Both show the clip's own picture, from its first frame on.
+    """
+
+    id: Id
+    type: Local = "local"
+    dataset_type: Literal["conditioning"]
+    conditioning_type: Literal["reference", "mask"]
+    instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
+    reference_downscale_factor: Literal[1, 2, 4] = Field(
+        1, description="References are used so many times smaller than the clips."
+    )
+    reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
+        1, description="References are used with so many times fewer frames a second than the clips."
+    )
+    disabled: bool = False
+    cache_dir: str | None = Field(None, description=NOT_USED)
+    cache_dir_vae: str | None = Field(None, description=NOT_USED)
+
+    @model_validator(mode="after")
+    def _factors_are_of_references(self) -> ConditioningDataset:
+        for key in ("reference_downscale_factor", "reference_temporal_scale_factor"):
+            if self.conditioning_type == "mask" and getattr(self, key) != 1:
+                raise ValueError(
+                    f"{key} has no meaning for conditioning_type mask: masks have the clips' size and length"
+                )
+        return self
+
+
 class TextEmbedsDataset(Strict):
     """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
 
@@ -326,10 +367,11 @@ class TextEmbedsDataset(Strict):
 
 
 Media = VideoDataset | ImageDataset | AudioDataset
-Entry = VideoDataset | ImageDataset | AudioDataset | TextEmbedsDataset
+Entry = VideoDataset | ImageDataset | AudioDataset | ConditioningDataset | TextEmbedsDataset
 KINDS: dict[str, type[Entry]] = {
     "video": VideoDataset,
     "image": ImageDataset,
     "audio": AudioDataset,
+    "conditioning": ConditioningDataset,
     "text_embeds": TextEmbedsDataset,
 }

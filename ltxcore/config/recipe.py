@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.batch_size import AUTO
+from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -30,6 +31,7 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)
@@ -102,6 +104,20 @@ class Recipe(Strict):
                 f"{file} shares the transformer out among the processes, which cannot share weights of "
                 f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
             )
+        return self
+
+    @property
+    def given(self) -> ConditioningSettings:
+        """What is given of each sample, the seed's first-frame key included.
+
+        Raises:
+            ValueError: the key contradicts `conditioning`.
+        """
+        return self.conditioning.with_first_frame(self.training.ltx2_first_frame_conditioning_probability)
+
+    @model_validator(mode="after")
+    def _conditions_agree(self) -> Recipe:
+        _ = self.given
         return self
 
 

@@ -20,6 +20,7 @@ from ltxcore.config.simpletuner import (
     take,
     unknown,
 )
+from ltxcore.config.simpletuner_flow import FLOW, settle_flow
 from ltxcore.config.simpletuner_values import (
     by_layers,
     guidance,
@@ -37,7 +38,6 @@ VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
-NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
 PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
@@ -130,10 +130,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
         "taken", to=("lora.lycoris_config",), convert=lycoris_config, needs="lora_type=lycoris"
     ),
     # noise levels
-    "flow_schedule_shift": not_yet(NOISE),
-    "flow_schedule_auto_shift": not_yet(NOISE, off=(False,)),
-    "flow_use_uniform_schedule": not_yet(NOISE, off=(False,)),
-    "flow_use_beta_schedule": not_yet(NOISE, off=(False,)),
+    **FLOW,
     # data
     "resolution": take("data.resolution", why="for datasets that give none"),
     "resolution_type": take("data.resolution_type", why="for datasets that give none"),
@@ -198,8 +195,8 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "validation_resolution": take("validation.validation_resolution", convert=resolution),
     "validation_seed": take("validation.validation_seed"),
     "validation_disable_unconditional": moot("the empty prompt is never rendered"),
-    "validation_using_datasets": not_yet("prompts are rendered from text alone", off=(False,)),
-    "eval_dataset_id": not_yet("prompts are rendered from text alone", needs="validation_using_datasets"),
+    "validation_using_datasets": take("validation.validation_using_datasets"),
+    "eval_dataset_id": Rule("taken", to=("validation.eval_dataset_id",), needs="validation_using_datasets"),
     "validation_adapter_path": not_yet("the trained LoRA alone is rendered beside the base"),
     "validation_adapter_config": not_yet("the trained LoRA alone is rendered beside the base"),
     "evaluation_type": not_yet("renderings are measured, but not scored by a model", off=("none",)),
@@ -236,6 +233,7 @@ def translate_config(
         for path, found in sets.items():
             _put(translation, key, path, found, given[key])
     _settle_steps(translation, config, given)
+    settle_flow(translation, config)
     _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
     if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):
         _put(translation, "", "model.pretrained_model_name_or_path", SEED_MODEL, None)

@@ -135,6 +135,12 @@ def channels(value: Any, base: Path) -> Converted:
     return Converted(value, "the audio VAE gets stereo always: mono is duplicated")
 
 
+def as_reference(value: Any, base: Path) -> Converted:
+    """reference_strict is what a reference is here."""
+    note = "" if value == "reference" else f"{value} is a reference that shows the clip's own picture"
+    return Converted("reference", note)
+
+
 def flag(value: Any, base: Path) -> Converted:
     if not isinstance(value, bool):
         raise Unfit(f"found {value!r}; write true or false")

@@ -7,13 +7,14 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from ltxcore.config.batch_size import BatchSize
+from ltxcore.config.flow_settings import FlowSettings
 from ltxcore.config.optimizer_settings import OptimizerSettings
 
 Precision = Literal["bf16", "no"]
 
 
-class TrainingSettings(OptimizerSettings):
-    """The optimisation: its length, its objective and what is saved; `OptimizerSettings` is part of it."""
+class TrainingSettings(OptimizerSettings, FlowSettings):
+    """The optimisation: its length, its data, its noise, its optimizer and what is saved."""
 
     seed: int = Field(42, ge=0, lt=2**63)
     max_train_steps: int = Field(60, ge=0, description="0 where num_train_epochs says how long.")
@@ -33,9 +34,6 @@ class TrainingSettings(OptimizerSettings):
     gradient_checkpointing: bool = True
     caption_dropout_probability: float = Field(0.1, ge=0, le=1)
     ltx2_first_frame_conditioning_probability: float = Field(0.0, ge=0, le=1)
-    sigma_sampling: Literal["independent", "shared"] = Field(
-        "independent", description="Whether video and sound draw their noise levels apart or together."
-    )
     checkpoint_step_interval: PositiveInt = 500
     checkpoints_total_limit: PositiveInt = 5
     resume_from_checkpoint: str = Field(

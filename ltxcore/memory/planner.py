@@ -58,12 +58,15 @@ class Workload:
     """Different captions of the data; None where the data are not known."""
     visits: int = 0
     """Samples that the whole training looks at."""
+    reference_tokens: int = 0
+    """Of a video that is given beside this one (IC-LoRA)."""
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens.of(
+        own = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
         )
+        return replace(own, video=own.video + self.reference_tokens)
 
     @property
     def activations(self) -> Activations:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ltxcore.config.agreement import check_agreement
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.recipe import Recipe
@@ -27,7 +28,14 @@ class Context:
 
     @cached_property
     def datasets(self) -> Datasets:
-        return load_datasets(self.datasets_file, self.recipe.data)
+        """The datasets.
+
+        Raises:
+            ConfigError: they are wrong, or contradict the recipe.
+        """
+        found = load_datasets(self.datasets_file, self.recipe.data)
+        check_agreement(self.recipe, found)
+        return found
 
     @cached_property
     def snapshot(self) -> Snapshot:

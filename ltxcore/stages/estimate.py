@@ -15,6 +15,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.learnable import learnable
 from ltxcore.stages.memory_check import memory_plans
 from ltxcore.stages.output_sizes import (
     LatentSizes,
@@ -28,6 +29,7 @@ from ltxcore.stages.probe_media import MediaFile, Memo, NothingToTrain, find_fil
 from ltxcore.stages.prompts import DEFAULT_PROMPTS, all_texts, validation_prompts
 from ltxcore.stages.rates import Rates
 from ltxcore.stages.stamp import find_stamp
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
@@ -255,7 +257,8 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
     has_video = any(sample.kind != "audio" for sample in data.samples)
-    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video)
+    frozen = ctx.recipe.given.frozen
+    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video, frozen)
     return StageEstimate(
         TRAIN,
         steps,
@@ -273,11 +276,11 @@ def _steps(ctx: Planned, data: _Data) -> int:
         return ctx.recipe.training.max_train_steps
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
-    plan = BatchPlan.of(_entries(data), ctx.settled.recipe.training)
+    plan = BatchPlan.of(_entries(ctx, data), ctx.settled.recipe.training)
     return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
-def _entries(data: _Data) -> list[Entry]:
+def _entries(ctx: Context, data: _Data) -> list[Entry]:
     from ltxcore.training.data import Entry
 
     return [
@@ -292,13 +295,13 @@ def _entries(data: _Data) -> list[Entry]:
             probability=sample.probability,
             regularisation=sample.regularisation,
         )
-        for sample in data.samples
+        for sample in learnable(data.samples, ctx.recipe.given)
     ]
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
     renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
-    plan = plan_rendering(ctx.recipe.validation)
+    plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
     return StageEstimate(
@@ -364,7 +367,7 @@ def _untrainable(ctx: Context, data: _Data) -> list[str]:
         if data.scale == 1 and not isinstance(settings.train_batch_size, str):
             from ltxcore.training.plan import check_buckets
 
-            check_buckets(_entries(data), settings.train_batch_size, settings.allow_small_buckets)
+            check_buckets(_entries(ctx, data), settings.train_batch_size, settings.allow_small_buckets)
     except ValueError as error:
         return [str(error)]
     return []

@@ -28,6 +28,7 @@ from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
 from ltxcore.stages.training_plan import Machine, largest_sample, plan_on_device
 from ltxcore.stages.vae_room import VaeRoom
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -117,7 +118,7 @@ def _plan_encoding(ctx: Context, device: str) -> MemoryPlan:
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
-    plan = plan_rendering(ctx.recipe.validation)
+    plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     size = plan.num_frames, plan.width, plan.height
     channels = ctx.source.config("vae")["decoder_block_out_channels"][0]
     # Pieces along time are for the encoder, which looks back alone.

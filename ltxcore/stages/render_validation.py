@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.vae_ways import LARGE_TILES, asked_way
-from ltxcore.stages import embed_text, train_lora
+from ltxcore.stages import embed_text, encode_latents, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
 from ltxcore.stages.embed_text import space_request
@@ -19,6 +19,7 @@ from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
+from ltxcore.stages.validation_clips import HeldClips, plan_of_clips
 from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
@@ -52,7 +53,8 @@ def request(ctx: Context) -> dict[str, Any]:
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return embed_text.needs(ctx)
+    latents = encode_latents.needs(ctx) if ctx.recipe.validation.validation_using_datasets else {}
+    return embed_text.needs(ctx) | latents
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -88,12 +90,14 @@ class Session:
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
+    held_clips: HeldClips = field(init=False)
 
     def __post_init__(self) -> None:
         self.ctx = self.ctx.settled
         self.training = training_stamp(self.ctx)
         self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
-        self.plan = plan_rendering(self.ctx.recipe.validation)
+        self.plan = plan_of_clips(self.ctx, plan_rendering(self.ctx.recipe.validation))
+        self.held_clips = HeldClips(self.ctx)
         for note in self.plan.notes:
             logger.info(note)
 
@@ -183,9 +187,10 @@ class Session:
         negative = captions[self.ctx.recipe.validation.validation_negative_prompt]
 
         def render(name: str, prompt: str) -> Rendering:
-            return renderer.render(
-                name, captions[prompt], negative, lambda done, total: on_step(f"{name}, {label}")
-            )
+            with renderer.holding(self.held_clips.of(name, renderer.vae)):
+                return renderer.render(
+                    name, captions[prompt], negative, lambda done, total: on_step(f"{name}, {label}")
+                )
 
         return [render(name, prompt) for name, prompt in self.prompts.items()]
 

@@ -61,6 +61,7 @@ def request(ctx: Context) -> dict[str, Any]:
         "transformer": ctx.source.fingerprint("transformer"),
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
+        "conditioning": ctx.recipe.conditioning.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST}
         # The same batches make a step whether processes compute them beside or after one another.
         | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
@@ -249,13 +250,19 @@ class Training:
 
     def _export(self, transformer: Any, placement: Placement, result: TrainResult) -> None:
         """Write the LoRA, and the average of it beside or instead, as the recipe says."""
+        from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.adapters import take_adapter
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.lora import lora_parameters
         from ltxcore.training.shares import is_first_process
 
-        trigger = self.request["trigger"]
-        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe, trigger)
+        lineage = Lineage(
+            self.request["transformer"],
+            self.ctx.snapshot.id,
+            self.ctx.recipe,
+            self.request["trigger"],
+            StoredSamples(self.ctx).reference_factors,
+        )
         last = lora_parameters(transformer)
         average = None if result.ema is None else {name: result.ema[name] for name in last}
         instead = average is not None and self.ctx.recipe.training.ema_export == "instead"

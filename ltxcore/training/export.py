@@ -36,6 +36,9 @@ class Lineage:
     recipe: Recipe
     trigger: str = ""
     """The words that call what was trained; none where the captions describe all of it."""
+    reference_factors: tuple[int, int] | None = None
+    """How many times smaller references are, and how many times fewer frames a second they have; None: a
+    LoRA without references."""
 
 
 def export_lora(
@@ -127,7 +130,10 @@ def _peft_header(settings: LoraSettings, adapter: Adapter) -> dict[str, Any]:
 
 def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
     settings = lineage.recipe.lora
+    space, time = lineage.reference_factors or (None, None)
+    references = {"reference_downscale_factor": space, "reference_temporal_scale_factor": time}
     told = {
+        **{key: str(factor) for key, factor in references.items() if factor is not None},
         "format": "pt",
         "base_fingerprint": lineage.base_fingerprint,
         "snapshot_id": lineage.snapshot_id,

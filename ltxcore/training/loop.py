@@ -145,7 +145,7 @@ def train(
             number, batch = processes.number(own), data.take().to(device)
             with processes.accumulate(), derived_dropout(settings.seed, number, device):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                losses.batches.append(BatchLosses.of(number, batch.sample_ids, loss))
+                losses.batches.append(BatchLosses.of(number, batch, loss))
                 processes.accelerator.backward(loss.total)
         return processes.merged(losses)
 
@@ -193,7 +193,9 @@ def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Pl
     if preset is not None and preset.target_module and settings.lora_targets is None:
         targets = preset_modules(transformer, preset.target_module, has_audio, has_video)
     else:
-        targets = target_modules(transformer, has_audio, settings.lora_targets, has_video)
+        targets = target_modules(
+            transformer, has_audio, settings.lora_targets, has_video, frozen=recipe.given.frozen
+        )
     add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
     adapter = lora_parameters(transformer)
     for parameter in adapter.values():

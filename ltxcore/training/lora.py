@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from ltxcore.config.conditioning_settings import Modality
 from ltxcore.config.errors import nearest
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.training.adapters import ADAPTER, Reading, in_place, inject, is_of_class, start
@@ -24,24 +25,35 @@ AUDIO_MODULES = (
 )
 VIDEO_ATTENTIONS = ("attn1", "attn2")
 AUDIO_ATTENTIONS = ("audio_attn1", "audio_attn2")
+READS_AUDIO, READS_VIDEO = "audio_to_video_attn", "video_to_audio_attn"
 
 
 class UnknownTarget(ValueError):
     """A LoRA target that is no linear layer of the transformer."""
 
 
-def default_targets(with_audio: bool, with_video: bool = True) -> tuple[str, ...]:
+def default_targets(
+    with_audio: bool, with_video: bool = True, frozen: Modality | None = None
+) -> tuple[str, ...]:
     """Module suffixes that get a LoRA where the recipe names none.
 
     Without sound only the video's own attentions, without pictures only the sound's own modules: no loss
-    reaches the others.
+    reaches the others. Where one modality is frozen, the other one's modules and the attention by which it
+    reads the frozen one, whose own stream stays the base model's.
     """
+    if frozen == "audio":
+        return _projections(*VIDEO_ATTENTIONS, READS_AUDIO)
+    if frozen == "video":
+        return (*_projections(*AUDIO_ATTENTIONS, READS_VIDEO), *AUDIO_MODULES)
     if not with_video:
-        attentions = (f"{attention}.{name}" for attention in AUDIO_ATTENTIONS for name in PROJECTIONS)
-        return (*attentions, *AUDIO_MODULES)
+        return (*_projections(*AUDIO_ATTENTIONS), *AUDIO_MODULES)
     if with_audio:
         return (*PROJECTIONS, *AUDIO_MODULES)
-    return tuple(f"{attention}.{projection}" for attention in VIDEO_ATTENTIONS for projection in PROJECTIONS)
+    return _projections(*VIDEO_ATTENTIONS)
+
+
+def _projections(*attentions: str) -> tuple[str, ...]:
+    return tuple(f"{attention}.{projection}" for attention in attentions for projection in PROJECTIONS)
 
 
 def target_modules(
@@ -49,6 +61,7 @@ def target_modules(
     with_audio: bool,
     suffixes: Sequence[str] | None = None,
     with_video: bool = True,
+    frozen: Modality | None = None,
 ) -> tuple[str, ...]:
     """Full names of the linear layers that get a LoRA, in the model's order.
 
@@ -56,6 +69,7 @@ def target_modules(
         transformer: an LTX-2 transformer without adapter.
         with_audio: whether the data has sound.
         with_video: whether the data has pictures.
+        frozen: the modality that is given whole.
         suffixes: the recipe's own list, in whole name parts: `ff.net.2` does not fit `audio_ff.net.2`.
 
     Raises:
@@ -63,7 +77,7 @@ def target_modules(
     """
     linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     # LTX-2.3 has no caption projection: a default that a version lacks is no mistake of the user's.
-    wanted = default_targets(with_audio, with_video) if suffixes is None else tuple(suffixes)
+    wanted = default_targets(with_audio, with_video, frozen) if suffixes is None else tuple(suffixes)
     if suffixes is not None:
         for suffix in suffixes:
             if not any(_fits(name, suffix) for name in linears):

@@ -105,9 +105,9 @@ class Processes:
         """
         if not self._sharded:
             return
-        sound = any(batch.audio is not None for batch in losses.batches)
-        pictures = any(batch.video is not None for batch in losses.batches)
-        both = any(batch.audio is not None and batch.video is not None for batch in losses.batches)
+        sound = any(batch.has_audio for batch in losses.batches)
+        pictures = any(batch.has_video for batch in losses.batches)
+        both = any(batch.has_audio and batch.has_video for batch in losses.batches)
         for name, parameter in parameters.items():
             across = "audio_to_video" in name or "video_to_audio" in name
             if not (both if across else sound if "audio" in name else pictures):

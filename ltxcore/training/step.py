@@ -31,7 +31,7 @@ def batch_losses(
     A batch without sound, or without pictures, is computed with the modalities isolated and has no loss of
     the one that it lacks.
     """
-    noised = noise_batch(batch, recipe.training, number)
+    noised = noise_batch(batch, recipe.training, number, recipe.given)
     video, audio = noised.video, noised.audio
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
 
@@ -48,6 +48,7 @@ def batch_losses(
             audio_embeds=audio_embeds.to(video.tokens.dtype),
             fps=batch.fps,
             isolated=not batch.has_video,
+            reference=noised.reference,
         )
         return patchify(video_velocity), audio_velocity
 
@@ -74,13 +75,23 @@ class BatchLosses:
     video: float | None
     audio: float | None
     measures: Mapping[str, float]
+    has_video: bool
+    has_audio: bool
 
     @classmethod
-    def of(cls, number: int, sample_ids: Sequence[str], loss: Losses) -> BatchLosses:
+    def of(cls, number: int, batch: Batch, loss: Losses) -> BatchLosses:
         """The losses of batch `number` of the training."""
         video, audio = (None if part is None else part.item() for part in (loss.video, loss.audio))
-        measures = {name: value.item() for name, value in loss.measures.items()}
-        return cls(number, tuple(sample_ids), loss.total.item(), video, audio, measures)
+        return cls(
+            number=number,
+            sample_ids=batch.sample_ids,
+            total=loss.total.item(),
+            video=video,
+            audio=audio,
+            measures={name: value.item() for name, value in loss.measures.items()},
+            has_video=batch.has_video,
+            has_audio=batch.audio is not None,
+        )
 
 
 @dataclass(frozen=True)

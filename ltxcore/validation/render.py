@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ltxcore.models.loading import (
 from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
+from ltxcore.validation.held import Held, holding
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
 
 ADAPTER = "lora"
@@ -189,6 +190,15 @@ class Renderer:
         finally:
             self._pipeline.unload_lora_weights()
             self._adapted = False
+
+    def holding(self, held: Held | None) -> AbstractContextManager[None]:
+        """Give every rendering inside the block these parts; None gives nothing."""
+        return nullcontext() if held is None else holding(self._pipeline, held)
+
+    @property
+    def vae(self) -> Any:
+        """The video VAE, for what a rendering is given."""
+        return self._components.vae
 
     def _load(self, file: Path) -> None:
         names = _check_keys(file)

@@ -364,3 +364,65 @@ def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
     wrong = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
     with pytest.raises(ConfigError, match="write `caption_strategy: instanceprompt`"):
         wrong.check()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, ("shifted_logit_normal", None, False)),
+        ({"flow_schedule_shift": 3.0}, ("logit_normal", 3.0, False)),
+        ({"flow_schedule_shift": "3"}, ("logit_normal", 3.0, False)),
+        ({"flow_schedule_shift": 0}, ("logit_normal", 1.0, False)),
+        ({"flow_schedule_auto_shift": True}, ("logit_normal", None, True)),
+        ({"flow_schedule_auto_shift": True, "flow_schedule_shift": 0}, ("logit_normal", None, True)),
+        ({"flow_use_uniform_schedule": True, "flow_schedule_shift": 2}, ("uniform", 2.0, False)),
+        ({"flow_use_beta_schedule": True}, ("beta", None, False)),
+        (
+            {"flow_use_uniform_schedule": False, "flow_use_beta_schedule": False},
+            ("shifted_logit_normal", None, False),
+        ),
+    ],
+)
+def test_the_schedules_of_noise_become_one_choice(
+    config: dict[str, Any], expected: tuple[str, float | None, bool]
+) -> None:
+    found = recipe(**config).training
+    assert (found.flow_schedule, found.flow_schedule_shift, found.flow_schedule_auto_shift) == expected
+
+
+def test_the_parameters_of_the_beta_schedule_need_it() -> None:
+    alpha = {"flow_beta_schedule_alpha": 1.5}
+    assert recipe(flow_use_beta_schedule=True, **alpha).training.beta == (1.5, 2.0)
+    assert recipe(**alpha).training.flow_beta_schedule_alpha is None
+    assert verdict("flow_beta_schedule_alpha", 1.5) == "moot"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"flow_use_uniform_schedule": True, "flow_use_beta_schedule": True},
+        {"flow_schedule_shift": 3.0, "flow_schedule_auto_shift": True},
+        {"flow_schedule_shift": "much"},
+    ],
+)
+def test_contradictory_schedules_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="flow_"):
+        recipe(**config)
+
+
+def test_a_conditioning_set_comes_through() -> None:
+    sets = [
+        {"id": "clips", "dataset_type": "video", "instance_data_dir": "a", "conditioning_data": "refs"},
+        {
+            "id": "refs",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_strict",
+            "instance_data_dir": "b",
+        },
+    ]
+    found = translate_datasets(sets, Path("sets.json"))
+    found.check()
+    assert found.data[1]["conditioning_type"] == "reference"
+    sets[1]["conditioning_type"] = "controlnet"
+    with pytest.raises(ConfigError, match="conditioning_type"):
+        translate_datasets(sets, Path("sets.json")).check()
