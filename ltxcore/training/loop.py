@@ -24,6 +24,7 @@ from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import StepLosses, batch_losses, derived_dropout, mean, require_finite
+from ltxcore.training.tread import TokenRouting
 
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
@@ -117,6 +118,7 @@ def train(
             with (
                 accelerator.accumulate(model),
                 derived_dropout(settings.seed, number, placement.device),
+                routing.batch(number),
             ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
                 parts.add(loss, batch.sample_ids)
@@ -126,6 +128,7 @@ def train(
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
     with (
         _reference_modulation(transformer),
+        _token_routing(transformer, recipe) as routing,
         MetricsLog(directory / METRICS_FILE, continue_from=done) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
@@ -187,6 +190,16 @@ def _reference_modulation(transformer: Any) -> Iterator[None]:
         yield
     finally:
         modulation.remove()
+
+
+@contextmanager
+def _token_routing(transformer: Any, recipe: Recipe) -> Iterator[TokenRouting]:
+    spans = recipe.tread.spans(len(transformer.transformer_blocks))
+    routing = TokenRouting(transformer, spans, recipe.training.seed)
+    try:
+        yield routing
+    finally:
+        routing.remove()
 
 
 def _step_metrics(
