@@ -15,6 +15,7 @@ from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
@@ -29,6 +30,7 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
     tread: TreadSettings = Field(default_factory=TreadSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)

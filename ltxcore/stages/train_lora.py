@@ -23,6 +23,7 @@ from ltxcore.stages.memory_plans import plan_training
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
+from ltxcore.stages.training_checks import check_training
 from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
@@ -52,7 +53,14 @@ def request(ctx: Context) -> dict[str, Any]:
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
+        **techniques(ctx.recipe),
     }
+
+
+def techniques(recipe: Recipe) -> dict[str, Any]:
+    """The parts of the recipe that count only where they are in use."""
+    parts = {"tread": recipe.tread, "scheduled_sampling": recipe.scheduled_sampling}
+    return {name: settings.fingerprint_data() for name, settings in parts.items() if settings.enabled}
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
@@ -75,6 +83,8 @@ class Training:
     device: str
 
     def __post_init__(self) -> None:
+        samples = self.ctx.snapshot.samples
+        check_training(self.ctx, audio_only=all(sample.kind == "audio" for sample in samples))
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
         self._memory_plan = plan_training(self.ctx, self.device)

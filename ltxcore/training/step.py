@@ -15,7 +15,8 @@ from ltxcore.models.call import predict_velocity
 from ltxcore.models.text import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
-from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.scheduled_sampling import Predict, Velocities, roll_out
 
 
 class TrainingDiverged(RuntimeError):
@@ -31,22 +32,37 @@ def batch_losses(
     the one that it lacks.
     """
     noised = noise_batch(batch, recipe.training, number)
-    video, audio = noised.video, noised.audio
+    predict = _predictor(model, connectors, batch, max_tokens)
+    rollout = roll_out(model, predict, noised, recipe, number)
+    if rollout is None:
+        return losses(*predict(noised), noised)
+    velocities = predict(rollout.noised)
+    plain = losses(*velocities, rollout.noised)
+    return rollout.losses(plain, velocities, recipe.scheduled_sampling)
+
+
+def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Predict:
+    """The model's velocities, as tokens, of a batch at any noise levels."""
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
-    video_velocity, audio_velocity = predict_velocity(
-        model,
-        video=unpatchify(video.tokens, like=batch.video),
-        audio=None if audio is None else audio.tokens,
-        video_times=video.times,
-        audio_times=None if audio is None else audio.times,
-        video_sigma=video.sigma,
-        audio_sigma=None if audio is None else audio.sigma,
-        video_embeds=video_embeds.to(video.tokens.dtype),
-        audio_embeds=audio_embeds.to(video.tokens.dtype),
-        fps=batch.fps,
-        isolated=not batch.has_video,
-    )
-    return losses(patchify(video_velocity), audio_velocity, noised)
+
+    def predict(noised: NoisedBatch) -> Velocities:
+        video, audio = noised.video, noised.audio
+        video_velocity, audio_velocity = predict_velocity(
+            model,
+            video=unpatchify(video.tokens, like=batch.video),
+            audio=None if audio is None else audio.tokens,
+            video_times=video.times,
+            audio_times=None if audio is None else audio.times,
+            video_sigma=video.sigma,
+            audio_sigma=None if audio is None else audio.sigma,
+            video_embeds=video_embeds.to(video.tokens.dtype),
+            audio_embeds=audio_embeds.to(video.tokens.dtype),
+            fps=batch.fps,
+            isolated=not batch.has_video,
+        )
+        return patchify(video_velocity), audio_velocity
+
+    return predict
 
 
 @contextmanager
