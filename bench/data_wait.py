@@ -12,6 +12,7 @@ time inside steps that stood waiting, in per cent, target under 2.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -142,7 +143,9 @@ def main() -> None:
         root = Path(place)
         write_store(root / "store")
         stored = StoreSamples(root / "store")
+        began = time.process_time()
         found = run(root, stored, "store", steps)
+        busy_s = time.process_time() - began
         bare = run(root, MemorySamples(root / "store"), "memory", steps)
     waited, inside = sum(m.data_wait_s for m in found), sum(m.step_s for m in found)
     share = 100 * waited / inside
@@ -150,12 +153,14 @@ def main() -> None:
         ["a step, samples from the store", f"{1e3 * inside / steps:.0f} ms"],
         ["of it waiting for data", f"{1e3 * waited / steps:.2f} ms"],
         ["the longest wait of a step", f"{1e3 * max(m.data_wait_s for m in found):.1f} ms"],
+        ["processor time of a step, with its part of the start", f"{1e3 * busy_s / (steps + 1):.0f} ms"],
         ["reading and verifying a sample, processor time", f"{1e3 * stored.reading_s / (steps + 2):.1f} ms"],
         ["a step, samples in memory", f"{1e3 * sum(m.step_s for m in bare) / steps:.0f} ms"],
         ["of it waiting for data", f"{1e3 * sum(m.data_wait_s for m in bare) / steps:.2f} ms"],
         ["share of the step that waits", f"{share:.2f} %"],
     ]
-    title = f"{steps} steps of batch 1, {CLIPS} clips, one ahead, warm reads; {describe_machine()}"
+    load = f"load average {os.getloadavg()[0]:.0f}"
+    title = f"{steps} steps of batch 1, {CLIPS} clips, one ahead, warm reads; {describe_machine()}, {load}"
     write_table("data_wait", title, ["", "figure"], rows)
     print(f"{share:.2f}")
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
@@ -59,6 +61,7 @@ def request(ctx: Context) -> dict[str, Any]:
 
 def techniques(recipe: Recipe) -> dict[str, Any]:
     """The parts of the recipe that count only where they are in use."""
+    parts: dict[str, TreadSettings | ScheduledSamplingSettings]
     parts = {"tread": recipe.tread, "scheduled_sampling": recipe.scheduled_sampling}
     return {name: settings.fingerprint_data() for name, settings in parts.items() if settings.enabled}
 
