@@ -45,7 +45,7 @@ class Rollout:
         `video` and `audio` stay what they are without it, so that they compare with those of other steps.
         """
         measures = {**plain.measures, "rolled_samples": (self.offsets > 0).sum().float()}
-        if not settings.scheduled_sampling_reflexflow:
+        if not settings.scheduled_sampling_reflexflow or not self.offsets.any():
             return replace(plain, measures=measures)
         pairs = [(velocities[0], self.noised.video, self.exact.video)] if self.noised.has_video else []
         if velocities[1] is not None and self.noised.audio is not None and self.exact.audio is not None:
@@ -58,9 +58,10 @@ class Rollout:
 def roll_out(
     model: Any, predict: Predict, noised: NoisedBatch, recipe: Recipe, number: int
 ) -> Rollout | None:
-    """Roll out a share of the samples of batch `number`; None where none is, and nothing was computed.
+    """Roll out a share of the samples of batch `number`; None where the recipe has no rollouts.
 
-    Every process of a training makes equally many forward passes, so that none waits for another.
+    Every process of a training makes equally many forward passes, so that none waits for another. Where no
+    sample is rolled out there is none.
     """
     settings, training = recipe.scheduled_sampling, recipe.training
     if not settings.enabled:
@@ -71,7 +72,7 @@ def roll_out(
     device = noised.video.tokens.device
     steps = _most_of_all_processes(offsets, device)
     if steps == 0:
-        return None
+        return Rollout(noised, noised, offsets)
     with as_in_sampling(model):
         return Rollout(integrate(predict, noised, offsets.to(device), steps), noised, offsets)
 

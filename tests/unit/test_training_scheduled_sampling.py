@@ -141,12 +141,32 @@ def test_a_rollout_is_sampling_without_dropout_and_gradients() -> None:
 
 def test_off_computes_nothing() -> None:
     exact = noised()
-    for off in ({"max_step_offset": 0}, {"prob_end": 0.0}, {"start_step": 1}):
-        model = Watched(exact)
-        assert roll_out(model, model, exact, recipe(**off), 0) is None
-        assert not model.seen
     model = Watched(exact)
-    assert roll_out(model, model, exact, recipe(start_step=1), 1) is not None
+    for off in ({"max_step_offset": 0}, {"prob_end": 0.0}):
+        assert roll_out(model, model, exact, recipe(**off), 0) is None
+    before_the_ramp = roll_out(model, model, exact, recipe(start_step=1), 0)
+    assert before_the_ramp is not None
+    assert before_the_ramp.noised is exact
+    plain = losses(exact.video.target + 1, None, NoisedBatch(exact.video, None))
+    found = before_the_ramp.losses(plain, (exact.video.target + 1, None), settings(max_step_offset=4))
+    assert found.total is plain.total
+    assert not model.seen
+    roll_out(model, model, exact, recipe(start_step=1), 1)
+    assert model.seen
+
+
+def test_processes_make_equally_many_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another process has a sample that is rolled out by 7 steps; here none is.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda most, op: most.fill_(7))
+    exact = noised()
+    model = Watched(exact, error=1.0)
+    rollout = roll_out(model, model, exact, recipe(start_step=1), 0)
+    assert rollout is not None
+    assert len(model.seen) == 7
+    for ours, theirs in pairs(rollout.noised, exact):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.sigma, theirs.sigma)
 
 
 def test_rollouts_belong_to_seed_and_batch() -> None:
@@ -156,7 +176,7 @@ def test_rollouts_belong_to_seed_and_batch() -> None:
         job = recipe().model_copy(update={"training": TrainingSettings(seed=seed)})
         torch.manual_seed(seed + 17)
         rollouts = [roll_out(Watched(exact), Watched(exact), exact, job, number) for number in range(6)]
-        return [[] if rollout is None else rollout.offsets.tolist() for rollout in rollouts]
+        return [rollout.offsets.tolist() for rollout in rollouts if rollout is not None]
 
     assert offsets(3) == offsets(3)
     assert offsets(3) != offsets(4)
