@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
@@ -97,3 +99,20 @@ def test_routes_and_rollouts_are_in_the_key_of_a_training_only_where_they_do_som
     assert techniques(Recipe(scheduled_sampling=idle)) == {}
     rolling = ScheduledSamplingSettings(scheduled_sampling_max_step_offset=3)
     assert techniques(Recipe(scheduled_sampling=rolling)).keys() == {"scheduled_sampling"}
+
+
+def test_validate_refuses_routes_for_sound_alone_and_past_the_model(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    kinds = {"audio": "audio: {audio_only: true}", "video": "resolution: 64"}
+    prepare_model(Recipe().model, Workspace(tmp_path / "workspace").models)
+    for kind, told in (("audio", "tread.routes: "), ("video", "tread.routes.0.end_layer_idx: is 2")):
+        datasets, recipe = tmp_path / f"{kind}.yaml", tmp_path / "recipe.yaml"
+        datasets.write_text(
+            f"- {{id: media, dataset_type: {kind}, instance_data_dir: media, {kinds[kind]}}}\n"
+            "- {id: text, dataset_type: text_embeds}\n"
+        )
+        recipe.write_text("tread: {routes: [{selection_ratio: 0.5, start_layer_idx: 0, end_layer_idx: 2}]}\n")
+        options = ["--workspace", str(tmp_path / "workspace"), "--datasets", str(datasets)]
+        found = CliRunner().invoke(app, ["validate", *options, "--recipe", str(recipe)])
+        assert found.exit_code == 2, found.output
+        assert told in found.output
