@@ -18,9 +18,11 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.processes_settings import ProcessSettings
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.config.validation_settings import ValidationSettings
 
 
@@ -32,6 +34,8 @@ class Recipe(Strict):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
+    scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
+    tread: TreadSettings = Field(default_factory=TreadSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)

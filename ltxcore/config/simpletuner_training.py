@@ -30,6 +30,7 @@ from ltxcore.config.simpletuner_values import (
     one_prompt,
     prompt_library,
     resolution,
+    routes,
 )
 
 SEED_MODEL: Final = "Lightricks/LTX-2"
@@ -37,7 +38,6 @@ ONE_PROCESS: Final = "always so: every stage is a process of its own"
 VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
-NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
 PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
@@ -46,9 +46,12 @@ CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
     "drop_vae_encoder",
 )  # fmt: skip
-SCHEDULED_SAMPLING: Final = (
-    "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "reflexflow",
-    "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
+SCHEDULED_SAMPLING: Final = tuple(
+    f"scheduled_sampling_{name}"
+    for name in (
+        "max_step_offset", "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape",
+        "reflexflow", "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
+    )
 )  # fmt: skip
 
 
@@ -173,14 +176,29 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "dynamo_mode": take("training.dynamo_mode", why="torch_compile is on", off=("no",)),
     "dynamo_backend": take("training.dynamo_backend", why="torch_compile is on", off=("no",)),
     # techniques
-    "tread_config": not_yet("every token goes through every block: only the time is not saved"),
+    "tread_config": take("tread.routes", convert=routes),
     "crepa_enabled": not_yet(NO_CREPA, off=(False,)),
     **{f"crepa_{name}": not_yet(NO_CREPA, needs="crepa_enabled") for name in CREPA},
-    "scheduled_sampling_max_step_offset": not_yet(NO_ROLLOUT, off=(0,)),
-    **{
-        f"scheduled_sampling_{name}": not_yet(NO_ROLLOUT, needs="scheduled_sampling_max_step_offset")
-        for name in SCHEDULED_SAMPLING
-    },
+    **{name: take(f"scheduled_sampling.{name}") for name in SCHEDULED_SAMPLING},
+    "scheduled_sampling_probability": Rule(
+        "taken",
+        to=(
+            "scheduled_sampling.scheduled_sampling_prob_start",
+            "scheduled_sampling.scheduled_sampling_prob_end",
+        ),
+        needs="scheduled_sampling_max_step_offset",
+    ),
+    "scheduled_sampling_sampler": refuse(
+        "is not known here; rollouts take steps of Euler: write euler, or leave it out",
+        {
+            "euler": moot("rollouts take steps of Euler"),
+            **{
+                name: not_yet("rollouts take steps of Euler, of 1/1000")
+                for name in ("unipc", "dpm", "rk4", "heun")
+            },
+        },
+    ),
+    "scheduled_sampling_order": moot("rollouts take steps of Euler, which have no order to choose"),
     # validation
     "validation_disable": take("validation.validation_disable"),
     "validation_step_interval": not_yet("base and LoRA are rendered once, after the training"),

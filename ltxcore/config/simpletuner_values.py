@@ -99,6 +99,22 @@ def lycoris_config(value: Any, base: Path) -> Converted:
     return Converted(found, f"the keys of {path.name}")
 
 
+def routes(value: Any, base: Path) -> Converted:
+    """The routes of a tread_config, also as the text of a JSON object."""
+    config = value
+    if isinstance(value, str):
+        try:
+            config = json.loads(value)
+        except ValueError:
+            config = None
+    if not isinstance(config, dict) or set(config) != {"routes"} or not isinstance(config["routes"], list):
+        raise Unfit(
+            f'found {value!r}; write {{"routes": [{{"selection_ratio": 0.5, "start_layer_idx": 2, '
+            '"end_layer_idx": -2}]}'
+        )
+    return Converted(config["routes"])
+
+
 def one_prompt(value: Any, base: Path) -> Converted:
     """A prompt, letter for letter, under a short name of its own."""
     if not isinstance(value, str):

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
@@ -21,6 +23,7 @@ from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
+from ltxcore.stages.training_checks import check_training
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
@@ -66,6 +69,7 @@ def request(ctx: Context) -> dict[str, Any]:
         # The same batches make a step whether processes compute them beside or after one another.
         | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
         "trigger": trigger(ctx),
+        **techniques(ctx.recipe),
     }
 
 
@@ -75,6 +79,13 @@ def trigger(ctx: Context) -> str:
         return ctx.recipe.lora.trigger
     own = {sample.trigger for sample in ctx.snapshot.samples if not sample.regularisation}
     return ", ".join(sorted(own - {""}))
+
+
+def techniques(recipe: Recipe) -> dict[str, Any]:
+    """The parts of the recipe that count only where they are in use."""
+    parts: dict[str, TreadSettings | ScheduledSamplingSettings]
+    parts = {"tread": recipe.tread, "scheduled_sampling": recipe.scheduled_sampling}
+    return {name: settings.fingerprint_data() for name, settings in parts.items() if settings.enabled}
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
@@ -100,6 +111,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.ctx = self.ctx.settled
+        samples = self.ctx.snapshot.samples
+        check_training(self.ctx, audio_only=all(sample.kind == "audio" for sample in samples))
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
         self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)

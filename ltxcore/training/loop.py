@@ -36,6 +36,7 @@ from ltxcore.training.step import (
     derived_dropout,
     require_finite,
 )
+from ltxcore.training.tread import TokenRouting
 
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
@@ -143,7 +144,11 @@ def train(
         losses = StepLosses(step)
         for own in range((step - 1) * accumulation, step * accumulation):
             number, batch = processes.number(own), data.take().to(device)
-            with processes.accumulate(), derived_dropout(settings.seed, number, device):
+            with (
+                processes.accumulate(),
+                derived_dropout(settings.seed, number, device),
+                routing.batch(number),
+            ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
                 losses.batches.append(BatchLosses.of(number, batch, loss))
                 processes.accelerator.backward(loss.total)
@@ -152,6 +157,7 @@ def train(
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
     with (
         _reference_modulation(transformer),
+        _token_routing(transformer, recipe) as routing,
         MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
@@ -210,6 +216,16 @@ def _reference_modulation(transformer: Any) -> Iterator[None]:
         yield
     finally:
         modulation.remove()
+
+
+@contextmanager
+def _token_routing(transformer: Any, recipe: Recipe) -> Iterator[TokenRouting]:
+    spans = recipe.tread.spans(len(transformer.transformer_blocks))
+    routing = TokenRouting(transformer, spans, recipe.training.seed)
+    try:
+        yield routing
+    finally:
+        routing.remove()
 
 
 def _step_metrics(

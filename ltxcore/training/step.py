@@ -15,8 +15,9 @@ from ltxcore.models.call import predict_velocity
 from ltxcore.models.connecting import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
-from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
 from ltxcore.training.regularisation import aim_at_base
+from ltxcore.training.scheduled_sampling import Predict, Velocities, roll_out
 
 
 class TrainingDiverged(RuntimeError):
@@ -32,10 +33,24 @@ def batch_losses(
     the one that it lacks.
     """
     noised = noise_batch(batch, recipe.training, number, recipe.given)
-    video, audio = noised.video, noised.audio
+    predict = _predictor(model, connectors, batch, max_tokens)
+    if batch.regularisation:
+        noised = aim_at_base(noised, model, lambda: predict(noised))
+        return losses(*predict(noised), noised)
+    rollout = roll_out(model, predict, noised, recipe, number)
+    if rollout is None:
+        return losses(*predict(noised), noised)
+    velocities = predict(rollout.noised)
+    plain = losses(*velocities, rollout.noised)
+    return rollout.losses(plain, velocities, recipe.scheduled_sampling)
+
+
+def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Predict:
+    """The model's velocities, as tokens, of a batch at any noise levels."""
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
 
-    def predict() -> tuple[torch.Tensor, torch.Tensor | None]:
+    def predict(noised: NoisedBatch) -> Velocities:
+        video, audio = noised.video, noised.audio
         video_velocity, audio_velocity = predict_velocity(
             model,
             video=unpatchify(video.tokens, like=batch.video),
@@ -52,9 +67,7 @@ def batch_losses(
         )
         return patchify(video_velocity), audio_velocity
 
-    if batch.regularisation:
-        noised = aim_at_base(noised, model, predict)
-    return losses(*predict(), noised)
+    return predict
 
 
 @contextmanager

@@ -77,6 +77,30 @@ def test_the_seeds_lowest_vram_config_comes_through_value_by_value() -> None:
     assert found.tracking.tracker_run_name == "example-training-run"
 
 
+def test_the_seeds_routes_and_rollouts_come_through(tmp_path: Path) -> None:
+    (route,) = load_recipe(SEED / "tread.config.json").tread.routes
+    assert (route.selection_ratio, route.start_layer_idx, route.end_layer_idx) == (0.5, 2, -2)
+    assert [(s.start, s.end) for s in load_recipe(SEED / "tread.config.json").tread.spans(48)] == [(2, 46)]
+    keys = {"max_step_offset": 12, "probability": 0.25, "ramp_shape": "cosine", "reflexflow_beta1": 2}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({f"--scheduled_sampling_{name}": value for name, value in keys.items()}))
+    found = load_recipe(file).scheduled_sampling
+    assert found.scheduled_sampling_max_step_offset == 12
+    assert (found.probability(0), found.probability(1000)) == (0.25, 0.25)
+    assert found.scheduled_sampling_ramp_shape == "cosine"
+    assert found.scheduled_sampling_reflexflow_beta1 == 2
+    # The seed turns ReflexFlow off without rollouts, which asks for nothing.
+    assert not load_recipe(SEED / "lowest-vram.config.json").scheduled_sampling.enabled
+
+
+def test_a_route_that_cannot_be_names_key_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    route = {"selection_ratio": 1.0, "start_layer_idx": 2, "end_layer_idx": -2}
+    file.write_text(json.dumps({"seed": 1, "tread_config": {"routes": [route]}}, indent=0))
+    with pytest.raises(ConfigError, match=r"config.json:3: tread.routes.0.selection_ratio: .* less than 1"):
+        load_recipe(file)
+
+
 def test_what_is_not_built_is_warned_of_and_never_dropped(caplog: pytest.LogCaptureFixture) -> None:
     load_recipe(SEED / "lowest-vram.config.json")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -167,6 +191,11 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("hub_model_id", "me/lora", "moot"),
         ("crepa_lambda", 0.5, "moot"),
         ("dynamo_mode", "", "moot"),
+        ("tread_config", {"routes": []}, "renamed"),
+        ("tread_config", {"route": []}, "refused"),
+        ("scheduled_sampling_sampler", "euler", "moot"),
+        ("scheduled_sampling_sampler", "unipc", "not yet"),
+        ("scheduled_sampling_sampler", "euler2", "refused"),
         ("resume_from_checkpoint", "latest", "taken"),
         ("ema_validation", "comparison", "not yet"),
         ("seed", 0, "taken"),
@@ -217,7 +246,8 @@ def test_keys_that_hang_on_another_one_follow_it() -> None:
     assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
     assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
     assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "refused", "there is no such file"
-    assert verdict("scheduled_sampling_reflexflow", True, scheduled_sampling_max_step_offset=20) == "not yet"
+    assert verdict("scheduled_sampling_probability", 0.5, scheduled_sampling_max_step_offset=20) == "renamed"
+    assert verdict("scheduled_sampling_probability", 0.5) == "moot"
 
 
 @pytest.mark.parametrize(

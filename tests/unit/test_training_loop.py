@@ -20,7 +20,9 @@ import torch._dynamo
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import Route, TreadSettings
 from ltxcore.models.loading import load_connectors, load_transformer
 from ltxcore.models.source import ModelSource, prepare_model
 from ltxcore.models.text import TextFeatures
@@ -186,6 +188,37 @@ def test_a_stopped_training_continues_to_the_bit(models_dir: Path, tmp_path: Pat
     result, _ = run(models_dir, tmp_path / "resumed", settings, samples)
     assert result.steps == settings.training.max_train_steps
     assert_equal_ends(tmp_path / "straight", tmp_path / "resumed")
+
+
+def test_routes_and_rollouts_continue_to_the_bit(models_dir: Path, tmp_path: Path) -> None:
+    plain = recipe(max_train_steps=5, train_batch_size=2)
+    rollouts = ScheduledSamplingSettings(
+        scheduled_sampling_max_step_offset=2, scheduled_sampling_ramp_steps=2, scheduled_sampling_prob_end=1
+    )
+    route = Route(selection_ratio=0.5, start_layer_idx=0, end_layer_idx=-1)
+    settings = plain.model_copy(
+        update={"scheduled_sampling": rollouts, "tread": TreadSettings(routes=(route,))}
+    )
+    samples = RandomSamples((True, True, False))
+    run(models_dir, tmp_path / "straight", settings, samples)
+    steps: list[StepMetrics] = []
+    with pytest.raises(TrainingInterrupted, match="after step 3"):
+        run(
+            models_dir,
+            tmp_path / "resumed",
+            settings,
+            samples,
+            on_step=steps.append,
+            should_stop=lambda: len(steps) == 3,
+        )
+    run(models_dir, tmp_path / "resumed", settings, samples)
+    assert_equal_ends(tmp_path / "straight", tmp_path / "resumed")
+    found = read_metrics(tmp_path / "straight" / "metrics.jsonl")
+    assert found[0].measures["rolled_samples"] == 0, "the ramp begins with no rollout"
+    assert any(m.measures["rolled_samples"] for m in found)
+    run(models_dir, tmp_path / "plain", plain, samples)
+    first = read_metrics(tmp_path / "plain" / "metrics.jsonl")[0]
+    assert first.loss != found[0].loss, "half of the tokens pass by from the first step on"
 
 
 def killed_run(models_dir: str, directory: str) -> None:
