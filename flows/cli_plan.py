@@ -14,13 +14,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ltxcore.config.crepa_settings import PATCH
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.cards import CARDS, Card, card_like
-from ltxcore.memory.plan import GIB, vae_activations_bytes
+from ltxcore.memory.plan import GIB, teacher_activations_bytes, vae_activations_bytes
 from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
+from ltxcore.models.teacher import RELEASED
 from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
 from ltxcore.stages.training_plan import forced_by, planner_for, workload
 
@@ -89,7 +91,7 @@ def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Ca
     console.print(table)
     for line in advice:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_stage_table(released, shapes, work))
+    console.print(_stage_table(released, shapes, work, recipe))
     console.print("Seconds are estimates from the cards' rates; memory includes CUDA's own 0.7 GiB.")
 
 
@@ -135,7 +137,7 @@ def _cells(
     ]
 
 
-def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload) -> Table:
+def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload, recipe: Recipe) -> Table:
     """The other stages with models, in the ways that they can run."""
     from ltxcore.models.shapes import GEMMA_LAYERS, GEMMA_VALUES
 
@@ -166,6 +168,14 @@ def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload) -
     states = 2 * TEXT_MAX_TOKENS * released.connectors["caption_channels"] * 2
     row("embed-text", "Gemma resident", GEMMA_VALUES + projection, states * (GEMMA_LAYERS + 1))
     row("embed-text", "Gemma layer by layer", 2 * GEMMA_VALUES / GEMMA_LAYERS + projection, 8 * states)
+    if recipe.crepa.crepa_enabled and recipe.crepa.crepa_encoder in RELEASED:
+        teacher = RELEASED[recipe.crepa.crepa_encoder]
+        patches = (recipe.crepa.crepa_encoder_image_size // PATCH) ** 2 + 1
+        for frames in dict.fromkeys((recipe.crepa.crepa_encoder_batch_size, 1)):
+            space = teacher_activations_bytes(
+                tokens=patches, width=teacher.width, frames=frames, value_bytes=2
+            )
+            row("embed-frames", f"{frames} frames at a time", teacher.values, space)
     return table
 
 

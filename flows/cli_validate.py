@@ -15,7 +15,9 @@ from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, rea
 from ltxcore.config.errors import ConfigError
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import check_model
+from ltxcore.models.teacher import check_teacher
 from ltxcore.stages.context import Context
+from ltxcore.stages.crepa_checks import check_crepa
 from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.plan import plan_rendering
@@ -39,6 +41,9 @@ def validate(
         ctx = Context(Workspace(workspace), chosen, datasets)
         found = ctx.datasets
         check_model(chosen.model)
+        if chosen.crepa.crepa_enabled:
+            check_teacher(chosen.crepa, ctx.workspace.models)
+            check_crepa(ctx, audio_only=found.audio_only)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 from prefect import task
@@ -10,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import prepare_model
+from ltxcore.models.teacher import prepare_teacher
 from ltxcore.stages.context import Context
 
 
@@ -23,11 +25,29 @@ def prepare(ctx: Context) -> str:
     try:
         return str(ctx.source.root)
     except ModelError:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            pool.submit(_prepare, ctx).result()
+        _in_own_process(_prepare, ctx)
     return str(ctx.source.root)
+
+
+@task(name="prepare-teacher", cache_policy=NO_CACHE)
+def prepare_crepa(ctx: Context) -> str:
+    """See that CREPA's teacher is on this machine and return its directory."""
+    try:
+        return str(ctx.teacher.root)
+    except ModelError:
+        _in_own_process(_prepare_teacher, ctx)
+    return str(ctx.teacher.root)
+
+
+def _in_own_process(do: Callable[[Context], None], ctx: Context) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        pool.submit(do, ctx).result()
 
 
 def _prepare(ctx: Context) -> None:
     prepare_model(ctx.recipe.model, ctx.workspace.models)
+
+
+def _prepare_teacher(ctx: Context) -> None:
+    prepare_teacher(ctx.recipe.crepa, ctx.workspace.models)

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -28,6 +29,7 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    crepa: CrepaSettings = Field(default_factory=CrepaSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)

@@ -36,7 +36,6 @@ RESIDENT: Final = (
 )
 WHOLE_CLIPS: Final = "clips are encoded whole: the same latents, with a higher peak of memory"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
-NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
 NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
 ADAMW: Final = "AdamW with float32 weights and moments trains instead"
@@ -46,7 +45,6 @@ PRECISIONS: Final = (
 )  # fmt: skip
 CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
-    "drop_vae_encoder",
 )  # fmt: skip
 SCHEDULED_SAMPLING: Final = (
     "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "reflexflow",
@@ -176,8 +174,9 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "dynamo_mode": not_yet("the model runs without torch.compile: slower, equal results", off=("no",)),
     # techniques
     "tread_config": not_yet("every token goes through every block: only the time is not saved"),
-    "crepa_enabled": not_yet(NO_CREPA, off=(False,)),
-    **{f"crepa_{name}": not_yet(NO_CREPA, needs="crepa_enabled") for name in CREPA},
+    "crepa_enabled": take("crepa.crepa_enabled"),
+    **{f"crepa_{name}": Rule("taken", to=(f"crepa.crepa_{name}",), needs="crepa_enabled") for name in CREPA},
+    "crepa_drop_vae_encoder": moot("training never loads a VAE: the teacher sees the clips' own frames"),
     "scheduled_sampling_max_step_offset": not_yet(NO_ROLLOUT, off=(0,)),
     **{
         f"scheduled_sampling_{name}": not_yet(NO_ROLLOUT, needs="scheduled_sampling_max_step_offset")

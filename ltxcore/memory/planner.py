@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ltxcore.memory.activations import Activations
+from ltxcore.memory.alignment import alignment_bytes, projector_values
 from ltxcore.memory.arrangement import GroupSettings
 from ltxcore.memory.cards import Card
 from ltxcore.memory.plan import ADAPTER_BYTES_PER_PARAMETER, GIB, PROCESS_BYTES, OverBudget
@@ -50,6 +51,8 @@ class Workload:
     per_token_times: bool = False
     checkpointing: bool = True
     value_bytes: int = 2
+    teacher_width: int = 0
+    """Of CREPA's teacher; 0 without it."""
 
     @property
     def tokens(self) -> Tokens:
@@ -225,6 +228,10 @@ class Planner:
         connectors = self.connectors_bytes // 2 if connectors_streamed else self.connectors_bytes
         adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
         activations = workload.activations.step_bytes(sizes, checkpointed)
+        if workload.teacher_width:
+            widths = {"width": sizes.width, "teacher_width": workload.teacher_width}
+            adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
+            activations += alignment_bytes(tokens=workload.tokens.video, batch=workload.batch, **widths)
         held = on_device + connectors + adapter + activations
         on_host = 0 if groups.disk is not None and way == "group_offload" else block * streamed
         return TrainingPlan(

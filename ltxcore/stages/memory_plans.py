@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ltxcore.config.crepa_settings import PATCH
+from ltxcore.memory.alignment import alignment_bytes, projector_values
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import (
+    ADAPTER_BYTES_PER_PARAMETER,
     GIB,
     MemoryPlan,
     adapter_bytes,
     host_budget_bytes,
     largest_layer_bytes,
+    teacher_activations_bytes,
     text_activations_bytes,
     training_activations_bytes,
     vae_activations_bytes,
 )
 from ltxcore.models.vae_ways import VaeWay, asked_way
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage, asked_stages
 from ltxcore.stages.reports import Row, video_tokens
 from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.validation.plan import plan_rendering
@@ -37,7 +41,12 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
     value_bytes = BF16_BYTES
     if stage is LATENTS and ctx.recipe.encode.vae_dtype == "fp32":
         value_bytes = FP32_BYTES
-    work = {LATENTS.name: _encoding_bytes, TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
+    work = {
+        LATENTS.name: _encoding_bytes,
+        TEXT.name: _text_bytes,
+        FRAMES.name: _teacher_bytes,
+        RENDER.name: _decoding_bytes,
+    }[stage.name]
     plan = _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
     way = asked_way(ctx.recipe.encode)
     return replace(plan, strategy=way.name) if stage is LATENTS and way != VaeWay() else plan
@@ -77,6 +86,16 @@ def _text_bytes(ctx: Context, value_bytes: int) -> int:
     )
 
 
+def _teacher_bytes(ctx: Context, value_bytes: int) -> int:
+    settings = ctx.recipe.crepa
+    return teacher_activations_bytes(
+        tokens=(settings.crepa_encoder_image_size // PATCH) ** 2 + 1,
+        width=ctx.teacher.width,
+        frames=settings.crepa_encoder_batch_size,
+        value_bytes=value_bytes,
+    )
+
+
 def _plan_layers(ctx: Context, device: str) -> MemoryPlan:
     """Two layers of Gemma, the projection by layers, and the states and sums of one pass of captions."""
     config = ctx.source.config("connectors")
@@ -107,8 +126,9 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
     value_bytes = BF16_BYTES if settings.mixed_precision == "bf16" else FP32_BYTES
     config = ctx.source.config("transformer")
     width = config["num_attention_heads"] * config["attention_head_dim"]
+    tokens = max(video_tokens(sample) for sample in ctx.snapshot.samples)
     activations = training_activations_bytes(
-        tokens=max(video_tokens(sample) for sample in ctx.snapshot.samples),
+        tokens=tokens,
         width=width,
         blocks=config["num_layers"],
         checkpointing=settings.gradient_checkpointing,
@@ -116,13 +136,17 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
     adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
+    if ctx.recipe.crepa.crepa_enabled:
+        widths = {"width": width, "teacher_width": ctx.teacher.width}
+        adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
+        activations += alignment_bytes(tokens=tokens, batch=settings.train_batch_size, **widths)
     plan = _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)
     return replace(plan, strategy=forced_arrangement(ctx).strategy)
 
 
 def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
     """One row for each stage that loads models, with the measured peak where there is one."""
-    plans = [plan_stage(ctx, stage, device) for stage in STAGES if stage.models]
+    plans = [plan_stage(ctx, stage, device) for stage in asked_stages(ctx.recipe) if stage.models]
     return [plan_row(plan, (measured or {}).get(plan.stage, 0)) for plan in plans]
 
 
@@ -147,6 +171,8 @@ def host_limit_bytes(ctx: Context, stage: Stage) -> int:
 
 
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:
+    if stage is FRAMES:
+        return ctx.teacher.resident_bytes(value_bytes)
     parts = {"text_projection": "connectors"}
     components = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
     return sum(ctx.source.resident_bytes(component, value_bytes) for component in components)

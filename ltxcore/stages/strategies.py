@@ -10,7 +10,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.memory.plan import GIB, MemoryPlan, check_host
 from ltxcore.models.precisions import NO_CHANGE
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, RENDER, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.memory_plans import host_limit_bytes, plan_stage
 
 Changes = Mapping[str, Mapping[str, Any]]
@@ -24,6 +24,10 @@ STEPS: Mapping[str, tuple[Changes, ...]] = {
         {"encode": {"vae_enable_tiling": True}},
     ),
     TEXT.name: ({"model": {"text_encoder_loading": "layer_by_layer"}},),
+    FRAMES.name: (
+        {"crepa": {"crepa_encoder_batch_size": 2}},
+        {"crepa": {"crepa_encoder_batch_size": 1}},
+    ),
     TRAIN.name: ({"training": {"gradient_checkpointing": True}},),
     RENDER.name: ({"encode": {"vae_enable_tiling": True}},),
 }

@@ -16,9 +16,9 @@ from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
-from ltxcore.stages import embed_text, encode_latents
+from ltxcore.stages import embed_frames, embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.contract import FRAMES, TRAIN
 from ltxcore.stages.memory_plans import plan_training
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
@@ -29,6 +29,7 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
+    from ltxcore.training.crepa import Alignment
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
@@ -52,12 +53,25 @@ def request(ctx: Context) -> dict[str, Any]:
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
+        **crepa_request(ctx),
     }
+
+
+def crepa_request(ctx: Context) -> dict[str, Any]:
+    """CREPA's part: the teacher's features and how they enter the loss; nothing where it is off."""
+    if not ctx.recipe.crepa.crepa_enabled:
+        return {}
+    unseen = embed_frames.quarantined(ctx, LatentStore(ctx.store))
+    features = {**embed_frames.request(ctx), "version": FRAMES.version, "quarantined": sorted(unseen)}
+    return {"crepa": {**ctx.recipe.crepa.loss_data(), **features}}
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return encode_latents.needs(ctx) | embed_text.needs(ctx)
+    found = encode_latents.needs(ctx) | embed_text.needs(ctx)
+    if ctx.recipe.crepa.crepa_enabled:
+        found["latents"] = found["latents"] + embed_frames.needs(ctx)["latents"]
+    return found
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -159,6 +173,8 @@ class Training:
         connectors = load_connectors(self.ctx.source, dtype, "cpu")
         place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
 
+        alignment = self._alignment(transformer)
+
         def tell(metrics: StepMetrics) -> None:
             self._sync()
             on_step(metrics)
@@ -172,14 +188,40 @@ class Training:
             run_fingerprint=request_fingerprint(TRAIN, self.request),
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
+            alignment=alignment,
             on_step=tell,
             should_stop=should_stop,
         )
         lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
         export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
+        if alignment is not None:
+            self._finish_alignment(alignment)
         plot_losses(self.metrics_file, self.loss_picture)
         placement.remove()
         return result
+
+    def _alignment(self, transformer: Any) -> Alignment | None:
+        """CREPA on the transformer, where the recipe has it."""
+        from ltxcore.training.crepa import Alignment
+
+        settings = self.ctx.recipe.crepa
+        if not settings.crepa_enabled:
+            return None
+        seed = self.ctx.recipe.training.seed
+        return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
+
+    def _finish_alignment(self, alignment: Alignment) -> None:
+        """Take CREPA off again and write what it trained beside the LoRA."""
+        from ltxcore.training.crepa import write_projector
+
+        alignment.remove()
+        told = {
+            **self.request["crepa"],
+            "crepa_encoder": self.ctx.recipe.crepa.crepa_encoder,
+            "base_fingerprint": self.request["transformer"],
+            "snapshot_id": self.ctx.snapshot.id,
+        }
+        write_projector(self.directory / "lora", alignment.projector, told)
 
     @property
     def metrics_file(self) -> Path:

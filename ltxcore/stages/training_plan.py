@@ -23,6 +23,7 @@ from ltxcore.memory.plan import GIB, MemoryPlan
 from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sizes import QUANTISED_BITS, Shapes, TransformerSizes
+from ltxcore.models.teacher import width_of
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.reports import video_tokens
@@ -146,6 +147,7 @@ def workload(
         per_token_times=training.ltx2_first_frame_conditioning_probability > 0,
         checkpointing=training.gradient_checkpointing,
         value_bytes=2 if training.mixed_precision == "bf16" else 4,
+        teacher_width=width_of(recipe.crepa) if recipe.crepa.crepa_enabled else 0,
     )
 
 

@@ -53,6 +53,8 @@ class TrainingSample:
     audio_padding: int = 0
     """How many of the L are padding before the sound begins; they take no part either."""
     has_video: bool = True
+    teacher: torch.Tensor | None = None
+    """CREPA's features of the clip's frames, bf16 [F, H·W, D]; None without CREPA or without pictures."""
 
 
 class SampleSource(Protocol):
@@ -82,6 +84,8 @@ class Batch:
     fps: float
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
+    teacher: torch.Tensor | None = None
+    """CREPA's features [B, F, H·W, D], or None."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
@@ -90,6 +94,7 @@ class Batch:
             video=self.video.to(device),
             audio=None if self.audio is None else self.audio.to(device),
             audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
 
@@ -100,8 +105,8 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
     that have it gets zeros; both are masked.
 
     Raises:
-        ValueError: the samples differ in latent shape, frame rate or in whether they have pictures, or state
-            more sound than they hold.
+        ValueError: the samples differ in latent shape, frame rate or in whether they have pictures or the
+            teacher's features, or state more sound than they hold.
     """
     shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video) for s in samples})
     if len(shapes) > 1:
@@ -118,7 +123,15 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         features=tuple(s.features for s in samples),
         fps=samples[0].fps,
         has_video=samples[0].has_video,
+        teacher=_stack_teacher(sample_ids, samples),
     )
+
+
+def _stack_teacher(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> torch.Tensor | None:
+    features = [sample.teacher for sample in samples if sample.teacher is not None]
+    if features and len(features) < len(samples):
+        raise ValueError(f"only some samples of a batch have the teacher's features; ids {list(sample_ids)}")
+    return torch.stack(features) if features else None
 
 
 def _stack_audio(

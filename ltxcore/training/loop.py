@@ -17,6 +17,7 @@ from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.training.checkpoints import write_checkpoint
+from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
@@ -60,6 +61,7 @@ def train(
     run_fingerprint: str,
     max_tokens: int,
     placement: Placement | None = None,
+    alignment: Alignment | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -78,6 +80,7 @@ def train(
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
         placement: where the transformer's weights are. None: resident, where it was loaded.
+        alignment: CREPA on this transformer; its projector is trained with the adapter.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -96,7 +99,8 @@ def train(
     )
     placement = placement or Placement.as_it_is(transformer)
     _adapt(transformer, source, recipe, placement)
-    state = TrainingState(lora_parameters(transformer), settings, placement.device)
+    trained = lora_parameters(transformer) | (alignment.parameters() if alignment else {})
+    state = TrainingState(trained, settings, placement.device)
     done = state.resume(directory, run_fingerprint)
 
     transformer.train()
@@ -119,6 +123,7 @@ def train(
                 derived_dropout(settings.seed, number, placement.device),
             ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
+                loss = alignment.added_to(loss, batch) if alignment else loss
                 parts.add(loss, batch.sample_ids)
                 accelerator.backward(loss.total)
         return parts
