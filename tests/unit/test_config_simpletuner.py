@@ -126,6 +126,7 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("lycoris_config", "config/lycoris.json", "moot"),
         ("hub_model_id", "me/lora", "moot"),
         ("crepa_lambda", 0.5, "moot"),
+        ("crepa_drop_vae_encoder", True, "moot"),
         ("dynamo_mode", "", "moot"),
         ("resume_from_checkpoint", "latest", "moot"),
         ("seed", 0, "taken"),
@@ -138,7 +139,7 @@ def test_verdicts(key: str, value: Any, expected: Verdict) -> None:
 
 
 def test_keys_that_hang_on_another_one_follow_it() -> None:
-    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
+    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "taken"
     assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
     assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "not yet"
     assert verdict("scheduled_sampling_reflexflow", True, scheduled_sampling_max_step_offset=20) == "not yet"
