@@ -57,9 +57,9 @@ def train_ltx2(
     ctx = context(workspace, recipe, datasets=datasets)
     run = run_folder(ctx, pipeline_run)
     begin_run(ctx, run)
+    check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
     if recipe.crepa.crepa_enabled:
-        check_crepa(ctx, audio_only=ctx.datasets.audio_only)
         prepare_crepa(ctx)
     shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
     for stage in asked_stages(recipe):

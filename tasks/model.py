@@ -13,6 +13,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.source import prepare_model
 from ltxcore.models.teacher import prepare_teacher
 from ltxcore.stages.context import Context
+from ltxcore.stages.crepa_checks import check_crepa
 
 
 @task(name="prepare-model", cache_policy=NO_CACHE)
@@ -31,7 +32,8 @@ def prepare(ctx: Context) -> str:
 
 @task(name="prepare-teacher", cache_policy=NO_CACHE)
 def prepare_crepa(ctx: Context) -> str:
-    """See that CREPA's teacher is on this machine and return its directory."""
+    """See that the model has the block that CREPA aligns, and that its teacher is here: its directory."""
+    check_crepa(ctx, audio_only=False)
     try:
         return str(ctx.teacher.root)
     except ModelError:

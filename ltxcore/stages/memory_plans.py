@@ -19,6 +19,7 @@ from ltxcore.memory.plan import (
     training_activations_bytes,
     vae_activations_bytes,
 )
+from ltxcore.models.teacher import width_of
 from ltxcore.models.vae_ways import VaeWay, asked_way
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage, asked_stages
@@ -90,7 +91,7 @@ def _teacher_bytes(ctx: Context, value_bytes: int) -> int:
     settings = ctx.recipe.crepa
     return teacher_activations_bytes(
         tokens=(settings.crepa_encoder_image_size // PATCH) ** 2 + 1,
-        width=ctx.teacher.width,
+        width=width_of(settings),
         frames=settings.crepa_encoder_batch_size,
         value_bytes=value_bytes,
     )
@@ -137,7 +138,7 @@ def plan_training(ctx: Context, device: str = "cpu") -> MemoryPlan:
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
     adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
     if ctx.recipe.crepa.crepa_enabled:
-        widths = {"width": width, "teacher_width": ctx.teacher.width}
+        widths = {"width": width, "teacher_width": width_of(ctx.recipe.crepa)}
         adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
         activations += alignment_bytes(tokens=tokens, batch=settings.train_batch_size, **widths)
     plan = _plan(ctx, TRAIN, device, _weights(ctx, TRAIN, value_bytes), adapter, activations)

@@ -80,6 +80,27 @@ class Alignment:
         """Take the hook off the transformer."""
         self._hook.remove()
 
+    def share_gradients(self) -> None:
+        """Give every process that trains along the mean of their gradients; alone, nothing to do.
+
+        The wrapper that does so for the adapter does not know the projector. Where no process had a batch
+        with the teacher's features there is no gradient, as with one process.
+        """
+        if not torch.distributed.is_initialized():
+            return
+        parameters = list(self.projector.parameters())
+        reached = torch.tensor(
+            float(any(p.grad is not None for p in parameters)), device=parameters[0].device
+        )
+        torch.distributed.all_reduce(reached, torch.distributed.ReduceOp.MAX)
+        if not reached.item():
+            return
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            torch.distributed.all_reduce(parameter.grad)
+            parameter.grad /= torch.distributed.get_world_size()
+
     def added_to(self, losses: Losses, batch: Batch) -> Losses:
         """The losses of the batch that was just computed, with the alignment in their total.
 
@@ -107,6 +128,8 @@ class Alignment:
         measures = {"crepa_loss": loss.detach(), "crepa_similarity": near.mean().detach()}
         return replace(losses, total=losses.total + loss, measures={**losses.measures, **measures})
 
+    # Outside what a compiled block is compiled to: it is about the pass and not of it.
+    @torch.compiler.disable
     def _capture(self, block: nn.Module, inputs: Any, output: tuple[torch.Tensor, torch.Tensor]) -> None:
         """Take the video stream of (video, sound), once a batch.
 

@@ -126,6 +126,8 @@ def train(
                 loss = alignment.added_to(loss, batch) if alignment else loss
                 parts.add(loss, batch.sample_ids)
                 accelerator.backward(loss.total)
+        if alignment:
+            alignment.share_gradients()
         return parts
 
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps

@@ -271,6 +271,8 @@ def test_off_crepa_is_in_no_key_and_no_list(prepared: Bench) -> None:
 
 
 def test_it_is_estimated_and_explained(prepared: Bench) -> None:
+    # The copied files are other files until they have been looked at.
+    prepared.probe()
     other = with_crepa(prepared, crepa_encoder_image_size=28)
 
     def of_frames() -> Any:

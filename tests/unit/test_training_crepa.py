@@ -146,6 +146,47 @@ def test_gradients_are_equal_however_the_blocks_run(
     assert not any(name.startswith(("transformer_blocks.3.", "transformer_blocks.4.")) for name in reached)
 
 
+def test_a_compiled_block_gives_the_same_gradients() -> None:
+    def compiled(transformer: Any) -> Placement:
+        for block in transformer.transformer_blocks:
+            block.compile(backend="eager", dynamic=False)
+        return Placement.as_it_is(transformer)
+
+    for checkpointing in (False, True):
+        loss, expected = gradients(Placement.as_it_is, checkpointing=checkpointing)
+        found_loss, found = gradients(compiled, checkpointing=checkpointing)
+        assert found_loss == pytest.approx(loss, rel=1e-6)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def share(rank: int, store: str, told: Any) -> None:
+    """A process of two: its own gradients, then those of both."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    crepa = Alignment(make_transformer(layers=3), settings(), WIDTH, "cpu", seed=3)
+    crepa.share_gradients()
+    untouched = all(parameter.grad is None for parameter in crepa.projector.parameters())
+    if rank == 0:
+        # The other process's batch was sound alone.
+        crepa.projector(torch.ones(64)).sum().backward()
+    crepa.share_gradients()
+    told.put((rank, untouched, crepa.projector.linear.bias.grad.tolist()))
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_that_train_together_share_the_projectors_gradients(tmp_path: Path) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    told = context.Queue()
+    processes = [context.Process(target=share, args=(rank, str(tmp_path / "store"), told)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    found = sorted(told.get(timeout=240) for _ in processes)
+    for process in processes:
+        process.join()
+    assert found == [(rank, True, [0.5] * WIDTH) for rank in (0, 1)]
+
+
 def test_the_states_are_those_of_the_blocks_video_stream_before_any_conditions_tokens() -> None:
     transformer = make_transformer(layers=3)
     crepa = Alignment(transformer, settings(crepa_adjacent_distance=0), WIDTH, "cpu", seed=3)
