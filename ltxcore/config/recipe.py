@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.crepa_settings import CrepaSettings
@@ -16,6 +16,7 @@ from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
@@ -32,8 +33,31 @@ class Recipe(Strict):
     crepa: CrepaSettings = Field(default_factory=CrepaSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+    processes: ProcessSettings = Field(default_factory=ProcessSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @property
+    def batches_a_step(self) -> int:
+        """Batches that one optimizer step is made of, in all processes together."""
+        return self.training.gradient_accumulation_steps * self.processes.count
+
+    @model_validator(mode="after")
+    def _sharing_holds_plain_weights(self) -> Recipe:
+        if not self.processes.shared_out:
+            return self
+        file = self.processes.accelerate_config
+        if self.memory.forced not in ("auto", "resident"):
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which memory.strategy "
+                f"{self.memory.forced} does not go with; leave the memory keys out, or use DDP"
+            )
+        if self.model.base_model_precision != "no_change":
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which cannot share weights of "
+                f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
+            )
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

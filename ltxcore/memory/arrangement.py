@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Strategy = Literal["resident", "block_streaming", "group_offload"]
+Strategy = Literal["resident", "sharded", "block_streaming", "group_offload"]
+"""`sharded`: on the host until the processes of a training share it out among their devices."""
 
 
 @dataclass(frozen=True)

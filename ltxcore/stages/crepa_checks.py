@@ -11,7 +11,8 @@ RECIPE = "the recipe"
 
 
 def check_crepa(ctx: Context, *, audio_only: bool) -> None:
-    """Refuse a recipe with CREPA for data without pictures, or for a block that the model does not have.
+    """Refuse a recipe with CREPA for data without pictures, for a block that the model does not have, and
+    for processes that share the trained weights out.
 
     A model or teacher that is not on this machine yet is not asked.
 
@@ -20,7 +21,7 @@ def check_crepa(ctx: Context, *, audio_only: bool) -> None:
     """
     if not ctx.recipe.crepa.crepa_enabled:
         return
-    problems = [no_pictures()] if audio_only else []
+    problems = [*_sharing(ctx.recipe), *([no_pictures()] if audio_only else [])]
     try:
         layers = int(ctx.source.config("transformer")["num_layers"])
     except ModelError:
@@ -47,6 +48,16 @@ def no_pictures() -> Problem:
         "crepa.crepa_enabled",
         "aligns what the model makes of pictures, and every dataset is sound alone; set it to false",
     )
+
+
+def _sharing(recipe: Recipe) -> list[Problem]:
+    if not recipe.processes.shared_out:
+        return []
+    told = (
+        "trains a projector that is whole in every process, but processes.accelerate_config shares the "
+        "trained weights out (FSDP); give a config with distributed_type MULTI_GPU, or set it to false"
+    )
+    return [Problem("crepa.crepa_enabled", told)]
 
 
 def _blocks(recipe: Recipe, layers: int) -> list[Problem]:

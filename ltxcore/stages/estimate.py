@@ -300,7 +300,7 @@ def _steps(ctx: Planned, data: _Data) -> int:
         for s in data.samples
     ]
     plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
-    return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
+    return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:

@@ -168,7 +168,8 @@ def plan_row(plan: MemoryPlan, measured_bytes: int = 0) -> Row:
 def host_limit_bytes(ctx: Context, stage: Stage) -> int:
     """What a stage may hold of host memory: the recipe's budget, or its own beside the weights it loads."""
     weights = _weights(ctx, stage, BF16_BYTES) if stage.models else 0
-    return host_budget_bytes(ctx.recipe.memory.ram_gib, weights + int(stage.ram_gib * GIB))
+    processes = ctx.recipe.processes.count if stage is TRAIN else 1
+    return host_budget_bytes(ctx.recipe.memory.ram_gib, processes * (weights + int(stage.ram_gib * GIB)))
 
 
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:

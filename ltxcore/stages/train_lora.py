@@ -52,7 +52,9 @@ def request(ctx: Context) -> dict[str, Any]:
         "transformer": ctx.source.fingerprint("transformer"),
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
-        "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST},
+        "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST}
+        # The same batches make a step whether processes compute them beside or after one another.
+        | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
         **crepa_request(ctx),
     }
 
@@ -114,7 +116,7 @@ class Training:
             batch_size=settings.train_batch_size,
             caption_dropout=settings.caption_dropout_probability,
         )
-        steps = steps_of_epochs(settings, plan.batches_per_epoch)
+        steps = steps_of_epochs(self.ctx.recipe, plan.batches_per_epoch)
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
         )
@@ -145,7 +147,49 @@ class Training:
         return choice.arrangement
 
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
-        """Load, train from the newest checkpoint on, and write the LoRA and the loss picture.
+        """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
+
+        Raises:
+            MissingInput: a sample or a caption is not in the store.
+            TrainingInterrupted: `should_stop` said so; the checkpoint is written.
+            ProcessOutOfMemory, ProcessFailed: one of several processes failed.
+        """
+        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.plot import plot_losses
+
+        def tell(metrics: StepMetrics) -> None:
+            self._sync()
+            on_step(metrics)
+
+        StoredSamples(self.ctx)
+        self._begin_record()
+        if self.recipe.processes.count > 1:
+            result = self._run_team(tell, should_stop)
+        else:
+            result = self.compute(tell, should_stop)
+        plot_losses(self.metrics_file, self.loss_picture)
+        return result
+
+    def _run_team(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]
+    ) -> TrainResult:
+        from ltxcore.stages.training_team import Job, Team
+        from ltxcore.training.loop import training_result
+
+        job = Job(
+            workspace=str(self.ctx.workspace.root),
+            datasets_file=str(self.ctx.datasets_file),
+            snapshot=self.ctx.snapshot.id,
+            recipe=self.recipe,
+            directory=str(self.directory),
+            request=self.request,
+            count=self.recipe.processes.count,
+        )
+        Team(job).run(on_step, should_stop)
+        return training_result(self.directory)
+
+    def compute(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+        """Load, train, and write the LoRA: the whole of it, or the part of one process among several.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
@@ -159,10 +203,9 @@ class Training:
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.loop import train
         from ltxcore.training.lora import lora_parameters
-        from ltxcore.training.plot import plot_losses
+        from ltxcore.training.shares import gathered, is_first_process
 
         samples = StoredSamples(self.ctx)
-        self._begin_record()
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
         arrangement = self.arrangement()
@@ -174,11 +217,6 @@ class Training:
         place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
 
         alignment = self._alignment(transformer)
-
-        def tell(metrics: StepMetrics) -> None:
-            self._sync()
-            on_step(metrics)
-
         result = train(
             transformer,
             connectors,
@@ -189,14 +227,17 @@ class Training:
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
             alignment=alignment,
-            on_step=tell,
+            on_step=on_step,
             should_stop=should_stop,
         )
-        lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
-        export_lora(self.directory / "lora", LORA_NAME, lora_parameters(transformer), lineage)
+        weights = gathered(lora_parameters(transformer))
+        if is_first_process():
+            lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
+            export_lora(self.directory / "lora", LORA_NAME, weights, lineage)
+            if alignment is not None:
+                self._write_projector(alignment)
         if alignment is not None:
-            self._finish_alignment(alignment)
-        plot_losses(self.metrics_file, self.loss_picture)
+            alignment.remove()
         placement.remove()
         return result
 
@@ -210,11 +251,10 @@ class Training:
         seed = self.ctx.recipe.training.seed
         return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
 
-    def _finish_alignment(self, alignment: Alignment) -> None:
-        """Take CREPA off again and write what it trained beside the LoRA."""
+    def _write_projector(self, alignment: Alignment) -> None:
+        """Write what CREPA trained beside the LoRA."""
         from ltxcore.training.crepa import write_projector
 
-        alignment.remove()
         told = {
             **self.request["crepa"],
             "crepa_encoder": self.ctx.recipe.crepa.crepa_encoder,

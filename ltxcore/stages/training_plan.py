@@ -20,8 +20,9 @@ from ltxcore.memory.arrangement import (
 )
 from ltxcore.memory.cards import Card, card_like
 from ltxcore.memory.plan import GIB, MemoryPlan
-from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
+from ltxcore.memory.planner import Budget, Forced, NothingFits, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import choose_or_advise
+from ltxcore.memory.sharing import shared_plan
 from ltxcore.memory.sizes import QUANTISED_BITS, Shapes, TransformerSizes
 from ltxcore.models.teacher import width_of
 from ltxcore.stages.context import Context
@@ -75,6 +76,11 @@ def choose_for_device(ctx: Context, device_bytes: int, device_name: str) -> Trai
     )
     budget = Budget.of(card)
     precision = recipe.model.base_model_precision
+    if recipe.processes.shared_out:
+        plan = shared_plan(planner, workload_of(ctx), recipe.processes.count)
+        if not plan.fits(budget):
+            raise NothingFits(plan, workload_of(ctx), budget, "; more processes would share it further")
+        return TrainingChoice(plan, Arrangement("sharded"), budget)
     forced = forced_by(recipe.memory, planner.sizes.blocks, precision, device="cuda")
     plan = choose_or_advise(planner, workload_of(ctx), budget, precision, forced)
     return TrainingChoice(plan, arrangement_of(plan, planner.sizes.blocks, forced), budget)
@@ -86,6 +92,8 @@ def forced_arrangement(ctx: Context) -> Arrangement:
     Raises:
         StrategyUnavailable: the strategy needs a device.
     """
+    if ctx.recipe.processes.shared_out:
+        return Arrangement("sharded")
     blocks = int(ctx.source.config("transformer")["num_layers"])
     forced = forced_by(ctx.recipe.memory, blocks, ctx.recipe.model.base_model_precision, device="cpu")
     if forced.way in (None, "resident"):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Entry
 
@@ -107,9 +107,9 @@ class BatchPlan:
         )
 
 
-def steps_of_epochs(settings: TrainingSettings, batches_per_epoch: int) -> int:
+def steps_of_epochs(recipe: Recipe, batches_per_epoch: int) -> int:
     """Optimizer steps in which every batch of all epochs is seen; the last may begin another epoch."""
-    return ceil(settings.num_train_epochs * batches_per_epoch / settings.gradient_accumulation_steps)
+    return ceil(recipe.training.num_train_epochs * batches_per_epoch / recipe.batches_a_step)
 
 
 def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool, bool], list[Entry]]:
