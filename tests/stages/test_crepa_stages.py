@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ltxcore.config.crepa_settings import PROJECTOR_FILE, CrepaSettings
 from ltxcore.config.errors import ConfigError
+from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.media.decode import decode_frames
 from ltxcore.models.errors import ModelError
 from ltxcore.models.teacher import prepare_teacher, resolve_teacher
@@ -45,6 +46,7 @@ KEYS = {
     "crepa_encoder_image_size": 56,
     "crepa_block_index": 1,
 }
+ROOT = Path(__file__).parents[2]
 CLIP = "clips/blue-box-up.mp4"
 
 
@@ -323,6 +325,23 @@ def test_a_block_that_the_model_has_not_and_data_without_pictures_are_refused(pr
     with pytest.raises(ConfigError, match=r"crepa\.crepa_enabled: .* every dataset is sound alone"):
         check_crepa(prepared.ctx, audio_only=True)
     check_crepa(prepared.ctx, audio_only=False)
+    shared = ProcessSettings(count=2, accelerate_config=ROOT / "deploy/accelerate/fsdp2.yaml")
+    several = Bench(prepared.root, prepared.recipe.model_copy(update={"processes": shared}))
+    with pytest.raises(ConfigError, match=r"crepa_enabled: .*processes\.accelerate_config shares"):
+        check_crepa(several.ctx, audio_only=False)
+
+
+def test_the_teacher_is_made_in_a_process_of_its_own_where_it_is_missing(prepared: Bench) -> None:
+    from tasks.model import prepare_crepa
+
+    ctx = prepared.ctx
+    fingerprint = ctx.teacher.fingerprint()
+    shutil.rmtree(ctx.teacher.root)
+    ctx = prepared.ctx
+    # A context that knows its model already, as the parent's does.
+    assert ctx.source.version
+    prepare_crepa.fn(ctx)
+    assert ctx.teacher.fingerprint() == fingerprint
 
 
 @pytest.mark.parametrize(
