@@ -7,6 +7,7 @@ from typing import Any
 from prefect import Flow, flow
 from prefect.logging import get_run_logger
 
+from flows.embed_frames import embed_frames
 from flows.embed_text import embed_text
 from flows.encode_latents import encode_latents
 from flows.probe_media import probe_media
@@ -15,15 +16,24 @@ from flows.run_stage import run_stage
 from flows.split_audio import split_audio
 from flows.train_lora import train_lora
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.contract import PROBE, STAGES
+from ltxcore.stages.contract import PROBE, asked_stages
+from ltxcore.stages.crepa_checks import check_crepa
 from ltxcore.stages.training_checks import check_training
-from tasks.model import prepare
+from tasks.model import prepare, prepare_crepa
 from tasks.pipeline import begin_run, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
 
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     stage_flow.name: stage_flow
-    for stage_flow in (probe_media, split_audio, encode_latents, embed_text, train_lora, render_validation)
+    for stage_flow in (
+        probe_media,
+        split_audio,
+        encode_latents,
+        embed_text,
+        embed_frames,
+        train_lora,
+        render_validation,
+    )
 }
 
 
@@ -48,11 +58,14 @@ def train_ltx2(
     ctx = context(workspace, recipe, datasets=datasets)
     run = run_folder(ctx, pipeline_run)
     begin_run(ctx, run)
+    check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
     # Before hours of encoding, and as soon as the model says how many blocks it has.
     check_training(ctx, audio_only=ctx.datasets.audio_only)
+    if recipe.crepa.crepa_enabled:
+        prepare_crepa(ctx)
     shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
-    for stage in STAGES:
+    for stage in asked_stages(recipe):
         if stage is not PROBE:
             ctx = context(workspace, recipe, datasets=datasets, snapshot=snapshot_of(ctx, run))
         if up_to_date(stage, ctx, run):

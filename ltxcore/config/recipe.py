@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.conditioning_settings import ConditioningSettings
+from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -36,6 +37,7 @@ class Recipe(Strict):
     conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
     scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
     tread: TreadSettings = Field(default_factory=TreadSettings)
+    crepa: CrepaSettings = Field(default_factory=CrepaSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)

@@ -37,14 +37,12 @@ SEED_MODEL: Final = "Lightricks/LTX-2"
 ONE_PROCESS: Final = "always so: every stage is a process of its own"
 VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
-NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
 PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
 OPTIMIZERS: Final = ("adamw", "adamw_bf16", "adamw8bit", "prodigy")
 CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
-    "drop_vae_encoder",
 )  # fmt: skip
 SCHEDULED_SAMPLING: Final = tuple(
     f"scheduled_sampling_{name}"
@@ -177,8 +175,9 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "dynamo_backend": take("training.dynamo_backend", why="torch_compile is on", off=("no",)),
     # techniques
     "tread_config": take("tread.routes", convert=routes),
-    "crepa_enabled": not_yet(NO_CREPA, off=(False,)),
-    **{f"crepa_{name}": not_yet(NO_CREPA, needs="crepa_enabled") for name in CREPA},
+    "crepa_enabled": take("crepa.crepa_enabled"),
+    **{f"crepa_{name}": Rule("taken", to=(f"crepa.crepa_{name}",), needs="crepa_enabled") for name in CREPA},
+    "crepa_drop_vae_encoder": moot("training never loads a VAE: the teacher sees the clips' own frames"),
     **{name: take(f"scheduled_sampling.{name}") for name in SCHEDULED_SAMPLING},
     "scheduled_sampling_probability": Rule(
         "taken",

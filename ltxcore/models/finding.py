@@ -137,7 +137,7 @@ def _text_directory(name: str, fetch: bool) -> Path:
             f"the text encoder {name} is neither a directory on this machine nor a hub id; set "
             "model.text_encoder to a directory or hub id of Gemma 3 12B, such as google/gemma-3-12b-it"
         )
-    return _snapshot(name, None, _TEXT_FILES, fetch)
+    return hub_snapshot(name, None, _TEXT_FILES, fetch)
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -153,10 +153,10 @@ def _in_repository(settings: ModelSettings, fetch: bool) -> Path:
     flavour = FLAVOURS[settings.model_flavour or _DEFAULT_FLAVOUR]
     text = () if settings.text_encoder else _OWN_TEXT
     if flavour.storage == "bf16":
-        root = _snapshot(repo, revision, (MODEL_INDEX,), fetch)
+        root = hub_snapshot(repo, revision, (MODEL_INDEX,), fetch)
         if (root / MODEL_INDEX).is_file():
-            return _snapshot(repo, revision, (MODEL_INDEX, "scheduler/*", *_OWN_COMPONENTS, *text), fetch)
-    file = _snapshot(repo, revision, (flavour.file, *text), fetch) / flavour.file
+            return hub_snapshot(repo, revision, (MODEL_INDEX, "scheduler/*", *_OWN_COMPONENTS, *text), fetch)
+    file = hub_snapshot(repo, revision, (flavour.file, *text), fetch) / flavour.file
     if not file.is_file():
         where = "" if fetch else " on this machine; train-ltx2 and probe-media download what the hub has"
         raise ModelError(
@@ -166,7 +166,7 @@ def _in_repository(settings: ModelSettings, fetch: bool) -> Path:
     return file
 
 
-def _snapshot(repo: str, revision: str | None, wanted: Iterable[str], fetch: bool) -> Path:
+def hub_snapshot(repo: str, revision: str | None, wanted: Iterable[str], fetch: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

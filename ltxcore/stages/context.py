@@ -11,6 +11,7 @@ from ltxcore.config.batch_size import AUTO
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.source import ModelSource, resolve_model
+from ltxcore.models.teacher import TeacherSource, resolve_teacher
 from ltxcore.stages.contract import PROBE, MissingInput, Stage
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.snapshot import Snapshot
@@ -44,6 +45,10 @@ class Context:
     @cached_property
     def source(self) -> ModelSource:
         return resolve_model(self.recipe.model, self.workspace.models)
+
+    @cached_property
+    def teacher(self) -> TeacherSource:
+        return resolve_teacher(self.recipe.crepa, self.workspace.models)
 
     @cached_property
     def store(self) -> Blobs:

@@ -13,7 +13,7 @@ from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
 from ltxcore.stages.learnable import learnable
 from ltxcore.stages.memory_check import memory_plans
@@ -29,6 +29,7 @@ from ltxcore.stages.probe_media import MediaFile, Memo, NothingToTrain, find_fil
 from ltxcore.stages.prompts import DEFAULT_PROMPTS, all_texts, validation_prompts
 from ltxcore.stages.rates import Rates
 from ltxcore.stages.stamp import find_stamp
+from ltxcore.stages.teacher_space import TeacherSpace, feature_bytes
 from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
@@ -172,6 +173,7 @@ def _most_there_can_be(ctx: Context, files: int) -> list[StageEstimate]:
         StageEstimate(AUDIO, files, "clips", None, None, notes=most),
         StageEstimate(LATENTS, 2 * files, "tracks", None, None, notes=most),
         StageEstimate(TEXT, None, "captions", None, None, notes=(why,)),
+        *([StageEstimate(FRAMES, files, "clips", None, None, notes=most)] if _crepa(ctx) else []),
         StageEstimate(TRAIN, ctx.recipe.training.max_train_steps or None, "steps", None, None, notes=(why,)),
         StageEstimate(RENDER, 2 * prompts, "renderings", None, None, notes=most),
     ]
@@ -190,11 +192,12 @@ def _stages(ctx: Planned, data: _Data, rates: Rates) -> list[StageEstimate]:
     notes = (*partly, *missing)
     stages = [_audio(ctx, data, rates, partly)]
     if model is None:
-        return [*stages, *_without_model(ctx, data, notes)]
+        return [*stages, *_without_model(ctx, data, rates, notes)]
     return [
         *stages,
         _latents(ctx, data, model, rates, notes),
         _text(ctx, data, rates, notes),
+        *_frames(ctx, data, rates, notes),
         _train(ctx, data, rates, partly),
         _render(ctx, rates),
     ]
@@ -249,6 +252,36 @@ def _text(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> St
         rates.seconds(TEXT, to_do, text_encoder=ctx.source.fingerprint("text_encoder")),
         (*notes, *about),
     )
+
+
+def _crepa(ctx: Context) -> bool:
+    return ctx.recipe.crepa.crepa_enabled
+
+
+def _frames(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> list[StageEstimate]:
+    """CREPA's features; nothing where it is off."""
+    if not _crepa(ctx):
+        return []
+    seen = [sample for sample in data.samples if sample.kind != "audio"]
+    try:
+        space, width = TeacherSpace.of(ctx), ctx.teacher.width
+    except ModelError as error:
+        told = f"the teacher is not on this machine, so its part is not known: {error}"
+        return [StageEstimate(FRAMES, data.scaled(len(seen)), "clips", None, None, notes=(*notes, told))]
+    sizes = {space.key(sample).value: feature_bytes(sample, width) for sample in seen}
+    waiting = LatentStore(ctx.store).missing(sizes)
+    to_do = data.scaled(len(waiting))
+    return [
+        StageEstimate(
+            FRAMES,
+            to_do,
+            "clips",
+            len(sizes) - len(waiting),
+            data.scaled(sum(sizes[key] for key in waiting)),
+            rates.seconds(FRAMES, to_do, **space.request()),
+            notes,
+        )
+    ]
 
 
 def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> StageEstimate:
@@ -315,7 +348,7 @@ def _render(ctx: Planned, rates: Rates) -> StageEstimate:
     )
 
 
-def _without_model(ctx: Planned, data: _Data, notes: tuple[str, ...]) -> list[StageEstimate]:
+def _without_model(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> list[StageEstimate]:
     """Counts alone: sizes, and what is in the store already, depend on the model."""
     samples = data.samples
     tracks = data.scaled(sum((s.kind != "audio") + (s.audio is not None) for s in samples))
@@ -324,6 +357,7 @@ def _without_model(ctx: Planned, data: _Data, notes: tuple[str, ...]) -> list[St
     return [
         StageEstimate(LATENTS, tracks, "tracks", None, None, notes=notes),
         StageEstimate(TEXT, texts, "captions", None, None, notes=notes),
+        *_frames(ctx, data, rates, notes),
         StageEstimate(TRAIN, _steps(ctx, data), "steps", None, None, notes=notes),
         StageEstimate(RENDER, renderings, "renderings", None, None, notes=notes),
     ]

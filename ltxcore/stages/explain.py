@@ -11,7 +11,7 @@ from ltxcore.config.errors import nearest
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import probe_media
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, STAGES, TEXT, MissingInput
+from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, TEXT, MissingInput, asked_stages
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
@@ -25,6 +25,7 @@ MAKERS = {
     "video latents": LATENTS.name,
     "audio latents": LATENTS.name,
     "text features": TEXT.name,
+    "teacher features": FRAMES.name,
 }
 
 
@@ -191,7 +192,7 @@ def explain_stages(ctx: Context) -> list[StageReport]:
     """For each stage: up to date, or why it would run; and what its work would be."""
     reports = []
     work = _work(ctx)
-    for stage in STAGES:
+    for stage in asked_stages(ctx.recipe):
         try:
             request, stamp = find_result(stage, ctx)
         except (MissingInput, ModelError) as error:

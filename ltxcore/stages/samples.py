@@ -7,12 +7,14 @@ import torch
 from ltxcore.models.audio_latents import audio_latent_length
 from ltxcore.models.text import TextFeatures
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND
+from ltxcore.stages import embed_frames
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, TEXT, TRAIN, MissingInput
+from ltxcore.stages.contract import FRAMES, LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.learnable import learnable, tell_left_out
 from ltxcore.stages.prompts import EMPTY
+from ltxcore.stages.teacher_space import TeacherSpace
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import AudioPlan, Companion, Sample
@@ -45,7 +47,8 @@ def trainable(ctx: Context) -> list[Sample]:
     """Every sample that is not quarantined.
 
     Raises:
-        MissingInput: a sample is neither encoded nor quarantined, or a caption has no features.
+        MissingInput: a sample is neither encoded nor quarantined, a caption has no features, or, with CREPA,
+            a clip has none of the teacher's.
     """
     snapshot = ctx.require_snapshot(TRAIN)
     store = LatentStore(ctx.store)
@@ -54,6 +57,10 @@ def trainable(ctx: Context) -> list[Sample]:
     if holes:
         raise MissingInput(TRAIN, f"the latents of {len(holes)} tracks of clips", LATENTS)
     broken = quarantined(ctx, store)
+    if ctx.recipe.crepa.crepa_enabled:
+        if unseen := store.missing(embed_frames.all_keys(ctx)):
+            raise MissingInput(TRAIN, f"the teacher's features of {len(unseen)} clips", FRAMES)
+        broken |= embed_frames.quarantined(ctx, store)
     samples = [sample for sample in snapshot.samples if sample.id not in broken]
     captions = [EMPTY, *sorted({caption for sample in samples for caption in sample.captions})]
     unembedded = StoredFeatures(ctx).missing(captions)
@@ -79,6 +86,7 @@ class StoredSamples:
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
+        self._teacher = TeacherSpace.of(ctx) if ctx.recipe.crepa.crepa_enabled else None
         self._channels: int = ctx.source.config("transformer")["in_channels"]
 
     def entries(self) -> list[Entry]:
@@ -129,10 +137,17 @@ class StoredSamples:
             reference=None if sample.reference is None else self._read(sample.reference),
             reference_factors=reference_factors(sample),
             mask=None if sample.mask is None else self._read(sample.mask),
+            teacher=self._seen(sample),
         )
 
     def _read(self, shown: Sample | Companion) -> torch.Tensor:
         return from_bits(self._latents.read(self._spaces.picture_key(shown).value))
+
+    def _seen(self, sample: Sample) -> torch.Tensor | None:
+        """The teacher's features `[F', H'·W', D]`; None without CREPA, and for sound alone."""
+        if self._teacher is None or sample.kind == "audio":
+            return None
+        return from_bits(self._latents.read(self._teacher.key(sample).value))
 
     def _video(self, sample: Sample) -> torch.Tensor:
         """Latents `[C, F', H', W']`; zeros where sound is trained alone."""

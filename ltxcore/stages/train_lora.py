@@ -16,9 +16,9 @@ from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.plan import MemoryPlan
-from ltxcore.stages import embed_text, encode_latents
+from ltxcore.stages import embed_frames, embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import TRAIN, versions
+from ltxcore.stages.contract import FRAMES, TRAIN, versions
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ltxcore.memory.arrangement import Connectors
     from ltxcore.memory.placement import Placement
     from ltxcore.stages.connected import ConnectedCaptions
+    from ltxcore.training.crepa import Alignment
     from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
@@ -70,6 +71,7 @@ def request(ctx: Context) -> dict[str, Any]:
         | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
         "trigger": trigger(ctx),
         **techniques(ctx.recipe),
+        **crepa_request(ctx),
     }
 
 
@@ -88,9 +90,21 @@ def techniques(recipe: Recipe) -> dict[str, Any]:
     return {name: settings.fingerprint_data() for name, settings in parts.items() if settings.enabled}
 
 
+def crepa_request(ctx: Context) -> dict[str, Any]:
+    """CREPA's part: the teacher's features and how they enter the loss; nothing where it is off."""
+    if not ctx.recipe.crepa.crepa_enabled:
+        return {}
+    unseen = embed_frames.quarantined(ctx, LatentStore(ctx.store))
+    features = {**embed_frames.request(ctx), "version": FRAMES.version, "quarantined": sorted(unseen)}
+    return {"crepa": {**ctx.recipe.crepa.loss_data(), **features}}
+
+
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return encode_latents.needs(ctx) | embed_text.needs(ctx)
+    found = encode_latents.needs(ctx) | embed_text.needs(ctx)
+    if ctx.recipe.crepa.crepa_enabled:
+        found["latents"] = found["latents"] + embed_frames.needs(ctx)["latents"]
+    return found
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -223,6 +237,7 @@ class Training:
         transformer = load_transformer(self.ctx.source, dtype, first)
         placement = Placement(transformer, arrangement, self.device)
 
+        alignment = self._alignment(transformer)
         result = train(
             transformer,
             connectors,
@@ -233,10 +248,14 @@ class Training:
             request={"versions": versions(TRAIN), **self.request},
             max_tokens=self.ctx.source.text_max_tokens,
             placement=placement,
+            alignment=alignment,
             on_step=on_step,
             should_stop=should_stop,
         )
         self._export(transformer, placement, result)
+        if alignment is not None:
+            self._write_projector(alignment)
+            alignment.remove()
         placement.remove()
         return result
 
@@ -285,6 +304,31 @@ class Training:
                 adapter = take_adapter(transformer, weights, placement.reading)
                 if is_first_process():
                     export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
+
+    def _alignment(self, transformer: Any) -> Alignment | None:
+        """CREPA on the transformer, where the recipe has it."""
+        from ltxcore.training.crepa import Alignment
+
+        settings = self.ctx.recipe.crepa
+        if not settings.crepa_enabled:
+            return None
+        seed = self.ctx.recipe.training.seed
+        return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
+
+    def _write_projector(self, alignment: Alignment) -> None:
+        """Write what CREPA trained beside the LoRA."""
+        from ltxcore.training.crepa import write_projector
+        from ltxcore.training.shares import is_first_process
+
+        if not is_first_process():
+            return
+        told = {
+            **self.request["crepa"],
+            "crepa_encoder": self.ctx.recipe.crepa.crepa_encoder,
+            "base_fingerprint": self.request["transformer"],
+            "snapshot_id": self.ctx.snapshot.id,
+        }
+        write_projector(self.directory / "lora", alignment.projector, told)
 
     @property
     def metrics_file(self) -> Path:

@@ -20,6 +20,7 @@ from ltxcore.memory.planner import Budget, NothingFits, Planner, TrainingPlan, W
 from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sharing import shared_plan
 from ltxcore.memory.sizes import Shapes, TransformerSizes
+from ltxcore.models.teacher import width_of
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.placing import arrangement_of, forced_by
@@ -203,4 +204,5 @@ def workload(
         reference_tokens=reference_tokens,
         checkpointing=training.gradient_checkpointing,
         value_bytes=2 if training.mixed_precision == "bf16" else 4,
+        teacher_width=width_of(recipe.crepa) if recipe.crepa.crepa_enabled else 0,
     )

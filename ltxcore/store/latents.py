@@ -1,5 +1,7 @@
 """Latents in Zarr v3: one array a (kind, latent space, shape), one chunk a sample, index after data.
 
+CREPA's features, one token a latent, are kept here likewise, as the kind `teacher`.
+
 bf16 is stored as a uint16 view (Zarr has no bfloat16) and unwritten rows hold bf16 NaN, so that a hole is
 loud. There are no shards and no `append()`: both lose rows silently under two writers. Rows are handed out
 by the one process that holds the writer's lock, and each row is written once.
@@ -23,7 +25,7 @@ from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksums, has_checksums, unchanged
 from ltxcore.store.index import Index, Overtaken, Record
 
-Kind = Literal["video", "audio", "mask"]
+Kind = Literal["video", "audio", "mask", "teacher"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
 META = "zarr.json"
@@ -137,7 +139,7 @@ class LatentStore:
         if data is None:
             raise LatentsLost(
                 f"row {record['row']} of {record['array']} in {self._blobs.url} is gone or is not what was "
-                "written; `ltx2 verify --repair` marks it, and encode-latents then encodes it again"
+                "written; `ltx2 verify --repair` marks it, and the next run then makes it again"
             )
         return np.frombuffer(data, "<u2").reshape(shape_of(record["array"]))
 

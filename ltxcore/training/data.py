@@ -73,6 +73,8 @@ class TrainingSample:
     """How many times smaller it is than this one, and how many times fewer frames a second it has."""
     mask: torch.Tensor | None = None
     """White's share of each latent [F, H, W]: 0 is kept where masks are a condition. None: nothing is."""
+    teacher: torch.Tensor | None = None
+    """CREPA's features of the clip's frames, bf16 [F, H·W, D]; None without CREPA or without pictures."""
 
 
 class SampleSource(Protocol):
@@ -107,6 +109,8 @@ class Batch:
     reference: Reference | None = None
     mask: torch.Tensor | None = None
     """[B, F, H, W]; None where no sample has a mask."""
+    teacher: torch.Tensor | None = None
+    """CREPA's features [B, F, H·W, D], or None."""
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
@@ -116,6 +120,7 @@ class Batch:
             audio=None if self.audio is None else self.audio.to(device),
             audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
             reference=None if self.reference is None else self.reference.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
 
@@ -126,8 +131,9 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
     that have it gets zeros; both are masked.
 
     Raises:
-        ValueError: the samples differ in latent shape, frame rate, in whether they have pictures or in the
-            shape of their references, or state more sound than they hold.
+        ValueError: the samples differ in latent shape, frame rate, in whether they have pictures, in the
+            shape of their references or in whether they have features, or state more sound than they
+            hold.
     """
     shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video, s.regularisation) for s in samples})
     if len(shapes) > 1:
@@ -147,6 +153,7 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         regularisation=samples[0].regularisation,
         reference=_stack_references(sample_ids, samples),
         mask=_stack_masks(samples),
+        teacher=_stack_teacher(sample_ids, samples),
     )
 
 
@@ -168,6 +175,13 @@ def _stack_masks(samples: Sequence[TrainingSample]) -> torch.Tensor | None:
     if all(s.mask is None for s in samples):
         return None
     return torch.stack([torch.ones(s.video.shape[1:]) if s.mask is None else s.mask.float() for s in samples])
+
+
+def _stack_teacher(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> torch.Tensor | None:
+    features = [sample.teacher for sample in samples if sample.teacher is not None]
+    if features and len(features) < len(samples):
+        raise ValueError(f"only some samples of a batch have the teacher's features; ids {list(sample_ids)}")
+    return torch.stack(features) if features else None
 
 
 def _stack_audio(

@@ -19,6 +19,7 @@ from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.store.blobs import read_json
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
+from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
 from ltxcore.training.extras import require_optimizer
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
@@ -80,6 +81,7 @@ def train(
     max_tokens: int,
     request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
+    alignment: Alignment | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -99,6 +101,7 @@ def train(
         max_tokens: text slots, a multiple of the connectors' registers.
         request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
+        alignment: CREPA on this transformer; its projector is trained with the adapter.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -122,9 +125,10 @@ def train(
         placement.enable_checkpointing()
     if settings.torch_compile:
         compile_blocks(transformer, settings, placement.arrangement, shapes=plan.groups)
-    state = TrainingState(lora_parameters(transformer), settings, device)
+    aligned = alignment.parameters() if alignment else {}
+    state = TrainingState(lora_parameters(transformer) | aligned, settings, device)
     model = processes.prepare(transformer, state)
-    state.follow(lora_parameters(transformer))
+    state.follow(lora_parameters(transformer) | aligned)
     made_of = dict(request or {})
     start = find_start(
         directory, run_fingerprint, made_of, settings.resume_from_checkpoint, settings.max_train_steps
@@ -150,8 +154,11 @@ def train(
                 routing.batch(number),
             ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
+                loss = alignment.added_to(loss, batch) if alignment else loss
                 losses.batches.append(BatchLosses.of(number, batch, loss))
                 processes.accelerator.backward(loss.total)
+        if alignment:
+            alignment.share_gradients()
         return processes.merged(losses)
 
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps

@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.stages.contract import STAGES
+from ltxcore.config.recipe import Recipe
+from ltxcore.stages.contract import asked_stages
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_json
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT, readme
 
 pytestmark = pytest.mark.e2e
+# Of a recipe without CREPA.
+STAGES = asked_stages(Recipe())
 
 
 def ltx2(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

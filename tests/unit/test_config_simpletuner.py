@@ -190,6 +190,7 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("lycoris_config", "config/lycoris.json", "moot"),
         ("hub_model_id", "me/lora", "moot"),
         ("crepa_lambda", 0.5, "moot"),
+        ("crepa_drop_vae_encoder", True, "moot"),
         ("dynamo_mode", "", "moot"),
         ("tread_config", {"routes": []}, "renamed"),
         ("tread_config", {"route": []}, "refused"),
@@ -243,7 +244,7 @@ def test_the_adapter_and_the_optimizer_come_through(tmp_path: Path) -> None:
 
 
 def test_keys_that_hang_on_another_one_follow_it() -> None:
-    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
+    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "taken"
     assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
     assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "refused", "there is no such file"
     assert verdict("scheduled_sampling_probability", 0.5, scheduled_sampling_max_step_offset=20) == "renamed"
