@@ -12,6 +12,7 @@ from pydantic import Field
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
+from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
@@ -28,6 +29,7 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)

@@ -47,8 +47,12 @@ class Checkpoint:
     schedule: dict[str, Any]
 
 
-def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int) -> Path:
+def write_checkpoint(
+    directory: Path, checkpoint: Checkpoint, limit: int, keep: int | None = None
+) -> Path:
     """Publish `checkpoint-<step>` in `directory` and drop the oldest beyond `limit`, never the newest.
+
+    The checkpoint of the step `keep`, the best one, stays as well, beside the newest `limit`.
 
     Raises:
         OSError: the disk is full or not writable; no checkpoint of that step appears then.
@@ -73,7 +77,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int) -> Pat
     sync_directory(temporary)
     temporary.rename(target)
     sync_directory(directory)
-    _prune(directory, checkpoint.step, limit)
+    _prune(directory, checkpoint.step, limit, keep)
     return target
 
 
@@ -156,10 +160,11 @@ def _verify(path: Path) -> None:
             raise BrokenCheckpoint(f"{file} is not what was written: its sha256 is not the manifest's")
 
 
-def _prune(directory: Path, newest: int, limit: int) -> None:
+def _prune(directory: Path, newest: int, limit: int, keep: int | None) -> None:
     paths = list_checkpoints(directory)
     # Training continues from the newest whole checkpoint, so what is beyond the one just written is broken.
     beyond = [path for path in paths if _step(path) > newest]
     whole = [path for path in paths if _step(path) <= newest]
     for path in (*beyond, *whole[: -max(1, limit)]):
-        shutil.rmtree(path)
+        if _step(path) != keep:
+            shutil.rmtree(path)

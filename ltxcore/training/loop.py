@@ -18,6 +18,7 @@ from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.data import Batch, SampleSource, collate
+from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
 from ltxcore.training.plan import BatchPlan
@@ -30,10 +31,11 @@ ENDS_SHARE = 0.1
 
 
 class TrainingInterrupted(Exception):
-    """The training was asked to stop, and did so after writing a checkpoint of `step`."""
+    """The training was asked to stop, and did so; from step 1 on there is a checkpoint of `step`."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"training stopped on request after step {step}; its checkpoint is written")
+        kept = "its checkpoint is written" if step else "there is nothing to keep yet"
+        super().__init__(f"training stopped on request after step {step}; {kept}")
         self.step = step
 
 
@@ -48,6 +50,9 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
+    best_step: int | None = None
+    """The step with the lowest loss on held-out clips, whose checkpoint is kept; None without such clips."""
+    stopped_early: bool = False
 
 
 def train(
@@ -60,6 +65,7 @@ def train(
     run_fingerprint: str,
     max_tokens: int,
     placement: Placement | None = None,
+    evaluate: Evaluate | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -73,11 +79,12 @@ def train(
             float32 where mixed_precision is `no`.
         connectors: `LTX2TextConnectors` on the same device.
         source: the samples.
-        recipe: its `lora` and `training` parts are used.
-        directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
+        recipe: its `lora`, `training` and `evaluation` parts are used.
+        directory: gets `metrics.jsonl`, `evaluations.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
         placement: where the transformer's weights are. None: resident, where it was loaded.
+        evaluate: measures the model on held-out clips (`Evaluation`). None: there are none.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -98,6 +105,13 @@ def train(
     _adapt(transformer, source, recipe, placement)
     state = TrainingState(lora_parameters(transformer), settings, placement.device)
     done = state.resume(directory, run_fingerprint)
+    guide = Guide(
+        directory / EVALUATIONS_FILE,
+        evaluate,
+        recipe.evaluation,
+        continue_from=done,
+        last=settings.max_train_steps,
+    )
 
     transformer.train()
     if settings.gradient_checkpointing:
@@ -129,7 +143,11 @@ def train(
         MetricsLog(directory / METRICS_FILE, continue_from=done) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
+        if not guide.look(model, done, should_stop):
+            raise TrainingInterrupted(done)
         for step in range(done + 1, total + 1):
+            if guide.enough:
+                break
             started, waited_s = time.monotonic(), data.waited_s
             parts = compute(step, data)
             grad_norm = float(accelerator.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
@@ -143,16 +161,22 @@ def train(
             record.append(metrics)
             on_step(metrics)
 
-            stop = step < total and should_stop()
-            if stop or step == total or step % settings.checkpoint_step_interval == 0:
+            looked = guide.look(model, step, should_stop)
+            finished = guide.enough or (looked and step == total)
+            stop = not finished and should_stop()
+            due = step % settings.checkpoint_step_interval == 0 or step == guide.best_step
+            if stop or finished or due:
                 write_checkpoint(
-                    directory, state.checkpoint(step, run_fingerprint), settings.checkpoints_total_limit
+                    directory,
+                    state.checkpoint(step, run_fingerprint),
+                    settings.checkpoints_total_limit,
+                    keep=guide.best_step,
                 )
             if stop:
                 raise TrainingInterrupted(step)
 
     transformer.eval()
-    return _result(read_metrics(directory / METRICS_FILE))
+    return _result(read_metrics(directory / METRICS_FILE), guide)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
@@ -214,7 +238,7 @@ def _step_metrics(
     )
 
 
-def _result(metrics: list[StepMetrics]) -> TrainResult:
+def _result(metrics: list[StepMetrics], guide: Guide) -> TrainResult:
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
@@ -222,4 +246,6 @@ def _result(metrics: list[StepMetrics]) -> TrainResult:
         last_loss=mean([m.loss for m in metrics[-ends:]]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
+        best_step=guide.best_step,
+        stopped_early=metrics[-1].step < guide.last,
     )

@@ -15,7 +15,7 @@ from ltxcore.models.call import predict_velocity
 from ltxcore.models.text import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
-from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
 
 
 class TrainingDiverged(RuntimeError):
@@ -31,6 +31,13 @@ def batch_losses(
     the one that it lacks.
     """
     noised = noise_batch(batch, recipe.training, number)
+    return noised_losses(model, connectors, batch, noised, max_tokens)
+
+
+def noised_losses(
+    model: Any, connectors: Any, batch: Batch, noised: NoisedBatch, max_tokens: int
+) -> Losses:
+    """The losses of a batch that is noised already."""
     video, audio = noised.video, noised.audio
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
     video_velocity, audio_velocity = predict_velocity(
