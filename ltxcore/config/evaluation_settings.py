@@ -69,7 +69,3 @@ class EvaluationSettings(Strict):
     def holds_out(self) -> bool:
         """Whether any clip is kept from training."""
         return self.eval_share > 0 or bool(self.eval_datasets)
-
-    def request(self) -> dict[str, Any]:
-        """What a training's key has of this: nothing where no clip is held out."""
-        return {"evaluation": self.fingerprint_data()} if self.holds_out else {}

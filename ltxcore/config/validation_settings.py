@@ -11,6 +11,9 @@ class ValidationSettings(Strict):
     """What is rendered after training, from the base and from the LoRA."""
 
     validation_disable: bool = False
+    validation_step_interval: int = Field(
+        100, ge=0, description="Steps between samples while the training goes on; 0: only at its end."
+    )
     validation_prompts: dict[str, str] = Field(
         default_factory=dict, description="Short name -> prompt. Empty: the first captions of the dataset."
     )

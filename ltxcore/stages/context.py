@@ -23,6 +23,8 @@ class Context:
     recipe: Recipe = field(default_factory=Recipe)
     datasets_file: Path = Path("datasets.yaml")
     snapshot_id: str = LATEST
+    step: int = 0
+    """Of render-validation: the step of a training that goes on, whose LoRA is rendered; 0: it is finished."""
 
     @cached_property
     def datasets(self) -> Datasets:

@@ -13,6 +13,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.held_out import check_datasets, held_out_ids
 from ltxcore.stages.output_sizes import (
     LatentSizes,
     TextSizes,
@@ -103,6 +104,7 @@ def estimate(ctx: Context) -> Estimate:
     Raises:
         ConfigError: the datasets are wrong.
     """
+    check_datasets(ctx.recipe.evaluation, ctx.datasets)
     files, memo = find_files(ctx), Memo(ctx)
     unknown = {file.id for file in memo.unknown(files)}
     known = [file for file in files if file.id not in unknown]
@@ -238,7 +240,8 @@ def _text(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> St
 
 
 def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> StageEstimate:
-    if find_stamp(ctx.workspace, TRAIN, train_lora.request(ctx)) is not None:
+    # What is held out of a part of the files may be none of them, or all, which a request refuses.
+    if data.scale == 1 and find_stamp(ctx.workspace, TRAIN, train_lora.request(ctx)) is not None:
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
@@ -262,9 +265,11 @@ def _steps(ctx: Planned, data: _Data) -> int:
     from ltxcore.training.data import Entry
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
+    apart = held_out_ids(ctx.recipe.evaluation, data.samples)
     entries = [
         Entry(s.id, s.bucket, s.frames.fps, s.audio is not None, len(s.captions), s.visits, s.probability)
         for s in data.samples
+        if s.id not in apart
     ]
     plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
     return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ltxcore.config.datasets import Datasets
 from ltxcore.config.errors import ConfigError, Problem, nearest
 from ltxcore.config.evaluation_settings import EvaluationSettings
+from ltxcore.stages.context import Context
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed, fingerprint
 from ltxcore.store.snapshot import Sample, Snapshot
 
@@ -21,8 +24,8 @@ def held_out(settings: EvaluationSettings, snapshot: Snapshot) -> dict[str, Samp
     """
     if not settings.holds_out:
         return {}
-    chosen = {sample.media_id for sample in snapshot.samples if _is_chosen(settings, sample)}
-    found = {sample.id: sample for sample in snapshot.samples if sample.media_id in chosen}
+    ids = held_out_ids(settings, snapshot.samples)
+    found = {sample.id: sample for sample in snapshot.samples if sample.id in ids}
     if not found:
         raise _none(settings, snapshot)
     if len(found) == len(snapshot.samples):
@@ -31,10 +34,10 @@ def held_out(settings: EvaluationSettings, snapshot: Snapshot) -> dict[str, Samp
     return found
 
 
-def is_held_out(settings: EvaluationSettings, snapshot: Snapshot, sample: Sample) -> bool:
-    """Whether one sample is, also of a snapshot in which nothing else could be."""
-    chosen = {s.media_id for s in (*snapshot.samples, sample) if _is_chosen(settings, s)}
-    return settings.holds_out and sample.media_id in chosen
+def held_out_ids(settings: EvaluationSettings, samples: Sequence[Sample]) -> frozenset[str]:
+    """The ids of what is held out of some samples, be it none or all of them."""
+    chosen = {sample.media_id for sample in samples if _is_chosen(settings, sample)}
+    return frozenset(sample.id for sample in samples if sample.media_id in chosen)
 
 
 def evaluation_set(settings: EvaluationSettings, snapshot: Snapshot) -> str:
@@ -44,6 +47,15 @@ def evaluation_set(settings: EvaluationSettings, snapshot: Snapshot) -> str:
         for s in sorted(held_out(settings, snapshot).values(), key=lambda s: s.id)
     ]
     return fingerprint({"clips": seen, "sigmas": settings.eval_sigmas, "seed": settings.eval_seed})[:16]
+
+
+def check_held_out(ctx: Context) -> None:
+    """Refuse settings that hold out nothing, or everything, before the long stages begin.
+
+    Raises:
+        ConfigError: see `held_out`.
+    """
+    held_out(ctx.recipe.evaluation, ctx.snapshot)
 
 
 def check_datasets(settings: EvaluationSettings, datasets: Datasets) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +14,16 @@ from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages import embed_text, train_lora
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
+from ltxcore.stages.base_renderings import BaseRenderings
+from ltxcore.stages.contract import RENDER, TEXT, MissingInput
 from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
-from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
+from ltxcore.stages.rendered_lora import RenderedLora, rendered_lora, training_key
+from ltxcore.stages.sample_steps import DIFFUSERS_FILE, step_directory, waiting_steps
+from ltxcore.stages.stamp import Outcome, Stamp, output_file
+from ltxcore.stages.step_samples import gather_samples, sample_files, steps_of, write_samples
 from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
@@ -37,11 +42,11 @@ CONTACT_SHEET, LOSS_PICTURE, PAGE, MEASURES = "contact-sheet.png", "loss.png", "
 
 def request(ctx: Context) -> dict[str, Any]:
     """The training, the prompts and their text space, and what decodes."""
-    training = training_stamp(ctx)
     return {
-        "training": training.fingerprint,
+        "training": training_key(ctx),
+        **({"step": ctx.step} if ctx.step else {}),
         "prompts": validation_prompts(ctx.recipe, ctx.snapshot),
-        "validation": ctx.recipe.validation.fingerprint_data(),
+        "validation": rendering_settings(ctx),
         **space_request(ctx),
         **{name: ctx.source.fingerprint(name) for name in ("vae", "audio_vae", "vocoder")},
     }
@@ -57,19 +62,10 @@ def present(ctx: Context, stamp: Stamp) -> bool:
     return True
 
 
-def training_stamp(ctx: Context) -> Stamp:
-    """The stamp of the training that this context asks for.
-
-    Raises:
-        MissingInput: it has not been done.
-    """
-    ctx.require_snapshot(RENDER)
-    asked = train_lora.request(ctx)
-    stamp = find_stamp(ctx.workspace, TRAIN, asked)
-    if stamp is None:
-        wanted = request_fingerprint(TRAIN, asked)[:16]
-        raise MissingInput(RENDER, f"the LoRA of training {wanted}", TRAIN)
-    return stamp
+def rendering_settings(ctx: Context) -> dict[str, Any]:
+    """The settings that a rendering depends on; how often there is one is not among them."""
+    settings = ctx.recipe.validation.fingerprint_data()
+    return {key: value for key, value in settings.items() if key != "validation_step_interval"}
 
 
 @dataclass
@@ -79,31 +75,25 @@ class Session:
     ctx: Context
     directory: Path
     device: str
-    training: Stamp = field(init=False)
+    lora: RenderedLora = field(init=False)
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
     memory_plan: MemoryPlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.training = training_stamp(self.ctx)
+        self.lora = rendered_lora(self.ctx)
         self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
         self.plan = plan_rendering(self.ctx.recipe.validation)
         for note in self.plan.notes:
             logger.info(note)
 
     @property
-    def lora_file(self) -> Path:
-        """The LoRA in diffusers' layout."""
-        files = [self.ctx.workspace.root / file.path for file in self.training.outcome.files]
-        return next(f for f in files if f.name == "pytorch_lora_weights.safetensors")
-
-    @property
     def denoising_steps(self) -> int:
         return 2 * len(self.prompts) * self.plan.steps
 
     def render(self, on_step: Callable[[str], None]) -> list[Pair]:
-        """Render all prompts from the base, and then all of them from the LoRA.
+        """Render all prompts from the base, where that was not done before, and all of them from the LoRA.
 
         Raises:
             OverBudget: it needs more memory than it may use; nothing is loaded then.
@@ -120,10 +110,21 @@ class Session:
         if missing:
             raise MissingInput(RENDER, f"the text features of {len(missing)} prompts", TEXT)
         renderer = self._load()
-        base = self._render_all(renderer, features, "base", on_step)
-        with renderer.adapter(self.lora_file):
+        bases = BaseRenderings(self.ctx, rendering_settings(self.ctx), self.prompts)
+        base = bases.load()
+        if base is None:
+            base = bases.save(self._render_all(renderer, features, "base", on_step))
+        with renderer.adapter(self.lora.file):
             lora = self._render_all(renderer, features, "LoRA", on_step)
+        for step in self._waiting_steps():
+            with renderer.adapter(step_directory(self.lora.record, step) / DIFFUSERS_FILE):
+                samples = self._render_all(renderer, features, f"step {step}", on_step)
+            write_samples(self.directory, step, samples)
         return list(zip(base, lora, strict=True))
+
+    def _waiting_steps(self) -> list[int]:
+        """The steps of a finished training that nobody has rendered while it went on."""
+        return waiting_steps(self.lora.record) if self.lora.finished else []
 
     def _load(self) -> Renderer:
         import torch
@@ -155,9 +156,11 @@ class Session:
         from ltxcore.validation.gallery import write_gallery
 
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.lora.finished:
+            gather_samples(self.ctx, self.directory, list(self.prompts), self.lora.trained_steps)
         entries = [self._entry(base, lora) for base, lora in pairs]
         write_contact_sheet(self.directory / CONTACT_SHEET, pairs, GALLERY_TITLE)
-        picture = self.ctx.workspace.root / self.training.outcome.facts["directory"] / LOSS_PICTURE
+        picture = self.lora.record / LOSS_PICTURE
         write_atomic(self.directory / LOSS_PICTURE, picture.read_bytes())
         write_gallery(self.directory, self._facts(), entries)
         measures = {
@@ -182,6 +185,7 @@ class Session:
             base=self._side(base, "base"),
             lora=self._side(lora, "lora"),
             difference=mean_difference(base.frames, lora.frames),
+            steps=steps_of(self.directory, base.name),
         )
 
     def _side(self, rendering: Rendering, label: str) -> Side:
@@ -197,8 +201,7 @@ class Session:
     def _facts(self) -> GalleryFacts:
         from ltxcore.validation.gallery import GalleryFacts
 
-        plan, facts, recipe = self.plan, self.training.outcome.facts, self.ctx.recipe
-        loras = [f.path for f in self.training.outcome.files if f.path.endswith(".safetensors")]
+        plan, lora, recipe = self.plan, self.lora, self.ctx.recipe
         return GalleryFacts(
             title=GALLERY_TITLE,
             sampling=(
@@ -210,18 +213,24 @@ class Session:
             run=(
                 ("Model", recipe.model.pretrained_model_name_or_path),
                 ("Snapshot", self.ctx.snapshot.id),
-                ("Training", self.training.fingerprint[:16]),
-                ("Steps", str(self.training.outcome.counts["steps"])),
-                ("Loss", f"{facts['first_loss']:.4f} -> {facts['last_loss']:.4f}"),
+                ("Training", lora.fingerprint[:16]),
+                ("Step", f"{lora.step} of {lora.trained_steps}" if lora.finished else f"{lora.step}, it goes on"),
+                *([("Loss", lora.loss)] if lora.loss else []),
                 ("Rank", str(recipe.lora.lora_rank)),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
-            lora_files=tuple(loras),
+            lora_files=lora.files,
             notes=plan.notes,
             negative_prompt=recipe.validation.validation_negative_prompt,
             loss_picture=LOSS_PICTURE,
             contact_sheet=CONTACT_SHEET,
         )
+
+    def forget_samples(self) -> None:
+        """Drop the LoRAs that were left for these renderings: they are stamped, and each is large."""
+        steps = [self.ctx.step] if self.ctx.step else waiting_steps(self.lora.record)
+        for step in steps:
+            shutil.rmtree(step_directory(self.lora.record, step), ignore_errors=True)
 
     def finish(self) -> Outcome:
         """Give MLflow the gallery and say what was rendered."""
@@ -232,14 +241,14 @@ class Session:
             for side in ("base", "lora")
             for kind in ("mp4", "jpg")
         ]
-        files = [self.directory / name for name in names]
+        files = [*(self.directory / name for name in names), *sample_files(self.directory)]
         if files:
-            record = self.ctx.workspace.root / self.training.outcome.facts["directory"]
-            tracker = train_lora.tracker(self.ctx, record)
-            tracker.log_artifacts(files, "gallery")
+            tracker = train_lora.tracker(self.ctx, self.lora.record)
+            tracker.log_artifacts(files, f"samples/step-{self.ctx.step:06d}" if self.ctx.step else "gallery")
             if self.memory_plan is not None:
                 tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
-            tracker.finish("FINISHED")
+            if self.lora.finished:
+                tracker.finish("FINISHED")
         renderings = 2 * len(self.prompts)
         return Outcome(
             counts={"renderings": renderings, "done": renderings, "hits": 0},

@@ -104,7 +104,13 @@ class StageRun:
         if self.plan is not None:
             outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": self.plan.facts()}})
         stamp = write_stamp(
-            self.ctx.workspace, self.stage, self.request, outcome, self.started_s, os.getpid()
+            self.ctx.workspace,
+            self.stage,
+            self.request,
+            outcome,
+            self.started_s,
+            os.getpid(),
+            newest=not self.ctx.step,
         )
         write_manifest(
             self.run,

@@ -10,6 +10,7 @@ from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
+from ltxcore.stages.held_out import held_out
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.prompts import EMPTY
 from ltxcore.store.bf16 import from_bits
@@ -17,6 +18,7 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import AudioPlan, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.training.data import Entry, TrainingSample
+from ltxcore.training.evaluation import HeldOutClip
 
 SPATIAL_FACTOR, TEMPORAL_FACTOR = 32, 8
 
@@ -66,6 +68,7 @@ class StoredSamples:
 
     def __init__(self, ctx: Context) -> None:
         self._samples = {sample.id: sample for sample in trainable(ctx)}
+        self._held_out = held_out(ctx.recipe.evaluation, ctx.snapshot)
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
@@ -84,7 +87,13 @@ class StoredSamples:
                 probability=sample.probability,
             )
             for sample in self._samples.values()
+            if sample.id not in self._held_out
         ]
+
+    def held_out(self) -> list[HeldOutClip]:
+        """The clips that are evaluated instead; `load` knows them too."""
+        found = [s for s in self._samples.values() if s.id in self._held_out]
+        return [HeldOutClip(sample.id, sample.media_id) for sample in found]
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]
