@@ -81,6 +81,27 @@ def find_text(settings: ModelSettings, root: Path, fetch: bool) -> Path:
     )
 
 
+def find_adapter(name: str, fetch: bool) -> Path:
+    """The LoRA file that a recipe names: a path, or `repo_id:weight_name`.
+
+    Raises:
+        ModelError: it is not here (nor, with `fetch`, on the hub).
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.resolve()
+    repo, colon, weight = name.partition(":")
+    if not colon or not weight.endswith(".safetensors") or not may_be_hub_id(repo):
+        raise ModelError(
+            f"the adapter {name} is no file on this machine; give a .safetensors, or repo_id:weight_name, "
+            "e.g. Lightricks/LTX-2-19b-distilled-lora-384:ltx-2-19b-distilled-lora-384.safetensors"
+        )
+    file = _snapshot(repo, None, (weight,), fetch) / weight
+    if not file.is_file():
+        raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
+    return file
+
+
 def require_flavour(
     settings: ModelSettings, root: Path, version: Version, combined: CombinedCheckpoint | None
 ) -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER
 from ltxcore.stages.embed_text import space_request
+from ltxcore.stages.validation_runs import adapter_request
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.validation.plan import Rendering
@@ -57,6 +58,7 @@ class BaseRenderings:
                 "name": name,
                 "prompt": self.prompts[name],
                 "settings": {k: v for k, v in self.settings.items() if k != "validation_prompts"},
+                **adapter_request(self.ctx),
                 "precision": self.ctx.recipe.training.mixed_precision,
                 "held": self.ctx.recipe.model.base_model_precision,
                 **space_request(self.ctx),

@@ -276,7 +276,8 @@ def _steps(ctx: Planned, data: _Data) -> int:
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
-    renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    runs = ctx.recipe.validation.adapter_runs
+    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     return StageEstimate(
         RENDER,
         renderings,
@@ -293,7 +294,8 @@ def _without_model(ctx: Planned, data: _Data, notes: tuple[str, ...]) -> list[St
     samples = data.samples
     tracks = data.scaled(sum(1 + (sample.audio is not None) for sample in samples))
     texts = data.scaled(len(all_texts(ctx.recipe, ctx.snapshot)))
-    renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    runs = ctx.recipe.validation.adapter_runs
+    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     return [
         StageEstimate(LATENTS, tracks, "tracks", None, None, notes=notes),
         StageEstimate(TEXT, texts, "captions", None, None, notes=notes),

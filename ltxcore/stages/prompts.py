@@ -8,6 +8,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.store.snapshot import Snapshot
 
 EMPTY = ""
+UNCONDITIONAL = "unconditional"
 DEFAULT_PROMPTS = 2
 
 
@@ -15,8 +16,13 @@ def validation_prompts(recipe: Recipe, snapshot: Snapshot) -> dict[str, str]:
     """Short name -> prompt: the recipe's, or the captions of the first clips."""
     if recipe.validation.validation_disable:
         return {}
+    empty = {} if recipe.validation.validation_disable_unconditional else {UNCONDITIONAL: EMPTY}
     if recipe.validation.validation_prompts:
-        return dict(recipe.validation.validation_prompts)
+        return {**recipe.validation.validation_prompts, **empty}
+    return {**_first_captions(snapshot), **empty}
+
+
+def _first_captions(snapshot: Snapshot) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for sample in sorted(snapshot.samples, key=lambda s: s.id):
         if len(prompts) == DEFAULT_PROMPTS:

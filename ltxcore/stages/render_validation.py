@@ -6,15 +6,15 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages import embed_text, train_lora
-from ltxcore.stages.context import Context
 from ltxcore.stages.base_renderings import BaseRenderings
+from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, MissingInput
 from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
@@ -24,6 +24,12 @@ from ltxcore.stages.rendered_lora import RenderedLora, rendered_lora, training_k
 from ltxcore.stages.sample_steps import DIFFUSERS_FILE, step_directory, waiting_steps
 from ltxcore.stages.stamp import Outcome, Stamp, output_file
 from ltxcore.stages.step_samples import gather_samples, sample_files, steps_of, write_samples
+from ltxcore.stages.validation_runs import (
+    ValidationRun,
+    adapter_request,
+    renderings,
+    validation_runs,
+)
 from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
@@ -47,6 +53,7 @@ def request(ctx: Context) -> dict[str, Any]:
         **({"step": ctx.step} if ctx.step else {}),
         "prompts": validation_prompts(ctx.recipe, ctx.snapshot),
         "validation": rendering_settings(ctx),
+        **adapter_request(ctx),
         **space_request(ctx),
         **{name: ctx.source.fingerprint(name) for name in ("vae", "audio_vae", "vocoder")},
     }
@@ -77,20 +84,24 @@ class Session:
     device: str
     lora: RenderedLora = field(init=False)
     prompts: dict[str, str] = field(init=False)
+    """Name -> prompt of every rendering."""
+    runs: list[ValidationRun] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
     memory_plan: MemoryPlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.lora = rendered_lora(self.ctx)
-        self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
+        self.prompts = renderings(self.ctx, validation_prompts(self.ctx.recipe, self.ctx.snapshot))
+        self.runs = validation_runs(self.ctx)
         self.plan = plan_rendering(self.ctx.recipe.validation)
         for note in self.plan.notes:
             logger.info(note)
 
     @property
     def denoising_steps(self) -> int:
-        return 2 * len(self.prompts) * self.plan.steps
+        prompts = len(validation_prompts(self.ctx.recipe, self.ctx.snapshot))
+        return 2 * prompts * sum(run.plan(self.plan).steps for run in self.runs)
 
     def render(self, on_step: Callable[[str], None]) -> list[Pair]:
         """Render all prompts from the base, where that was not done before, and all of them from the LoRA.
@@ -113,12 +124,11 @@ class Session:
         bases = BaseRenderings(self.ctx, rendering_settings(self.ctx), self.prompts)
         base = bases.load()
         if base is None:
-            base = bases.save(self._render_all(renderer, features, "base", on_step))
-        with renderer.adapter(self.lora.file):
-            lora = self._render_all(renderer, features, "LoRA", on_step)
+            base = bases.save(self._render_all(renderer, features, None, "base", on_step))
+        lora = self._render_all(renderer, features, self.lora.file, "LoRA", on_step)
         for step in self._waiting_steps():
-            with renderer.adapter(step_directory(self.lora.record, step) / DIFFUSERS_FILE):
-                samples = self._render_all(renderer, features, f"step {step}", on_step)
+            file = step_directory(self.lora.record, step) / DIFFUSERS_FILE
+            samples = self._render_all(renderer, features, file, f"step {step}", on_step)
             write_samples(self.directory, step, samples)
         return list(zip(base, lora, strict=True))
 
@@ -139,16 +149,29 @@ class Session:
         return Renderer(components, self.plan)
 
     def _render_all(
-        self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
+        self,
+        renderer: Renderer,
+        features: StoredFeatures,
+        lora: Path | None,
+        label: str,
+        on_step: Callable[[str], None],
     ) -> list[Rendering]:
+        """Every prompt in every run, with a LoRA or from the base; in the order of `prompts`."""
         negative = features.load(self.ctx.recipe.validation.validation_negative_prompt)
-
-        def render(name: str, prompt: str) -> Rendering:
-            return renderer.render(
-                name, features.load(prompt), negative, lambda done, total: on_step(f"{name}, {label}")
-            )
-
-        return [render(name, prompt) for name, prompt in self.prompts.items()]
+        found = []
+        for run in self.runs:
+            with renderer.adapter(*([] if lora is None else [lora]), *run.adapters):
+                for name, prompt in validation_prompts(self.ctx.recipe, self.ctx.snapshot).items():
+                    shown = run.name(name)
+                    rendering = renderer.render(
+                        name,
+                        features.load(prompt),
+                        negative,
+                        lambda done, total, shown=shown: on_step(f"{shown}, {label}"),
+                        run.plan(self.plan),
+                    )
+                    found.append(replace(rendering, name=shown))
+        return found
 
     def write(self, pairs: list[Pair]) -> None:
         """Videos, posters, contact sheet and the page that shows them."""
@@ -206,7 +229,7 @@ class Session:
             title=GALLERY_TITLE,
             sampling=(
                 ("Steps", str(plan.steps)),
-                ("Guidance", f"{plan.guidance:g}"),
+                ("Guidance", plan.told_guidance()),
                 ("Size", f"{plan.width}x{plan.height}"),
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),
@@ -214,7 +237,10 @@ class Session:
                 ("Model", recipe.model.pretrained_model_name_or_path),
                 ("Snapshot", self.ctx.snapshot.id),
                 ("Training", lora.fingerprint[:16]),
-                ("Step", f"{lora.step} of {lora.trained_steps}" if lora.finished else f"{lora.step}, it goes on"),
+                (
+                    "Step",
+                    f"{lora.step} of {lora.trained_steps}" if lora.finished else f"{lora.step}, it goes on",
+                ),
                 *([("Loss", lora.loss)] if lora.loss else []),
                 ("Rank", str(recipe.lora.lora_rank)),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
@@ -249,9 +275,9 @@ class Session:
                 tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
             if self.lora.finished:
                 tracker.finish("FINISHED")
-        renderings = 2 * len(self.prompts)
+        count = 2 * len(self.prompts)
         return Outcome(
-            counts={"renderings": renderings, "done": renderings, "hits": 0},
+            counts={"renderings": count, "done": count, "hits": 0},
             facts={
                 "prompts": self.prompts,
                 "vae_steps_down": [] if self.decoding is None else self.decoding.steps,

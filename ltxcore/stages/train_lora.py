@@ -274,7 +274,9 @@ class Training:
         """Send what MLflow still lacks and say what the training came to."""
         loras = sorted((self.directory / "lora").glob("*.safetensors"))
         report = self.directory / "dataset-report.csv"
-        write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot, held_out=self.request.get("held_out", ()))))
+        write_atomic(
+            report, as_csv(dataset_rows(self.ctx.snapshot, held_out=self.request.get("held_out", ())))
+        )
         self._send_metrics()
         self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
         self.tracker.log_artifacts(loras, "lora")

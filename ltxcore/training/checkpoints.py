@@ -47,9 +47,7 @@ class Checkpoint:
     schedule: dict[str, Any]
 
 
-def write_checkpoint(
-    directory: Path, checkpoint: Checkpoint, limit: int, keep: int | None = None
-) -> Path:
+def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int, keep: int | None = None) -> Path:
     """Publish `checkpoint-<step>` in `directory` and drop the oldest beyond `limit`, never the newest.
 
     The checkpoint of the step `keep`, the best one, stays as well, beside the newest `limit`.

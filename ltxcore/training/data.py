@@ -83,6 +83,12 @@ class Batch:
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
 
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of pictures and sound, padding included, that the model computes."""
+        count, _, frames, height, width = self.video.shape
+        return count * frames * height * width + (0 if self.audio is None else self.audio.shape[:2].numel())
+
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
         return replace(

@@ -133,7 +133,7 @@ def train(
                 derived_dropout(settings.seed, number, placement.device),
             ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                parts.add(loss, batch.sample_ids)
+                parts.add(loss, batch.sample_ids, batch.tokens)
                 accelerator.backward(loss.total)
         return parts
 
@@ -227,7 +227,8 @@ def _step_metrics(
         loss=mean(parts.totals),
         video_loss=mean(parts.video) if parts.video else None,
         audio_loss=mean(parts.audio) if parts.audio else None,
-        measures={name: mean(values) for name, values in sorted(parts.measures.items())},
+        measures={name: mean(values) for name, values in sorted(parts.measures.items())}
+        | parts.throughput(times[0]),
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],

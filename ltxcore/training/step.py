@@ -34,9 +34,7 @@ def batch_losses(
     return noised_losses(model, connectors, batch, noised, max_tokens)
 
 
-def noised_losses(
-    model: Any, connectors: Any, batch: Batch, noised: NoisedBatch, max_tokens: int
-) -> Losses:
+def noised_losses(model: Any, connectors: Any, batch: Batch, noised: NoisedBatch, max_tokens: int) -> Losses:
     """The losses of a batch that is noised already."""
     video, audio = noised.video, noised.audio
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
@@ -74,8 +72,9 @@ class StepLosses:
     video: list[float] = field(default_factory=list)
     audio: list[float] = field(default_factory=list)
     measures: dict[str, list[float]] = field(default_factory=dict)
+    tokens: int = 0
 
-    def add(self, loss: Losses, sample_ids: Sequence[str]) -> None:
+    def add(self, loss: Losses, sample_ids: Sequence[str], tokens: int = 0) -> None:
         """Note the losses of a batch.
 
         Raises:
@@ -84,6 +83,7 @@ class StepLosses:
         total = loss.total.item()
         require_finite("loss", total, self.step, sample_ids)
         self.sample_ids += sample_ids
+        self.tokens += tokens
         self.totals.append(total)
         if loss.video is not None:
             self.video.append(loss.video.item())
@@ -91,6 +91,10 @@ class StepLosses:
             self.audio.append(loss.audio.item())
         for name, value in loss.measures.items():
             self.measures.setdefault(name, []).append(value.item())
+
+    def throughput(self, step_s: float) -> dict[str, float]:
+        """Samples and tokens a second in a step that took `step_s`."""
+        return {"samples_per_s": len(self.sample_ids) / step_s, "tokens_per_s": self.tokens / step_s}
 
 
 def require_finite(what: str, value: float, step: int, sample_ids: Sequence[str]) -> None:

@@ -48,9 +48,7 @@ def with_evaluation(settings: Recipe, **keys: object) -> Recipe:
     return settings.model_copy(update={"evaluation": chosen})
 
 
-def evaluation(
-    models_dir: Path, clips: Sequence[HeldOutClip] = HELD_OUT, **keys: object
-) -> Evaluation:
+def evaluation(models_dir: Path, clips: Sequence[HeldOutClip] = HELD_OUT, **keys: object) -> Evaluation:
     source = prepare_model(ModelSettings(), models_dir)
     settings = with_evaluation(recipe(), **keys).evaluation
     connectors = load_connectors(source, torch.float32, CPU)
@@ -179,9 +177,7 @@ def test_training_ends_when_the_loss_no_longer_falls_and_keeps_the_best(
     settings = with_evaluation(settings, early_stop_patience=3)
     script = Scripted([9, 8, 7, 7.5, 7.2, 7.1, 1])
     steps: list[int] = []
-    result, _ = run(
-        models_dir, tmp_path, settings, evaluate=script, on_step=lambda m: steps.append(m.step)
-    )
+    result, _ = run(models_dir, tmp_path, settings, evaluate=script, on_step=lambda m: steps.append(m.step))
     # Evaluated at 0, 4, 8 (the best), 12, 16 and 20.
     assert (result.steps, result.best_step, result.stopped_early) == (20, 8, True)
     assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-18", "checkpoint-20"]
@@ -290,7 +286,10 @@ def test_a_gradient_that_is_no_number_stops_the_training_and_names_the_samples(
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"early_stop_patience": 3}, r"early_stop_patience go by the loss on held-out clips.*eval_share: 0\.1"),
+        (
+            {"early_stop_patience": 3},
+            r"early_stop_patience go by the loss on held-out clips.*eval_share: 0\.1",
+        ),
         ({"export": "best"}, "export: best go by"),
         ({"eval_share": 1.0}, "eval_share"),
         ({"eval_sigmas": []}, "eval_sigmas"),
@@ -313,5 +312,3 @@ def test_one_dataset_may_be_named_without_a_list() -> None:
 def test_an_evaluation_of_nothing_is_refused(models_dir: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         evaluation(models_dir, ())
-
-

@@ -109,13 +109,16 @@ def test_stored_features_render_what_the_ordinary_pipeline_renders(
         negative_prompt=NEGATIVE,
         **SIZE,
         guidance_scale=guidance,
-        audio_guidance_scale=guidance,
-        stg_scale=0.0,
-        audio_stg_scale=0.0,
-        modality_scale=1.0,
-        audio_modality_scale=1.0,
-        guidance_rescale=0.0,
-        audio_guidance_rescale=0.0,
+        # The reference's scales, and none of them where the weights are distilled.
+        audio_guidance_scale=7.0 if guidance > 1 else 1.0,
+        stg_scale=1.0 if guidance > 1 else 0.0,
+        modality_scale=3.0 if guidance > 1 else 1.0,
+        guidance_rescale=0.7 if guidance > 1 else 0.0,
+        audio_stg_scale=None,
+        audio_modality_scale=None,
+        audio_guidance_rescale=None,
+        # Block 29 of 48, or 28, is the second of these two.
+        spatio_temporal_guidance_blocks=[1],
         generator=torch.Generator().manual_seed(wanted.seed_of("ball")),
         max_sequence_length=source.text_max_tokens,
         output_type="np",
@@ -244,6 +247,50 @@ def test_guidance_needs_a_negative_prompt(source: ModelSource, features: dict[st
     with pytest.raises(ValueError, match="negative prompt"):
         renderer_of(source).render("ball", features[PROMPT])
     renderer_of(source, validation_guidance=1.0).render("ball", features[PROMPT])
+
+
+def test_a_zero_that_is_asked_for_is_a_zero() -> None:
+    keys = ("audio_guidance", "stg_scale", "modality_scale", "rescale")
+
+    def scales(**changes: Any) -> tuple[float, ...]:
+        found = plan(**changes)
+        return tuple(getattr(found, key) for key in keys)
+
+    assert scales() == (7.0, 1.0, 3.0, 0.7)
+    assert scales(validation_guidance=1.0) == (1.0, 0.0, 1.0, 0.0)
+    none = {"validation_stg_scale": 0, "validation_guidance_rescale": 0.0, "validation_modality_scale": 1}
+    assert scales(**none, validation_audio_guidance=1) == (1.0, 0.0, 1.0, 0.0)
+    assert scales(validation_guidance=1.0, validation_stg_scale=0.5)[1] == 0.5
+    assert plan().told_guidance() == "5, sound 7, STG 1, modality 3, rescale 0.7"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validation_audio_guidance": 2.0},
+        {"validation_stg_scale": 0.0},
+        {"validation_stg_blocks": (0,)},
+        {"validation_modality_scale": 1.0},
+        {"validation_guidance_rescale": 0.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_each_scale_changes_the_rendering(
+    source: ModelSource, features: dict[str, TextFeatures], changes: dict[str, Any]
+) -> None:
+    usual = renderer_of(source).render("ball", *features.values())
+    other = renderer_of(source, **changes).render("ball", *features.values())
+    assert not np.array_equal(usual.audio, other.audio)
+
+
+def test_stg_of_a_block_that_is_not_there_is_refused_by_name(
+    source: ModelSource, features: dict[str, TextFeatures]
+) -> None:
+    renderer = renderer_of(source, validation_stg_blocks=(29,))
+    with pytest.raises(ValueError, match="validation_stg_blocks names block 29, and the transformer has 2"):
+        renderer.render("ball", *features.values())
+    with pytest.raises(ValueError, match="validation_stg_blocks"):
+        plan(validation_stg_blocks=(1, 1))
 
 
 def test_rendering_in_bfloat16_from_bfloat16_features(
