@@ -42,8 +42,8 @@ class ValidationSettings(Strict):
         None,
         ge=0,
         le=1,
-        description="How far the guided prediction gets back the spread of the unguided one. Default: 0.7, or "
-        "0 where validation_guidance is 1.",
+        description="How far the guided prediction gets back the spread of the unguided one. Default: 0.7, "
+        "or 0 where validation_guidance is 1.",
     )
     validation_disable_unconditional: bool = Field(
         True, description="False: the empty prompt is rendered as well, as `unconditional`."
@@ -54,7 +54,8 @@ class ValidationSettings(Strict):
     validation_frame_rate: float = Field(25.0, gt=0)
     validation_adapter_path: str | None = Field(
         None,
-        description="A LoRA that every rendering has beside the trained one: a file, or `repo_id:weight_name`.",
+        description="A LoRA that every rendering has beside the trained one: a file, or "
+        "`repo_id:weight_name`.",
     )
     validation_adapter_config: tuple[AdapterRun, ...] = Field(
         (), description="Further renderings of each prompt, each with LoRAs of its own and a label."

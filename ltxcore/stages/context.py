@@ -24,7 +24,7 @@ class Context:
     datasets_file: Path = Path("datasets.yaml")
     snapshot_id: str = LATEST
     step: int = 0
-    """Of render-validation: the step of a training that goes on, whose LoRA is rendered; 0: it is finished."""
+    """For render-validation: the step of a training that goes on, whose LoRA it renders; 0: its end."""
 
     @cached_property
     def datasets(self) -> Datasets:

@@ -76,8 +76,7 @@ class ConnectedText:
     """Stands where the pipeline has its connectors, for text that went through them already.
 
     The pipeline hands its connectors one tensor of text, so both modalities' embeddings travel in it side by
-    side, `[B, T, Dv + Da]`, and are taken apart here. There is no mask to return: registers fill the padding,
-    so that every slot is valid.
+    side, `[B, T, Dv + Da]`, and are taken apart here. Registers fill the padding: every slot is valid.
     """
 
     def __init__(self, video_width: int) -> None:
@@ -85,9 +84,9 @@ class ConnectedText:
 
     def __call__(
         self, text: torch.Tensor, attention_mask: torch.Tensor, padding_side: str
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Embeddings `[B, T, Dv]` and `[B, T, Da]`, and no mask."""
-        return text[..., : self._video_width], text[..., self._video_width :], None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings `[B, T, Dv]` and `[B, T, Da]`, and the mask, which the pipeline cuts up for guidance."""
+        return text[..., : self._video_width], text[..., self._video_width :], attention_mask
 
 
 class Renderer:
@@ -103,6 +102,7 @@ class Renderer:
         self._components = components
         self._adapted = False
         install_cross_modulation(components.transformer)
+        components.transformer.register_forward_pre_hook(_without_masks, with_kwargs=True)
         self._pipeline = _pipeline(components, _embeddings_width(components))
 
     def render(
@@ -272,6 +272,13 @@ def reference_scheduler() -> Any:
         max_image_seq_len=4096,
         shift_terminal=TERMINAL_SIGMA,
     )
+
+
+def _without_masks(
+    transformer: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Masks that let everything through only keep attention from its fast kernels."""
+    return arguments, {**named, "encoder_attention_mask": None, "audio_encoder_attention_mask": None}
 
 
 def given_scheduler() -> Any:
