@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,7 +271,11 @@ class Session:
         files = [*(self.directory / name for name in names), *sample_files(self.directory)]
         if files:
             tracker = train_lora.tracker(self.ctx, self.lora.record)
-            tracker.log_artifacts(files, f"samples/step-{self.ctx.step:06d}" if self.ctx.step else "gallery")
+            place = f"samples/step-{self.ctx.step:06d}" if self.ctx.step else "gallery"
+            # MLflow keeps a file under its bare name.
+            for folder, group in groupby(files, key=lambda file: file.parent):
+                below = folder.relative_to(self.directory).as_posix()
+                tracker.log_artifacts(group, place if below == "." else f"{place}/{below}")
             if self.memory_plan is not None:
                 tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
             if self.lora.finished:

@@ -290,6 +290,23 @@ def _check_gallery(bench: Bench, training: Path) -> None:
     bases = list((bench.ctx.workspace.stages / "render-validation").glob("base-*/rendering.safetensors"))
     assert len(bases) == 1, "the base was rendered once"
 
+    _check_pictures_in_mlflow(bench, training)
+
+
+def _check_pictures_in_mlflow(bench: Bench, training: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
+    run = train_lora.tracker(bench.ctx, training).run_id
+    assert "samples/step-000002/disc-lora.mp4" in _paths(client, run, "samples/step-000002")
+    gallery = _paths(client, run, "gallery/steps")
+    assert gallery == ["gallery/steps/step-000002", "gallery/steps/step-000004"]
+    assert all(f"{folder}/disc.mp4" in _paths(client, run, folder) for folder in gallery)
+
+
+def _paths(client: Any, run: str | None, folder: str) -> list[str]:
+    return [artifact.path for artifact in client.list_artifacts(run, folder)]
+
 
 def test_the_base_is_not_rendered_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = small_pictures(bench)
