@@ -78,7 +78,7 @@ def write_rendering(path: Path, rendering: Rendering) -> None:
         "seed": rendering.seed,
         "render_s": rendering.render_s,
     }
-    tensors = {"frames": rendering.frames, "audio": np.ascontiguousarray(rendering.audio)}
+    tensors: dict[str, Any] = {"frames": rendering.frames, "audio": np.ascontiguousarray(rendering.audio)}
     write_atomic(path, save(tensors, metadata={HEADER: json.dumps(facts)}))
 
 

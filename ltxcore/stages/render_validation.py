@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,10 @@ def rendering_settings(ctx: Context) -> dict[str, Any]:
     """The settings that a rendering depends on; how often there is one is not among them."""
     settings = ctx.recipe.validation.fingerprint_data()
     return {key: value for key, value in settings.items() if key != "validation_step_interval"}
+
+
+def _tell_step(on_step: Callable[[str], None], what: str, done: int, total: int) -> None:
+    on_step(what)
 
 
 @dataclass
@@ -164,18 +169,16 @@ class Session:
             with renderer.adapter(*([] if lora is None else [lora]), *run.adapters):
                 for name, prompt in validation_prompts(self.ctx.recipe, self.ctx.snapshot).items():
                     shown = run.name(name)
+                    told = partial(_tell_step, on_step, f"{shown}, {label}")
                     rendering = renderer.render(
-                        name,
-                        features.load(prompt),
-                        negative,
-                        lambda done, total, shown=shown: on_step(f"{shown}, {label}"),
-                        run.plan(self.plan),
+                        name, features.load(prompt), negative, told, run.plan(self.plan)
                     )
                     found.append(replace(rendering, name=shown))
         return found
 
     def write(self, pairs: list[Pair]) -> None:
         """Videos, posters, contact sheet and the page that shows them."""
+        from ltxcore.training.plot import plot_losses
         from ltxcore.validation.contact_sheet import write_contact_sheet
         from ltxcore.validation.gallery import write_gallery
 
@@ -184,8 +187,8 @@ class Session:
             gather_samples(self.ctx, self.directory, list(self.prompts), self.lora.trained_steps)
         entries = [self._entry(base, lora) for base, lora in pairs]
         write_contact_sheet(self.directory / CONTACT_SHEET, pairs, GALLERY_TITLE)
-        picture = self.lora.record / LOSS_PICTURE
-        write_atomic(self.directory / LOSS_PICTURE, picture.read_bytes())
+        losses = [self.lora.record / name for name in ("metrics.jsonl", "evaluations.jsonl")]
+        plot_losses(losses[0], self.directory / LOSS_PICTURE, losses[1])
         write_gallery(self.directory, self._facts(), entries)
         measures = {
             entry.name: {
