@@ -278,7 +278,9 @@ class Training:
             report, as_csv(dataset_rows(self.ctx.snapshot, held_out=self.request.get("held_out", ())))
         )
         self._send_metrics()
+        evaluated = self._evaluated(result)
         self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
+        self.tracker.set_tags({name: str(value) for name, value in evaluated.items()})
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")
@@ -287,7 +289,7 @@ class Training:
             facts={
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
-                **self._evaluated(result),
+                **evaluated,
                 "seconds_a_step": result.seconds / result.steps,
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,

@@ -79,6 +79,7 @@ def test_a_killed_rendering_of_a_step_is_made_up_for_and_the_training_goes_on(
     assert [m.step for m in read_metrics(training / "metrics.jsonl")] == list(range(1, STEPS + 1))
     assert [e.step for e in read_evaluations(training / "evaluations.jsonl")] == [0, 3, 6]
     assert not list(training.glob("samples/*")), "a LoRA that is rendered is dropped"
+    assert " -> " in next(line for line in second.stdout.splitlines() if line.startswith("Held out"))
     run = workspace.run(read_json(workspace.runs / "newest.json")["run"])
     _check_processes(run)
     _check_gallery(workspace, run)

@@ -128,6 +128,8 @@ def _check_mlflow(bench: Bench, directory: Path, evaluations: int) -> None:
         found = client.get_metric_history(run, name)
         assert found[0].step == 0
         assert len(found) == evaluations
+    tags = client.get_run(run).data.tags
+    assert tags["evaluation_set"] == evaluation_set(bench.recipe.evaluation, bench.ctx.snapshot)
     steps = len(read_metrics(directory / "metrics.jsonl"))
     for name in ("samples_per_s", "tokens_per_s", "data_wait_s"):
         assert len(client.get_metric_history(run, name)) == steps
