@@ -14,6 +14,7 @@ from rich.text import Text
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from ltxcore.config.errors import ConfigError
 from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import check_adapter
 from ltxcore.models.source import check_model
 from ltxcore.stages.context import Context
 from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
@@ -39,6 +40,8 @@ def validate(
         ctx = Context(Workspace(workspace), chosen, datasets)
         found = ctx.datasets
         check_model(chosen.model)
+        for adapter in chosen.validation.adapter_paths:
+            check_adapter(adapter)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:

@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
+from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import check_adapter, find_adapter
 from ltxcore.models.loading import load_text_encoder
 from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny import write_tiny
-from ltxcore.validation.plan import RenderPlan, plan_rendering
+from ltxcore.validation.plan import RenderPlan, is_distilled, plan_rendering
 from ltxcore.validation.render import (
     AdapterError,
     BrokenRendering,
     Renderer,
+    given_scheduler,
     load_components,
     reference_scheduler,
 )
@@ -247,6 +250,55 @@ def test_guidance_needs_a_negative_prompt(source: ModelSource, features: dict[st
     with pytest.raises(ValueError, match="negative prompt"):
         renderer_of(source).render("ball", features[PROMPT])
     renderer_of(source, validation_guidance=1.0).render("ball", features[PROMPT])
+
+
+def test_adapters_are_stacked_by_their_strengths(
+    source: ModelSource, features: dict[str, TextFeatures], tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    write_lora(source, one)
+    write_lora(source, other, suffixes=("to_k",))
+    renderer = renderer_of(source, validation_guidance=1.0)
+
+    def sound(*adapters: Path | tuple[Path, float]) -> np.ndarray:
+        with renderer.adapter(*adapters):
+            return renderer.render("ball", features[PROMPT]).audio
+
+    base = sound()
+    assert np.array_equal(sound((one, 0.0)), base)
+    assert np.array_equal(sound(one), sound((one, 1.0)))
+    assert np.array_equal(sound(one, (other, 0.0)), sound(one))
+    seen = [base, sound(one), sound((one, 0.5)), sound(other), sound(one, other)]
+    assert len({rendering.tobytes() for rendering in seen}) == len(seen)
+    assert np.array_equal(sound(), base), "no trace of them stays"
+
+
+def test_distilled_weights_have_a_schedule_of_their_own() -> None:
+    fast = plan().distilled()
+    assert (fast.steps, fast.is_guided, fast.stg_scale, fast.modality_scale) == (8, False, 0.0, 1.0)
+    scheduler = given_scheduler()
+    scheduler.set_timesteps(8, sigmas=list(fast.sigmas or ()), mu=2.05)
+    table = [1, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0]
+    assert scheduler.sigmas.tolist() == pytest.approx(table)
+    assert is_distilled(Path("ltx-2-19b-distilled-lora-384.safetensors"))
+    assert not is_distilled(Path("ltx-2-19b-ic-lora-canny-control.safetensors"))
+
+
+def test_an_adapter_is_a_file_or_a_name_on_the_hub(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.touch()
+    assert find_adapter(str(file), fetch=False) == file
+    check_adapter("Lightricks/LTX-2-19b-LoRA-Camera-Control-Static:ltx-2-19b-lora.safetensors")
+    for wrong in (
+        "nowhere.safetensors",
+        "Lightricks/LTX-2",
+        "Lightricks/LTX-2:weights.bin",
+        ":a.safetensors",
+    ):
+        with pytest.raises(ModelError, match="give a .safetensors, or repo_id:weight_name"):
+            find_adapter(wrong, fetch=True)
+    with pytest.raises(ModelError, match="not in this machine's hub cache"):
+        find_adapter("someone/who-is-not-there:lora.safetensors", fetch=False)
 
 
 def test_a_zero_that_is_asked_for_is_a_zero() -> None:
