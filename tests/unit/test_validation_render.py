@@ -295,7 +295,7 @@ def test_an_adapter_is_a_file_or_a_name_on_the_hub(tmp_path: Path) -> None:
         "Lightricks/LTX-2:weights.bin",
         ":a.safetensors",
     ):
-        with pytest.raises(ModelError, match="give a .safetensors, or repo_id:weight_name"):
+        with pytest.raises(ModelError, match=r"give a \.safetensors, or repo_id:weight_name"):
             find_adapter(wrong, fetch=True)
     with pytest.raises(ModelError, match="not in this machine's hub cache"):
         find_adapter("someone/who-is-not-there:lora.safetensors", fetch=False)
