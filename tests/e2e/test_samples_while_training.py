@@ -66,8 +66,11 @@ def test_a_killed_rendering_of_a_step_is_made_up_for_and_the_training_goes_on(
 ) -> None:
     workspace = Workspace(tmp_path / "workspace")
     first = subprocess.Popen(job, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    _kill(_renderer_of_a_step(workspace, first))
-    told, _ = first.communicate(timeout=300)
+    try:
+        os.kill(_renderer_of_a_step(workspace, first).pid, signal.SIGKILL)
+        told, _ = first.communicate(timeout=300)
+    finally:
+        first.kill()
     assert first.returncode == 1
     assert "render-validation crashed" in told
     training = _training(workspace)
@@ -98,10 +101,6 @@ def _renderer_of_a_step(workspace: Workspace, parent: subprocess.Popen[str]) -> 
                 return stage
         time.sleep(0.05)
     raise AssertionError("no samples were rendered")
-
-
-def _kill(process: psutil.Process) -> None:
-    os.kill(process.pid, signal.SIGKILL)
 
 
 def _training(workspace: Workspace) -> Path:
