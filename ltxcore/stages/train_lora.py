@@ -188,6 +188,10 @@ class Training:
             self._sync()
             on_step(metrics)
 
+        def pauses() -> bool:
+            # At the last step there is nothing to pause for.
+            return 0 < pause_at <= reached < last
+
         try:
             result = train(
                 transformer,
@@ -200,10 +204,10 @@ class Training:
                 placement=placement,
                 evaluate=self._evaluation(samples, connectors),
                 on_step=tell,
-                should_stop=lambda: should_stop() or 0 < pause_at <= reached,
+                should_stop=lambda: should_stop() or pauses(),
             )
         except TrainingInterrupted:
-            if should_stop() or not 0 < pause_at <= reached:
+            if should_stop() or not pauses():
                 raise
             self._send_metrics()
             return None
