@@ -84,5 +84,6 @@ def train_with_samples(ctx: Context, parameters: dict[str, Any]) -> None:
             run_stage(train_lora, {**parameters, "pause_at": step}, again=memory_retry(TRAIN, ctx))
         if is_done(TRAIN, ctx):
             return
+        get_run_logger().info("the training pauses: its samples of step %d are rendered", step)
         run_stage(render_validation, {**parameters, "step": step}, again=memory_retry(RENDER, sampling))
     run_stage(train_lora, parameters, again=memory_retry(TRAIN, ctx))
