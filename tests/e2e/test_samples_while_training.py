@@ -47,8 +47,11 @@ def job(tmp_path: Path, sample_clips: Path) -> list[str]:
         folder = tmp_path / ("held" if name == "twin.mov" else "clips")
         folder.mkdir(exist_ok=True)
         shutil.copy2(sample_clips / name, folder / name)
-        for caption in sample_clips.glob(f"{name.split('.')[0]}*.txt"):
-            shutil.copy2(caption, folder / caption.name)
+        stem, _, kind = name.partition(".")
+        # A clip's caption is `stem.txt`, or `stem.mov.txt` where another clip has its stem.
+        captions = [sample_clips / f"{name}.txt", sample_clips / f"{stem}.txt"]
+        caption = next(file for file in captions if file.is_file())
+        shutil.copy2(caption, folder / caption.name)
     held = DATASETS.split("- id: text")[0].replace("clips", "held")
     (tmp_path / "datasets.yaml").write_text(DATASETS + held)
     recipe = yaml.safe_load((ROOT / "deploy/recipes/tiny.yaml").read_text())
