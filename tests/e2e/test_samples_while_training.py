@@ -47,7 +47,7 @@ def job(tmp_path: Path, sample_clips: Path) -> list[str]:
         folder = tmp_path / ("held" if name == "twin.mov" else "clips")
         folder.mkdir(exist_ok=True)
         shutil.copy2(sample_clips / name, folder / name)
-        stem, _, kind = name.partition(".")
+        stem = name.partition(".")[0]
         # A clip's caption is `stem.txt`, or `stem.mov.txt` where another clip has its stem.
         captions = [sample_clips / f"{name}.txt", sample_clips / f"{stem}.txt"]
         caption = next(file for file in captions if file.is_file())
