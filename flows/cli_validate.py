@@ -15,6 +15,7 @@ from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, rea
 from ltxcore.config.errors import ConfigError
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import check_adapter
 from ltxcore.models.source import check_model
 from ltxcore.models.teacher import check_teacher
 from ltxcore.stages.context import Context
@@ -47,6 +48,8 @@ def validate(
         if chosen.crepa.crepa_enabled:
             check_teacher(chosen.crepa, ctx.workspace.models)
             check_crepa(ctx, audio_only=found.audio_only)
+        for adapter in chosen.validation.adapter_paths:
+            check_adapter(adapter)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:

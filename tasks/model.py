@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import find_adapter
 from ltxcore.models.source import prepare_model
 from ltxcore.models.teacher import prepare_teacher
 from ltxcore.stages.context import Context
@@ -24,11 +25,13 @@ Settings = TypeVar("Settings")
 
 @task(name="prepare-model", cache_policy=NO_CACHE)
 def prepare(ctx: Context) -> str:
-    """See that the recipe's model is on this machine and return its directory.
+    """See that the recipe's model, and what it renders with, are on this machine; return its directory.
 
     What is missing is made in a process of its own: writing the tiny model needs torch, and the parent
     flow never imports it.
     """
+    for adapter in ctx.recipe.validation.adapter_paths:
+        find_adapter(adapter, fetch=True)
     try:
         return str(ctx.source.root)
     except ModelError:

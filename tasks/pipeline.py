@@ -14,6 +14,7 @@ from ltxcore.memory.plan import GIB
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE, STAGES, Stage
 from ltxcore.stages.dataset_pages import write_report
+from ltxcore.stages.held_out import check_datasets
 from ltxcore.stages.memory_plans import plan_rows
 from ltxcore.stages.run import find_result, note_up_to_date
 from ltxcore.stages.setbacks import MemoryRetry, Setbacks
@@ -26,6 +27,7 @@ from tasks import artifacts
 @task(name="check-configuration", cache_policy=NO_CACHE)
 def begin_run(ctx: Context, run: Path) -> None:
     """Refuse a broken dataset file before any stage starts, and note what this run was asked for."""
+    check_datasets(ctx.recipe.evaluation, ctx.datasets)
     request = {
         "datasets": str(ctx.datasets.source),
         "recipe": ctx.recipe.fingerprint_data(),
@@ -44,6 +46,11 @@ def up_to_date(stage: Stage, ctx: Context, run: Path) -> bool:
     entry = note_up_to_date(stage, ctx, stamp, run)
     get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
     return True
+
+
+def is_done(stage: Stage, ctx: Context) -> bool:
+    """Whether a stage's result is in place, without a note of it in a run's folder."""
+    return find_result(stage, ctx)[1] is not None
 
 
 def memory_retry(stage: Stage, ctx: Context) -> MemoryRetry:

@@ -15,6 +15,7 @@ from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
+from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
@@ -38,6 +39,7 @@ class Recipe(Strict):
     scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
     tread: TreadSettings = Field(default_factory=TreadSettings)
     crepa: CrepaSettings = Field(default_factory=CrepaSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)

@@ -22,6 +22,8 @@ from ltxcore.config.simpletuner import (
 )
 from ltxcore.config.simpletuner_flow import FLOW, settle_flow
 from ltxcore.config.simpletuner_values import (
+    adapter_file,
+    adapter_runs,
     by_layers,
     guidance,
     legal_frames,
@@ -200,8 +202,8 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "scheduled_sampling_order": moot("rollouts take steps of Euler, which have no order to choose"),
     # validation
     "validation_disable": take("validation.validation_disable"),
-    "validation_step_interval": not_yet("base and LoRA are rendered once, after the training"),
-    "validation_steps": not_yet("base and LoRA are rendered once, after the training"),
+    "validation_step_interval": take("validation.validation_step_interval"),
+    "validation_steps": take("validation.validation_step_interval"),
     "validation_prompt": take("validation.validation_prompts", convert=one_prompt),
     "validation_prompt_library": take("validation.validation_prompts", convert=prompt_library, off=(False,)),
     "user_prompt_library": take("validation.validation_prompts", convert=prompt_library),
@@ -211,11 +213,13 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "validation_num_video_frames": take("validation.validation_num_video_frames", convert=legal_frames),
     "validation_resolution": take("validation.validation_resolution", convert=resolution),
     "validation_seed": take("validation.validation_seed"),
-    "validation_disable_unconditional": moot("the empty prompt is never rendered"),
+    "validation_disable_unconditional": take("validation.validation_disable_unconditional"),
+    "validation_audio_guidance": take("validation.validation_audio_guidance"),
+    "validation_guidance_rescale": take("validation.validation_guidance_rescale"),
     "validation_using_datasets": take("validation.validation_using_datasets"),
     "eval_dataset_id": Rule("taken", to=("validation.eval_dataset_id",), needs="validation_using_datasets"),
-    "validation_adapter_path": not_yet("the trained LoRA alone is rendered beside the base"),
-    "validation_adapter_config": not_yet("the trained LoRA alone is rendered beside the base"),
+    "validation_adapter_path": take("validation.validation_adapter_path", convert=adapter_file),
+    "validation_adapter_config": take("validation.validation_adapter_config", convert=adapter_runs),
     "evaluation_type": not_yet("renderings are measured, but not scored by a model", off=("none",)),
     "disable_benchmark": moot("the base is always rendered beside the LoRA"),
     # records

@@ -144,6 +144,47 @@ def prompt_library(value: Any, base: Path) -> Converted:
     return Converted(named, "; ".join([f"{len(named)} prompts of {path.name}", *changed]))
 
 
+def adapter_file(value: Any, base: Path) -> Converted:
+    """A LoRA file relative to the file that names it, or `repo_id:weight_name`."""
+    if not isinstance(value, str):
+        raise Unfit(f"found {value!r}; write a .safetensors file or repo_id:weight_name")
+    beside = base / Path(value).expanduser()
+    return Converted(str(beside.resolve()) if beside.is_file() else value)
+
+
+def adapter_runs(value: Any, base: Path) -> Converted:
+    """A list of labelled LoRAs, also as the text of such a list or a JSON file that holds it."""
+    runs = value
+    if isinstance(value, str):
+        runs = _adapter_list(value, base)
+    if isinstance(runs, dict):
+        # A file that repeats the key around its list, as the documentation prints it.
+        runs = runs.get("validation_adapter_config")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise Unfit(f'found {value!r}; write a list such as [{{"label": "canny", "path": "repo_id:name"}}]')
+    return Converted([_with_files(run, base) for run in runs])
+
+
+def _adapter_list(value: str, base: Path) -> Any:
+    path = base / Path(value).expanduser()
+    try:
+        return json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else value)
+    except (OSError, ValueError) as error:
+        raise Unfit(f"{value} cannot be read as JSON: {error}") from None
+
+
+def _with_files(run: dict[str, Any], base: Path) -> dict[str, Any]:
+    found = dict(run)
+    if "path" in run:
+        found["path"] = adapter_file(run["path"], base).value
+    if isinstance(run.get("adapters"), list):
+        found["adapters"] = [
+            _with_files(a, base) if isinstance(a, dict) else adapter_file(a, base).value
+            for a in run["adapters"]
+        ]
+    return found
+
+
 def channels(value: Any, base: Path) -> Converted:
     """1 and 2 are both taken."""
     if value != 1:

@@ -81,6 +81,38 @@ def find_text(settings: ModelSettings, root: Path, fetch: bool) -> Path:
     )
 
 
+def find_adapter(name: str, fetch: bool) -> Path:
+    """The LoRA file that a recipe names: a path, or `repo_id:weight_name`.
+
+    Raises:
+        ModelError: it is not here (nor, with `fetch`, on the hub).
+    """
+    check_adapter(name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.resolve()
+    repo, _, weight = name.partition(":")
+    file = snapshot(repo, None, (weight,), fetch) / weight
+    if not file.is_file():
+        raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
+    return file
+
+
+def check_adapter(name: str) -> None:
+    """Refuse what can be no adapter, without asking the hub.
+
+    Raises:
+        ModelError: it is neither a file nor `repo_id:weight_name`.
+    """
+    repo, _, weight = name.partition(":")
+    on_hub = weight.endswith(".safetensors") and may_be_hub_id(repo)
+    if not Path(name).expanduser().is_file() and not on_hub:
+        raise ModelError(
+            f"the adapter {name} is no file on this machine; give a .safetensors, or repo_id:weight_name, "
+            "e.g. Lightricks/LTX-2-19b-distilled-lora-384:ltx-2-19b-distilled-lora-384.safetensors"
+        )
+
+
 def require_flavour(
     settings: ModelSettings, root: Path, version: Version, combined: CombinedCheckpoint | None
 ) -> None:

@@ -26,6 +26,8 @@ class Context:
     recipe: Recipe = field(default_factory=Recipe)
     datasets_file: Path = Path("datasets.yaml")
     snapshot_id: str = LATEST
+    step: int = 0
+    """For render-validation: the step of a training that goes on, whose LoRA it renders; 0: its end."""
 
     @cached_property
     def datasets(self) -> Datasets:

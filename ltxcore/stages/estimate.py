@@ -15,6 +15,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.held_out import check_datasets, held_out_ids
 from ltxcore.stages.learnable import learnable
 from ltxcore.stages.memory_check import memory_plans
 from ltxcore.stages.output_sizes import (
@@ -117,6 +118,7 @@ def estimate(ctx: Context) -> Estimate:
     Raises:
         ConfigError: the datasets are wrong.
     """
+    check_datasets(ctx.recipe.evaluation, ctx.datasets)
     files, memo = find_files(ctx), Memo(ctx)
     unknown = {file.id for file in memo.unknown(files)}
     known = [file for file in files if file.id not in unknown]
@@ -285,7 +287,8 @@ def _frames(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> 
 
 
 def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> StageEstimate:
-    if find_stamp(ctx.workspace, TRAIN, train_lora.request(ctx)) is not None:
+    # What is held out of a part of the files may be none of them, or all, which a request refuses.
+    if data.scale == 1 and find_stamp(ctx.workspace, TRAIN, train_lora.request(ctx)) is not None:
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
@@ -316,6 +319,7 @@ def _steps(ctx: Planned, data: _Data) -> int:
 def _entries(ctx: Context, data: _Data) -> list[Entry]:
     from ltxcore.training.data import Entry
 
+    apart = held_out_ids(ctx.recipe.evaluation, data.samples)
     return [
         Entry(
             sample_id=sample.id,
@@ -329,11 +333,13 @@ def _entries(ctx: Context, data: _Data) -> list[Entry]:
             regularisation=sample.regularisation,
         )
         for sample in learnable(data.samples, ctx.recipe.given)
+        if sample.id not in apart
     ]
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
-    renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    runs = ctx.recipe.validation.adapter_runs
+    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
@@ -353,7 +359,8 @@ def _without_model(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ..
     samples = data.samples
     tracks = data.scaled(sum((s.kind != "audio") + (s.audio is not None) for s in samples))
     texts = data.scaled(len(all_texts(ctx.recipe, ctx.snapshot)))
-    renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    runs = ctx.recipe.validation.adapter_runs
+    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     return [
         StageEstimate(LATENTS, tracks, "tracks", None, None, notes=notes),
         StageEstimate(TEXT, texts, "captions", None, None, notes=notes),

@@ -9,6 +9,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.store.snapshot import Sample, Snapshot
 
 EMPTY = ""
+UNCONDITIONAL = "unconditional"
 DEFAULT_PROMPTS = 2
 
 
@@ -18,8 +19,13 @@ def validation_prompts(recipe: Recipe, snapshot: Snapshot) -> dict[str, str]:
         return {}
     if recipe.validation.validation_using_datasets:
         return {name: clip.captions[0] for name, clip in dataset_clips(recipe, snapshot).items()}
+    empty = {} if recipe.validation.validation_disable_unconditional else {UNCONDITIONAL: EMPTY}
     if recipe.validation.validation_prompts:
-        return dict(recipe.validation.validation_prompts)
+        return {**recipe.validation.validation_prompts, **empty}
+    return {**_first_captions(snapshot), **empty}
+
+
+def _first_captions(snapshot: Snapshot) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for sample in sorted(snapshot.samples, key=lambda s: s.id):
         if len(prompts) == DEFAULT_PROMPTS:

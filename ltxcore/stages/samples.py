@@ -11,6 +11,7 @@ from ltxcore.stages import embed_frames
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import FRAMES, LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
+from ltxcore.stages.held_out import held_out
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.learnable import learnable, tell_left_out
 from ltxcore.stages.prompts import EMPTY
@@ -20,6 +21,7 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import AudioPlan, Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.training.data import Entry, TrainingSample
+from ltxcore.training.evaluation import HeldOutClip
 
 SPATIAL_FACTOR, TEMPORAL_FACTOR = 32, 8
 
@@ -83,6 +85,7 @@ class StoredSamples:
         kept = learnable(samples, given)
         tell_left_out(samples, kept, given)
         self._samples = {sample.id: sample for sample in kept}
+        self._held_out = held_out(ctx.recipe.evaluation, ctx.snapshot)
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
@@ -103,6 +106,7 @@ class StoredSamples:
                 regularisation=sample.regularisation,
             )
             for sample in self._samples.values()
+            if sample.id not in self._held_out
         ]
 
     def captions(self) -> list[str]:
@@ -118,6 +122,11 @@ class StoredSamples:
         """Those of all references, which are the same; None where no sample has one."""
         found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
         return next(found, None)
+
+    def held_out(self) -> list[HeldOutClip]:
+        """The clips that are evaluated instead; `load` knows them too."""
+        found = [s for s in self._samples.values() if s.id in self._held_out]
+        return [HeldOutClip(sample.id, sample.media_id) for sample in found]
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]

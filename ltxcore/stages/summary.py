@@ -79,6 +79,14 @@ def losses(summary: RunSummary) -> tuple[float, float] | None:
     return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
 
 
+def held_out_losses(summary: RunSummary) -> tuple[float, float] | None:
+    """Loss of the base and of the LoRA on held-out clips, or None where there are none."""
+    stamp = summary.stamp(TRAIN.name)
+    facts = {} if stamp is None else stamp.outcome.facts
+    base, lora = facts.get("eval_loss_base"), facts.get("eval_loss")
+    return None if base is None or lora is None else (float(base), float(lora))
+
+
 def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:
     """The gallery page, or None where nothing was rendered."""
     files = summary.files(workspace, RENDER.name)

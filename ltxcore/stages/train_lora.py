@@ -18,7 +18,8 @@ from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_frames, embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import FRAMES, TRAIN, versions
+from ltxcore.stages.contract import FRAMES, TRAIN
+from ltxcore.stages.held_out import evaluation_set, held_out
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
@@ -29,13 +30,6 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
-    import torch
-
-    from ltxcore.memory.arrangement import Connectors
-    from ltxcore.memory.placement import Placement
-    from ltxcore.stages.connected import ConnectedCaptions
-    from ltxcore.training.crepa import Alignment
-    from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
@@ -49,8 +43,6 @@ NOT_IN_REQUEST = {
     "allow_small_buckets",
 }
 SYNC_EVERY_S = 5.0
-LORA_NAME = "ltx2_lora"
-EMA_SUFFIX = "_ema"
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -72,6 +64,7 @@ def request(ctx: Context) -> dict[str, Any]:
         "trigger": trigger(ctx),
         **techniques(ctx.recipe),
         **crepa_request(ctx),
+        **evaluation_request(ctx),
     }
 
 
@@ -97,6 +90,15 @@ def crepa_request(ctx: Context) -> dict[str, Any]:
     unseen = embed_frames.quarantined(ctx, LatentStore(ctx.store))
     features = {**embed_frames.request(ctx), "version": FRAMES.version, "quarantined": sorted(unseen)}
     return {"crepa": {**ctx.recipe.crepa.loss_data(), **features}}
+
+
+def evaluation_request(ctx: Context) -> dict[str, Any]:
+    """What is held out and what that decides; nothing where every clip is trained on."""
+    settings = ctx.recipe.evaluation
+    if not settings.holds_out:
+        return {}
+    chosen = sorted(held_out(settings, ctx.snapshot))
+    return {"evaluation": settings.fingerprint_data(), "held_out": chosen}
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
@@ -164,11 +166,17 @@ class Training:
         self._memory_plan.check()
         return self._memory_plan
 
-    def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+    def run(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int = 0
+    ) -> TrainResult | None:
         """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
+
+        Returns:
+            None where the training has paused at the step `pause_at`, with a checkpoint, and is to go on.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall: nothing is loaded then.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
             ProcessOutOfMemory, ProcessFailed: one of several processes failed.
         """
@@ -176,7 +184,6 @@ class Training:
         from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.extras import require_optimizer
         from ltxcore.training.plan import BatchPlan
-        from ltxcore.training.plot import plot_losses
 
         def tell(metrics: StepMetrics) -> None:
             self._sync()
@@ -187,16 +194,19 @@ class Training:
         BatchPlan.of(StoredSamples(self.ctx).entries(), self.recipe.training)
         self._begin_record()
         if self.recipe.processes.count > 1:
-            result = self._run_team(tell, should_stop)
+            result = self._run_team(tell, should_stop, pause_at)
         else:
-            result = self.compute(tell, should_stop)
+            result = self.compute(tell, should_stop, pause_at)
+        if result is None:
+            self._send_metrics()
+            return None
         delete_connected(self.directory)
-        plot_losses(self.metrics_file, self.loss_picture)
+        self.plot()
         return result
 
     def _run_team(
-        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]
-    ) -> TrainResult:
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int
+    ) -> TrainResult | None:
         from ltxcore.stages.training_team import Job, Team
         from ltxcore.training.loop import training_result
 
@@ -208,131 +218,40 @@ class Training:
             directory=str(self.directory),
             request=self.request,
             memory_plan=self._memory_plan,
+            pause_at=pause_at,
             count=self.recipe.processes.count,
         )
-        Team(job).run(on_step, should_stop)
-        return training_result(self.directory)
+        if not Team(job).run(on_step, should_stop):
+            return None
+        return training_result(self.directory, self.recipe.training.max_train_steps)
 
-    def compute(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+    def compute(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int = 0
+    ) -> TrainResult | None:
         """Load, train, and write the LoRA: the whole of it, or the part of one process among several.
 
-        Raises:
-            MissingInput: a sample or a caption is not in the store.
-            OptimizerMissing, BucketTooSmall: nothing is loaded then.
-            ForeignCheckpoint, NoSuchCheckpoint: see `find_start`.
-            TrainingInterrupted: `should_stop` said so; the checkpoint is written.
+        Returns, Raises: as `Work.run`.
         """
-        import torch
+        from ltxcore.stages.training_work import Work
 
-        from ltxcore.memory.placement import Placement
-        from ltxcore.models.loading import load_transformer
-        from ltxcore.training.loop import train
-
-        bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        arrangement = self._memory_plan.arrangement
-        samples, connectors = self._text(arrangement.connectors, dtype)
-        # What is resident goes straight to the device; what is streamed never is there as a whole.
-        first = self.device if arrangement.strategy == "resident" else "cpu"
-        transformer = load_transformer(self.ctx.source, dtype, first)
-        placement = Placement(transformer, arrangement, self.device)
-
-        alignment = self._alignment(transformer)
-        result = train(
-            transformer,
-            connectors,
-            samples,
-            self.recipe,
-            self.directory,
-            run_fingerprint=request_fingerprint(TRAIN, self.request),
-            request={"versions": versions(TRAIN), **self.request},
-            max_tokens=self.ctx.source.text_max_tokens,
-            placement=placement,
-            alignment=alignment,
-            on_step=on_step,
-            should_stop=should_stop,
+        work = Work(
+            self.ctx, self.recipe, self.directory, self.request, self.device, self._memory_plan.arrangement
         )
-        self._export(transformer, placement, result)
-        if alignment is not None:
-            self._write_projector(alignment)
-            alignment.remove()
-        placement.remove()
-        return result
+        return work.run(on_step, should_stop, pause_at)
 
-    def _text(self, where: Connectors, dtype: torch.dtype) -> tuple[SampleSource, Any]:
-        """The samples, with the connectors that their captions still have to go through."""
-        from ltxcore.memory.placement import place_connectors
-        from ltxcore.models.loading import load_connectors
-        from ltxcore.stages.connected import ConnectedSamples
-        from ltxcore.stages.samples import StoredSamples
+    def plot(self) -> None:
+        """Draw the losses as far as they are on record."""
+        from ltxcore.training.plot import plot_losses
 
-        samples = StoredSamples(self.ctx)
-        if where == "precomputed":
-            connected = self._connected(dtype)
-            stand_in = connected.compute(samples.captions(), self.device)
-            return ConnectedSamples(samples, connected), stand_in
-        connectors = load_connectors(self.ctx.source, dtype, "cpu")
-        place_connectors(connectors, self.device, streamed=where == "streamed")
-        return samples, connectors
-
-    def _connected(self, dtype: torch.dtype) -> ConnectedCaptions:
-        from ltxcore.stages.connected import ConnectedCaptions
-
-        return ConnectedCaptions(self.ctx, self.directory, dtype)
-
-    def _export(self, transformer: Any, placement: Placement, result: TrainResult) -> None:
-        """Write the LoRA, and the average of it beside or instead, as the recipe says."""
-        from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.adapters import take_adapter
-        from ltxcore.training.export import Lineage, export_lora
-        from ltxcore.training.lora import lora_parameters
-        from ltxcore.training.shares import is_first_process
-
-        lineage = Lineage(
-            self.request["transformer"],
-            self.ctx.snapshot.id,
-            self.ctx.recipe,
-            self.request["trigger"],
-            StoredSamples(self.ctx).reference_factors,
-        )
-        last = lora_parameters(transformer)
-        average = None if result.ema is None else {name: result.ema[name] for name in last}
-        instead = average is not None and self.ctx.recipe.training.ema_export == "instead"
-        found = {"": average if instead else last, EMA_SUFFIX: None if instead else average}
-        for suffix, weights in found.items():
-            if weights is not None:
-                adapter = take_adapter(transformer, weights, placement.reading)
-                if is_first_process():
-                    export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
-
-    def _alignment(self, transformer: Any) -> Alignment | None:
-        """CREPA on the transformer, where the recipe has it."""
-        from ltxcore.training.crepa import Alignment
-
-        settings = self.ctx.recipe.crepa
-        if not settings.crepa_enabled:
-            return None
-        seed = self.ctx.recipe.training.seed
-        return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
-
-    def _write_projector(self, alignment: Alignment) -> None:
-        """Write what CREPA trained beside the LoRA."""
-        from ltxcore.training.crepa import write_projector
-        from ltxcore.training.shares import is_first_process
-
-        if not is_first_process():
-            return
-        told = {
-            **self.request["crepa"],
-            "crepa_encoder": self.ctx.recipe.crepa.crepa_encoder,
-            "base_fingerprint": self.request["transformer"],
-            "snapshot_id": self.ctx.snapshot.id,
-        }
-        write_projector(self.directory / "lora", alignment.projector, told)
+        plot_losses(self.metrics_file, self.loss_picture, self.evaluations_file)
 
     @property
     def metrics_file(self) -> Path:
         return self.directory / "metrics.jsonl"
+
+    @property
+    def evaluations_file(self) -> Path:
+        return self.directory / "evaluations.jsonl"
 
     @property
     def loss_picture(self) -> Path:
@@ -342,9 +261,13 @@ class Training:
         """Send what MLflow still lacks and say what the training came to."""
         loras = sorted((self.directory / "lora").glob("*.safetensors"))
         report = self.directory / "dataset-report.csv"
-        write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot)))
-        self.tracker.sync(self.metrics_file)
+        write_atomic(
+            report, as_csv(dataset_rows(self.ctx.snapshot, held_out=self.request.get("held_out", ())))
+        )
+        self._send_metrics()
+        evaluated = self._evaluated(result)
         self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
+        self.tracker.set_tags({name: str(value) for name, value in evaluated.items()})
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")
@@ -353,6 +276,7 @@ class Training:
             facts={
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
+                **evaluated,
                 "seconds_a_step": result.seconds / result.steps,
                 "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
@@ -361,9 +285,31 @@ class Training:
             },
             files=tuple(
                 output_file(self.ctx.workspace, path)
-                for path in [*loras, self.loss_picture, self.metrics_file]
+                for path in [*loras, self.loss_picture, self.metrics_file, self.evaluations_file]
+                if path.exists()
             ),
         )
+
+    def _evaluated(self, result: TrainResult) -> dict[str, Any]:
+        """What the held-out clips said: for promotion, which compares losses on equal evaluation sets."""
+        from ltxcore.stages.training_work import exports_best
+        from ltxcore.training.early_stop import read_evaluations
+
+        record = {e.step: e.eval_loss for e in read_evaluations(self.evaluations_file)}
+        if result.best_step is None:
+            return {}
+        exported = result.best_step if exports_best(self.ctx.recipe, result) else result.steps
+        best = self.directory / f"checkpoint-{result.best_step}"
+        return {
+            "evaluation_set": evaluation_set(self.ctx.recipe.evaluation, self.ctx.snapshot),
+            "eval_loss": record.get(exported),
+            "eval_loss_base": record.get(0),
+            "eval_loss_best": record[result.best_step],
+            "exported_step": exported,
+            "best_step": result.best_step,
+            "best_checkpoint": self.ctx.workspace.relative(best),
+            "stopped_early": result.stopped_early,
+        }
 
     def _begin_record(self) -> None:
         self.tracker.begin()
@@ -374,8 +320,13 @@ class Training:
 
     def _sync(self) -> None:
         if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
-            self.tracker.sync(self.metrics_file)
+            self._send_metrics()
             self._synced_s = time.monotonic()
+
+    def _send_metrics(self) -> None:
+        for file in (self.metrics_file, self.evaluations_file):
+            if file.exists():
+                self.tracker.sync(file)
 
 
 def tracker(ctx: Context, directory: Path) -> MlflowRun:

@@ -29,6 +29,19 @@ def plan_of_clips(ctx: Context, plan: RenderPlan) -> RenderPlan:
     return replace(plan, width=width, height=height, num_frames=count, fps=fps, notes=(*plan.notes, note))
 
 
+def given_clips(ctx: Context, plan: RenderPlan) -> dict[str, Any]:
+    """What clips give to renderings, for their keys; nothing where prompts alone are rendered."""
+    clips = dataset_clips(ctx.recipe, ctx.snapshot)
+    if not clips:
+        return {}
+    where = {"path", "dataset", "notes", "trigger"}
+    return {
+        "clips": {name: clip.model_dump(mode="json", exclude=where) for name, clip in clips.items()},
+        "given": ctx.recipe.given.fingerprint_data(),
+        "size": [plan.width, plan.height, plan.num_frames, plan.fps],
+    }
+
+
 class HeldClips:
     """What renderings are given, by the short name of the clip; each is read once.
 

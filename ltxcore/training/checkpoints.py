@@ -53,8 +53,10 @@ class Checkpoint:
     """What `run_fingerprint` is the hash of, as plain JSON: it can say what differs."""
 
 
-def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int) -> Path:
+def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int, keep: int | None = None) -> Path:
     """Publish `checkpoint-<step>` in `directory` and drop the oldest beyond `limit`, never the newest.
+
+    The checkpoint of the step `keep`, the best one, stays as well, beside the newest `limit`.
 
     Raises:
         OSError: the disk is full or not writable; no checkpoint of that step appears then, and those before
@@ -76,7 +78,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int) -> Pat
         shutil.rmtree(target)
     temporary.rename(target)
     sync_directory(directory)
-    _prune(directory, checkpoint.step, limit)
+    _prune(directory, checkpoint.step, limit, keep)
     return target
 
 
@@ -191,11 +193,12 @@ def _verify(path: Path) -> set[str]:
     return set(manifest)
 
 
-def _prune(directory: Path, newest: int, limit: int) -> None:
+def _prune(directory: Path, newest: int, limit: int, keep: int | None) -> None:
     paths = list_checkpoints(directory)
     # Training continues from the newest whole checkpoint unless it is told to begin anew: what is beyond the
     # one just written is broken, or of what was begun before.
     beyond = [path for path in paths if _step(path) > newest]
     whole = [path for path in paths if _step(path) <= newest]
     for path in (*beyond, *whole[: -max(1, limit)]):
-        shutil.rmtree(path)
+        if _step(path) != keep:
+            shutil.rmtree(path)

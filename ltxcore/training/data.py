@@ -112,6 +112,12 @@ class Batch:
     teacher: torch.Tensor | None = None
     """CREPA's features [B, F, H·W, D], or None."""
 
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of pictures and sound, padding included, that the model computes."""
+        count, _, frames, height, width = self.video.shape
+        return count * frames * height * width + (0 if self.audio is None else self.audio.shape[:2].numel())
+
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
         return replace(

@@ -21,6 +21,7 @@ from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
+from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_of, read_evaluations
 from ltxcore.training.extras import require_optimizer
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
@@ -68,6 +69,9 @@ class TrainResult:
     """What there is to say of where it began."""
     ema: Mapping[str, torch.Tensor] | None = field(default=None, compare=False)
     """The averages of the weights, where the recipe keeps them."""
+    best_step: int | None = None
+    """The step with the lowest loss on held-out clips, whose checkpoint is kept; None without such clips."""
+    stopped_early: bool = False
 
 
 def train(
@@ -82,6 +86,7 @@ def train(
     request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     alignment: Alignment | None = None,
+    evaluate: Evaluate | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -95,13 +100,14 @@ def train(
             float32 where mixed_precision is `no`.
         connectors: `LTX2TextConnectors` on the same device.
         source: the samples.
-        recipe: its `lora` and `training` parts are used.
-        directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
+        recipe: its `lora`, `training` and `evaluation` parts are used.
+        directory: gets `metrics.jsonl`, `evaluations.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
         request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
         alignment: CREPA on this transformer; its projector is trained with the adapter.
+        evaluate: measures the model on held-out clips (`Evaluation`). None: there are none.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -137,7 +143,15 @@ def train(
         state.resume(start.checkpoint)
     if processes.first:
         start.note(directory)
-    done = start.step
+    done, total = start.step, settings.max_train_steps
+    guide = Guide(
+        directory / EVALUATIONS_FILE,
+        evaluate,
+        recipe.evaluation,
+        continue_from=done,
+        last=total,
+        among=processes,
+    )
 
     def load(own: int) -> Batch:
         visits = plan.batch_at(processes.number(own))
@@ -161,14 +175,21 @@ def train(
             alignment.share_gradients()
         return processes.merged(losses)
 
-    accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
+    def stops() -> bool:
+        return processes.agreed(should_stop())
+
+    accumulation = settings.gradient_accumulation_steps
     with (
         _reference_modulation(transformer),
         _token_routing(transformer, recipe) as routing,
         MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
+        if not guide.look(model, done, stops):
+            raise TrainingInterrupted(done)
         for step in range(done + 1, total + 1):
+            if guide.enough:
+                break
             started, waited_s = time.monotonic(), data.waited_s
             losses = compute(step, data)
             losses.require_finite()
@@ -184,17 +205,21 @@ def train(
             record.append(metrics)
             on_step(metrics)
 
-            stop = processes.agreed(step < total and should_stop())
-            if stop or step == total or step % settings.checkpoint_step_interval == 0:
+            looked = guide.look(model, step, stops)
+            finished = guide.enough or (looked and step == total)
+            stop = not finished and stops()
+            due = step % settings.checkpoint_step_interval == 0 or step == guide.best_step
+            if stop or finished or due:
                 checkpoint = state.checkpoint(step, run_fingerprint, made_of)
                 if processes.first:
-                    write_checkpoint(directory, checkpoint, settings.checkpoints_total_limit)
+                    limit = settings.checkpoints_total_limit
+                    write_checkpoint(directory, checkpoint, limit, keep=guide.best_step)
             if stop:
                 raise TrainingInterrupted(step)
 
         processes.wait()
     transformer.eval()
-    result = training_result(directory)
+    result = training_result(directory, total)
     return result if state.ema is None else replace(result, ema=state.ema.averages)
 
 
@@ -249,7 +274,7 @@ def _step_metrics(
         loss=losses.total,
         video_loss=losses.video,
         audio_loss=losses.audio,
-        measures=losses.measures,
+        measures=losses.measures | losses.throughput(times[0]),
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],
@@ -260,8 +285,8 @@ def _step_metrics(
     )
 
 
-def training_result(directory: Path) -> TrainResult:
-    """What the training in a directory came to, from its record."""
+def training_result(directory: Path, total: int) -> TrainResult:
+    """What the training of `total` steps in a directory came to, from its record."""
     metrics = read_metrics(directory / METRICS_FILE)
     resume = read_json(directory / RESUME_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
@@ -273,4 +298,6 @@ def training_result(directory: Path) -> TrainResult:
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
         resumed_at=resume["step"],
         resume_notes=tuple(resume["notes"]),
+        best_step=best_of(read_evaluations(directory / EVALUATIONS_FILE)),
+        stopped_early=metrics[-1].step < total,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from ltxcore.training.step import StepLosses
 if TYPE_CHECKING:
     from ltxcore.training.state import TrainingState
 
+T = TypeVar("T")
 BLOCK_CLASS = "LTX2VideoTransformerBlock"
 
 
@@ -113,11 +114,11 @@ class Processes:
             if not (both if across else sound if "audio" in name else pictures):
                 parameter.grad = None
 
-    def agreed(self, wish: bool) -> bool:
-        """What the first process wishes, told to all."""
+    def agreed(self, word: T) -> T:
+        """What the first process says, told to all."""
         if self.count == 1:
-            return wish
-        said = [wish]
+            return word
+        said = [word]
         torch.distributed.broadcast_object_list(said, src=0)
         return said[0]
 

@@ -45,6 +45,11 @@ def batch_losses(
     return rollout.losses(plain, velocities, recipe.scheduled_sampling)
 
 
+def noised_losses(model: Any, connectors: Any, batch: Batch, noised: NoisedBatch, max_tokens: int) -> Losses:
+    """The losses of a batch that is noised already."""
+    return losses(*_predictor(model, connectors, batch, max_tokens)(noised), noised)
+
+
 def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Predict:
     """The model's velocities, as tokens, of a batch at any noise levels."""
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
@@ -90,6 +95,8 @@ class BatchLosses:
     measures: Mapping[str, float]
     has_video: bool
     has_audio: bool
+    tokens: int
+    """Of video and sound, all samples together."""
 
     @classmethod
     def of(cls, number: int, batch: Batch, loss: Losses) -> BatchLosses:
@@ -104,6 +111,7 @@ class BatchLosses:
             measures={name: value.item() for name, value in loss.measures.items()},
             has_video=batch.has_video,
             has_audio=batch.audio is not None,
+            tokens=batch.tokens,
         )
 
 
@@ -142,6 +150,11 @@ class StepLosses:
             for name, value in batch.measures.items():
                 series.setdefault(name, []).append(value)
         return {name: _mean(values) for name, values in sorted(series.items())}
+
+    def throughput(self, step_s: float) -> dict[str, float]:
+        """Samples and tokens a second in a step that took `step_s`."""
+        tokens = sum(batch.tokens for batch in self.batches)
+        return {"samples_per_s": len(self.sample_ids) / step_s, "tokens_per_s": tokens / step_s}
 
     def require_finite(self) -> None:
         """Raise TrainingDiverged, naming the step and the samples of the batch whose loss is no number."""

@@ -457,3 +457,43 @@ def test_a_conditioning_set_comes_through() -> None:
     sets[1]["conditioning_type"] = "controlnet"
     with pytest.raises(ConfigError, match="conditioning_type"):
         translate_datasets(sets, Path("sets.json")).check()
+
+
+def test_the_adapters_of_the_seed_are_taken_with_their_labels(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").touch()
+    repo = "Lightricks/LTX-2-19b-IC-LoRA-Canny-Control:ltx-2-19b-ic-lora-canny-control.safetensors"
+    listed = [
+        {"label": "canny", "path": repo},
+        {"name": "both", "adapters": [repo, {"path": "mine.safetensors", "scale": 0.5}]},
+    ]
+    for given in (listed, json.dumps(listed), {"validation_adapter_config": listed}):
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"validation_adapter_config": given}))
+        runs = load_recipe(config).validation.adapter_runs
+        assert [label for label, _ in runs] == ["", "canny", "both"]
+        assert [(a.path, a.strength) for a in runs[2][1]] == [
+            (repo, 1.0),
+            (str(tmp_path / "mine.safetensors"), 0.5),
+        ]
+    assert recipe(validation_adapter_path=repo).validation.adapter_runs[0][1][0].path == repo
+    assert recipe(validation_steps=50).validation.validation_step_interval == 50
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ([{"label": "a b", "path": "x:y"}], "write letters, digits"),
+        ([{"label": "a", "path": "x"}, {"label": "a", "path": "y"}], "label 'a' twice"),
+        ([{"label": "a", "name": "b", "path": "x"}], "both `label` and `name`"),
+        ([{"label": "a", "path": "x", "adapters": ["y"]}], "both `path` and `adapters`"),
+        ([{"label": "a", "adapters": []}], "adapters"),
+        ([{"path": "x"}], "label"),
+        ([{"label": "a", "pth": "x"}], "did you mean `path`|not a known key"),
+        ("nowhere.json", "cannot be read"),
+        ([1], "write a list such as"),
+    ],
+)
+def test_adapters_that_are_wrong_are_refused_by_name(runs: Any, told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"validation_adapter_config": runs}))
+    with pytest.raises(ConfigError, match=told):
+        load_recipe(tmp_path / "config.json")
