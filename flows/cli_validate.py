@@ -18,6 +18,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.source import check_model
 from ltxcore.stages.context import Context
 from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.stages.training_checks import check_training
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.plan import plan_rendering
 
@@ -40,6 +41,7 @@ def validate(
         ctx = Context(Workspace(workspace), chosen, datasets)
         found = ctx.datasets
         check_model(chosen.model)
+        check_training(ctx, audio_only=found.audio_only)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:

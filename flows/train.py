@@ -16,6 +16,7 @@ from flows.split_audio import split_audio
 from flows.train_lora import train_lora
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import PROBE, STAGES
+from ltxcore.stages.training_checks import check_training
 from tasks.model import prepare
 from tasks.pipeline import begin_run, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
@@ -48,6 +49,8 @@ def train_ltx2(
     run = run_folder(ctx, pipeline_run)
     begin_run(ctx, run)
     prepare(ctx)
+    # Before hours of encoding, and as soon as the model says how many blocks it has.
+    check_training(ctx, audio_only=ctx.datasets.audio_only)
     shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
     for stage in STAGES:
         if stage is not PROBE:

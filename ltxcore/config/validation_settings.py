@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
 
@@ -21,6 +21,23 @@ class ValidationSettings(Strict):
     validation_resolution: str = Field("768x512", pattern=r"^\d+x\d+$", description="Width x height.")
     validation_frame_rate: float = Field(25.0, gt=0)
     validation_seed: int = Field(42, ge=0, lt=2**63)
+    validation_using_datasets: bool = Field(
+        False,
+        description="Render clips of a dataset with what the recipe's conditioning gives of them, else from "
+        "their sound (S2V) or first frame (I2V); at their size and with their captions.",
+    )
+    eval_dataset_id: str | None = Field(
+        None, description="That dataset. Default: all of them, of which the first clips are taken."
+    )
+
+    @model_validator(mode="after")
+    def _a_set_is_used(self) -> ValidationSettings:
+        if self.eval_dataset_id is not None and not self.validation_using_datasets:
+            raise ValueError(
+                f"eval_dataset_id {self.eval_dataset_id!r} has no effect without validation_using_datasets: "
+                "true; add that, or leave it out"
+            )
+        return self
 
     @field_validator("validation_prompts")
     @classmethod

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,27 @@ class GroupOffloading:
             _fix_members(group)
         for part in (transformer, *transformer.transformer_blocks):
             part.forward = _keeping_values(part.forward)
+        self._transformer, self._blocks = transformer, transformer.transformer_blocks
         self._turns = [
             block.register_forward_pre_hook(turn)
             for block, turn in _turns(transformer, transformer.transformer_blocks)
         ]
+
+    @contextmanager
+    def reading(self, number: int | None) -> Iterator[None]:
+        """Within, the weights of the block may be read, on the device; None: those outside of all blocks."""
+        inside = {id(hook) for block in self._blocks for hook in group_hooks(block)}
+        hooks = (
+            [hook for hook in group_hooks(self._transformer) if id(hook) not in inside]
+            if number is None
+            else list(group_hooks(self._blocks[number]))
+        )
+        groups = {id(hook.group): hook.group for hook in hooks}.values()
+        for group in groups:
+            group.onload_()
+        yield
+        for group in groups:
+            group.offload_()
 
     def remove(self) -> None:
         """Delete the files on disk and stop turning; diffusers' hooks stay."""
@@ -81,6 +99,35 @@ class GroupOffloading:
             handle.remove()
         if self._files is not None:
             shutil.rmtree(self._files)
+
+
+def offload_layers(model: nn.Module, device: torch.device | str, settings: GroupSettings) -> None:
+    """Let the layers of a frozen language model come to the device when they compute, by diffusers' hooks.
+
+    For forward passes without gradients alone.
+
+    Raises:
+        NotOffloadable: the weights are quantised, a stream is wanted on a device without streams, or the
+            groups shall wait on disk, where the model's own files are.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    device = torch.device(device)
+    _require_movable(model, device, settings)
+    if settings.disk is not None:
+        raise NotOffloadable(
+            "group_offload_to_disk_path is for the transformer; Gemma is read from its own files with "
+            "model.text_encoder_loading: layer_by_layer"
+        )
+    apply_group_offloading(
+        model,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type=settings.kind,
+        num_blocks_per_group=settings.blocks_per_group if settings.kind == "block_level" else None,
+        use_stream=settings.use_stream,
+        record_stream=settings.use_stream,
+    )
 
 
 def group_hooks(module: nn.Module) -> Iterator[Any]:

@@ -226,7 +226,7 @@ def caption_tokens(ctx: Context, snapshot: Snapshot) -> tuple[dict[str, tuple[in
 def _advice(ctx: Context, memo: Memo, snapshot: Snapshot) -> list[BucketAdvice]:
     """Advice, where the dataset file at hand is the one that the snapshot was made from."""
     try:
-        here = {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.media}
+        here = {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.files}
         if not here.items() <= snapshot.roots.items():
             return []
         return advise(ctx, memo, find_files(ctx))

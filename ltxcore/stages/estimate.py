@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.errors import ModelError
@@ -14,6 +15,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.learnable import learnable
 from ltxcore.stages.memory_check import memory_plans
 from ltxcore.stages.output_sizes import (
     LatentSizes,
@@ -27,11 +29,16 @@ from ltxcore.stages.probe_media import MediaFile, Memo, NothingToTrain, find_fil
 from ltxcore.stages.prompts import DEFAULT_PROMPTS, all_texts, validation_prompts
 from ltxcore.stages.rates import Rates
 from ltxcore.stages.stamp import find_stamp
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.training.extras import require_optimizer
 from ltxcore.validation.plan import plan_rendering
+
+if TYPE_CHECKING:
+    from ltxcore.training.data import Entry
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = [*data.problems, *_no_step_left(ctx, whole)]
+    problems = [*data.problems, *_no_step_left(ctx, whole), *_untrainable(ctx, data)]
     if whole.disk_bytes > free:
         problems.append(
             f"{whole.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
@@ -250,46 +257,51 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
     has_video = any(sample.kind != "audio" for sample in data.samples)
-    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video)
+    frozen = ctx.recipe.given.frozen
+    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video, frozen)
     return StageEstimate(
         TRAIN,
         steps,
         "steps",
         0,
         training_bytes(parameters, steps, ctx.recipe.training),
-        rates.seconds(TRAIN, steps, transformer=ctx.source.fingerprint("transformer")),
+        rates.seconds(TRAIN, steps, transformer=ctx.settled.source.fingerprint("transformer")),
         notes if ctx.recipe.training.num_train_epochs else (),
     )
 
 
 def _steps(ctx: Planned, data: _Data) -> int:
     """Optimizer steps, also where the recipe gives epochs."""
-    settings = ctx.recipe.training
-    if not settings.num_train_epochs:
-        return settings.max_train_steps
-    from ltxcore.training.data import Entry
+    if not ctx.recipe.training.num_train_epochs:
+        return ctx.recipe.training.max_train_steps
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
-    entries = [
+    plan = BatchPlan.of(_entries(ctx, data), ctx.settled.recipe.training)
+    return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
+
+
+def _entries(ctx: Context, data: _Data) -> list[Entry]:
+    from ltxcore.training.data import Entry
+
+    return [
         Entry(
-            sample_id=s.id,
-            bucket=s.bucket,
-            fps=s.frames.fps,
-            has_audio=s.audio is not None,
-            has_video=s.kind != "audio",
-            captions=len(s.captions),
-            visits=s.visits,
-            probability=s.probability,
+            sample_id=sample.id,
+            bucket=sample.bucket,
+            fps=sample.frames.fps,
+            has_audio=sample.audio is not None,
+            has_video=sample.kind != "audio",
+            captions=len(sample.captions),
+            visits=sample.visits,
+            probability=sample.probability,
+            regularisation=sample.regularisation,
         )
-        for s in data.samples
+        for sample in learnable(data.samples, ctx.recipe.given)
     ]
-    plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
-    return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
     renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
-    plan = plan_rendering(ctx.recipe.validation)
+    plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
     return StageEstimate(
@@ -344,6 +356,21 @@ def _no_step_left(ctx: Context, found: Estimate) -> list[str]:
     if not steps or not warmup or steps > warmup:
         return []
     return [f"the recipe's {steps} steps leave none after lr_warmup_steps {warmup}"]
+
+
+def _untrainable(ctx: Context, data: _Data) -> list[str]:
+    """An optimizer that is not installed, or a bucket that does not fill a batch."""
+    settings = ctx.recipe.training
+    try:
+        require_optimizer(settings.optimizer)
+        # Where clips are not known yet, one of them may fill the bucket.
+        if data.scale == 1 and not isinstance(settings.train_batch_size, str):
+            from ltxcore.training.plan import check_buckets
+
+            check_buckets(_entries(ctx, data), settings.train_batch_size, settings.allow_small_buckets)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _existing(path: Path) -> Path:

@@ -13,7 +13,7 @@ from ltxcore.stages.keys import Key, TextSpace, waveform_key
 from ltxcore.stages.prompts import all_texts
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
 
@@ -34,6 +34,7 @@ WORDS = {
     "projection": "text projection fingerprint",
     "max_tokens": "the caption's length limit",
 }
+COMPANIONS = {"reference": "reference latents", "mask": "masks"}
 STORED, MISSING, QUARANTINED = "stored", "missing", "quarantined"
 
 
@@ -71,6 +72,9 @@ class History:
     def tracks(self, sample: Sample) -> list[Track]:
         """Everything that a sample needs of the store before it can be trained on."""
         found = []
+        for companion in sample.companions:
+            key = self._spaces.picture_key(companion)
+            found.append(self._latent(COMPANIONS[companion.purpose], key, companion))
         if sample.kind != "audio":
             found.append(self._latent("video latents", self._spaces.video_key(sample), sample))
         if sample.audio is not None:
@@ -87,7 +91,7 @@ class History:
             found.append(self._latent("audio latents", self._spaces.audio_key(sample, sample.audio), sample))
         return found + [self.caption(caption) for caption in sample.captions]
 
-    def _latent(self, what: str, key: Key, sample: Sample) -> Track:
+    def _latent(self, what: str, key: Key, sample: Sample | Companion) -> Track:
         missing = bool(self._latents.missing([key.value]))
         return self._track(what, key, missing, self._latents.error(key.value), sample.media_id)
 

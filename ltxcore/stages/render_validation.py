@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.memory.plan import MemoryPlan
-from ltxcore.models.vae_ways import asked_way
-from ltxcore.stages import embed_text, train_lora
+from ltxcore.models.vae_ways import LARGE_TILES, asked_way
+from ltxcore.stages import embed_text, encode_latents, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
 from ltxcore.stages.embed_text import space_request
@@ -19,10 +19,14 @@ from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
+from ltxcore.stages.validation_clips import HeldClips, plan_of_clips
 from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
 if TYPE_CHECKING:
+    import torch
+
+    from ltxcore.models.connecting import ConnectedCaption
     from ltxcore.stages.samples import StoredFeatures
     from ltxcore.validation.decoding import TiledOnDemand
     from ltxcore.validation.gallery import Entry, GalleryFacts, Side
@@ -49,7 +53,8 @@ def request(ctx: Context) -> dict[str, Any]:
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return embed_text.needs(ctx)
+    latents = encode_latents.needs(ctx) if ctx.recipe.validation.validation_using_datasets else {}
+    return embed_text.needs(ctx) | latents
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -79,16 +84,20 @@ class Session:
     ctx: Context
     directory: Path
     device: str
+    memory_plan: MemoryPlan | None = None
+    """The plan to work by. None: the first of the planner."""
     training: Stamp = field(init=False)
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
-    memory_plan: MemoryPlan | None = field(default=None, init=False)
+    held_clips: HeldClips = field(init=False)
 
     def __post_init__(self) -> None:
+        self.ctx = self.ctx.settled
         self.training = training_stamp(self.ctx)
         self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
-        self.plan = plan_rendering(self.ctx.recipe.validation)
+        self.plan = plan_of_clips(self.ctx, plan_rendering(self.ctx.recipe.validation))
+        self.held_clips = HeldClips(self.ctx)
         for note in self.plan.notes:
             logger.info(note)
 
@@ -96,7 +105,10 @@ class Session:
     def lora_file(self) -> Path:
         """The LoRA in diffusers' layout."""
         files = [self.ctx.workspace.root / file.path for file in self.training.outcome.files]
-        return next(f for f in files if f.name == "pytorch_lora_weights.safetensors")
+        settings = self.ctx.recipe.training
+        average = settings.ema_validation == "ema_only" and settings.ema_export == "beside"
+        suffix = train_lora.EMA_SUFFIX if average else ""
+        return next(f for f in files if f.name == f"pytorch_lora_weights{suffix}.safetensors")
 
     @property
     def denoising_steps(self) -> int:
@@ -112,40 +124,73 @@ class Session:
         from ltxcore.stages.samples import StoredFeatures
 
         # Made before anything loads: later the weights themselves would count against what is free.
-        self.memory_plan = plan_stage(self.ctx, RENDER, self.device)
-        self.memory_plan.check()
+        plan = self.memory_plan = self.memory_plan or plan_stage(self.ctx, RENDER, self.device)
+        plan.check()
         features = StoredFeatures(self.ctx)
         negative = self.ctx.recipe.validation.validation_negative_prompt
         missing = features.missing([*self.prompts.values(), negative])
         if missing:
             raise MissingInput(RENDER, f"the text features of {len(missing)} prompts", TEXT)
-        renderer = self._load()
-        base = self._render_all(renderer, features, "base", on_step)
+        captions = self._connected(features, [*self.prompts.values(), negative])
+        renderer = self._load(plan)
+        base = self._render_all(renderer, captions, "base", on_step)
         with renderer.adapter(self.lora_file):
-            lora = self._render_all(renderer, features, "LoRA", on_step)
+            lora = self._render_all(renderer, captions, "LoRA", on_step)
         return list(zip(base, lora, strict=True))
 
-    def _load(self) -> Renderer:
+    @property
+    def _dtype(self) -> torch.dtype:
         import torch
 
+        return torch.bfloat16 if self.ctx.recipe.training.mixed_precision == "bf16" else torch.float32
+
+    def _connected(self, features: StoredFeatures, texts: list[str]) -> dict[str, ConnectedCaption]:
+        """Every text through the connectors, which are gone before the transformer is loaded."""
+        from ltxcore.memory.out_of_memory import release_memory
+        from ltxcore.memory.placement import place_connectors
+        from ltxcore.models.connecting import ConnectedCaption, connect
+        from ltxcore.models.loading import load_connectors
+
+        connectors, slots = (
+            load_connectors(self.ctx.source, self._dtype, "cpu"),
+            self.ctx.source.text_max_tokens,
+        )
+        place_connectors(connectors, self.device, streamed=False)
+        found = {}
+        for text in texts:
+            video, audio = connect(connectors, [features.load(text)], slots)
+            found[text] = ConnectedCaption(video[0].cpu(), audio[0].cpu())
+        del connectors
+        release_memory()
+        return found
+
+    def _load(self, plan: MemoryPlan) -> Renderer:
+        import torch
+
+        from ltxcore.models.connecting import PrecomputedConnectors
         from ltxcore.validation.decoding import decode_within_memory
         from ltxcore.validation.render import Renderer, load_components
 
-        bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        components = load_components(self.ctx.source, dtype, self.device)
-        self.decoding = decode_within_memory(components.vae, asked_way(self.ctx.recipe.encode).tiles)
+        done = PrecomputedConnectors(torch.device(self.device), self._dtype)
+        components = load_components(self.ctx.source, self._dtype, self.device, plan.arrangement, done)
+        tiles = LARGE_TILES if plan.tiled else asked_way(self.ctx.recipe.encode).tiles
+        self.decoding = decode_within_memory(components.vae, tiles)
         return Renderer(components, self.plan)
 
     def _render_all(
-        self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
+        self,
+        renderer: Renderer,
+        captions: dict[str, ConnectedCaption],
+        label: str,
+        on_step: Callable[[str], None],
     ) -> list[Rendering]:
-        negative = features.load(self.ctx.recipe.validation.validation_negative_prompt)
+        negative = captions[self.ctx.recipe.validation.validation_negative_prompt]
 
         def render(name: str, prompt: str) -> Rendering:
-            return renderer.render(
-                name, features.load(prompt), negative, lambda done, total: on_step(f"{name}, {label}")
-            )
+            with renderer.holding(self.held_clips.of(name, renderer.vae)):
+                return renderer.render(
+                    name, captions[prompt], negative, lambda done, total: on_step(f"{name}, {label}")
+                )
 
         return [render(name, prompt) for name, prompt in self.prompts.items()]
 
@@ -213,7 +258,7 @@ class Session:
                 ("Training", self.training.fingerprint[:16]),
                 ("Steps", str(self.training.outcome.counts["steps"])),
                 ("Loss", f"{facts['first_loss']:.4f} -> {facts['last_loss']:.4f}"),
-                ("Rank", str(recipe.lora.lora_rank)),
+                ("Rank", recipe.lora.size_told),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
             lora_files=tuple(loras),

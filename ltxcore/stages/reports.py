@@ -58,8 +58,15 @@ def bucket_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def video_tokens(sample: Sample) -> int:
-    """Tokens of a sample's video, which is what a step's time and memory grow with."""
-    return GEOMETRY.video_tokens(sample.frames.count, *sample.geometry.target)
+    """Tokens of a sample's video and its reference, which is what a step's time and memory grow with."""
+    return GEOMETRY.video_tokens(sample.frames.count, *sample.geometry.target) + reference_tokens(sample)
+
+
+def reference_tokens(sample: Sample) -> int:
+    """Tokens of the video that is given beside a sample's own; 0 where there is none."""
+    if sample.reference is None:
+        return 0
+    return GEOMETRY.video_tokens(sample.reference.frames.count, *sample.reference.geometry.target)
 
 
 def as_csv(rows: list[Row]) -> bytes:

@@ -11,10 +11,11 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
 from ltxcore.stages.keys import TextSpace
+from ltxcore.stages.learnable import learnable, tell_left_out
 from ltxcore.stages.prompts import EMPTY
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.snapshot import AudioPlan, Sample
+from ltxcore.store.snapshot import AudioPlan, Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.training.data import Entry, TrainingSample
 
@@ -65,7 +66,16 @@ class StoredSamples:
     """A `SampleSource` on the store: nothing is computed, only read and verified."""
 
     def __init__(self, ctx: Context) -> None:
-        self._samples = {sample.id: sample for sample in trainable(ctx)}
+        """Take in what can be trained on.
+
+        Raises:
+            MissingInput: see `trainable`.
+            NothingLearnt: the recipe's `conditioning` leaves nothing of any sample to learn.
+        """
+        samples, given = trainable(ctx), ctx.recipe.given
+        kept = learnable(samples, given)
+        tell_left_out(samples, kept, given)
+        self._samples = {sample.id: sample for sample in kept}
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
@@ -82,9 +92,24 @@ class StoredSamples:
                 captions=len(sample.captions),
                 visits=sample.visits,
                 probability=sample.probability,
+                regularisation=sample.regularisation,
             )
             for sample in self._samples.values()
         ]
+
+    def captions(self) -> list[str]:
+        """Every caption that may be asked for, the empty one of the caption dropout among them."""
+        return [EMPTY, *sorted({text for sample in self._samples.values() for text in sample.captions})]
+
+    def caption(self, sample_id: str, number: int | None) -> str:
+        """The text of a sample's caption; None asks for the empty one."""
+        return EMPTY if number is None else self._samples[sample_id].captions[number]
+
+    @property
+    def reference_factors(self) -> tuple[int, int] | None:
+        """Those of all references, which are the same; None where no sample has one."""
+        found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
+        return next(found, None)
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]
@@ -97,15 +122,22 @@ class StoredSamples:
             audio=audio,
             audio_padding=heard[0],
             audio_valid=heard[1],
-            features=self._features.load(EMPTY if caption is None else sample.captions[caption]),
+            features=self._features.load(self.caption(sample_id, caption)),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
+            regularisation=sample.regularisation,
+            reference=None if sample.reference is None else self._read(sample.reference),
+            reference_factors=reference_factors(sample),
+            mask=None if sample.mask is None else self._read(sample.mask),
         )
+
+    def _read(self, shown: Sample | Companion) -> torch.Tensor:
+        return from_bits(self._latents.read(self._spaces.picture_key(shown).value))
 
     def _video(self, sample: Sample) -> torch.Tensor:
         """Latents `[C, F', H', W']`; zeros where sound is trained alone."""
         if sample.kind != "audio":
-            return from_bits(self._latents.read(self._spaces.video_key(sample).value))
+            return self._read(sample)
         width, height = sample.geometry.target
         shape = (
             (sample.frames.count - 1) // TEMPORAL_FACTOR + 1,
@@ -113,6 +145,13 @@ class StoredSamples:
             width // SPATIAL_FACTOR,
         )
         return torch.zeros(self._channels, *shape, dtype=torch.bfloat16)
+
+
+def reference_factors(sample: Sample) -> tuple[int, int]:
+    """How many times smaller a sample's reference is, and how many times fewer frames a second it has."""
+    if sample.reference is None:
+        return 1, 1
+    return sample.reference.spatial_factor, sample.reference.temporal_factor
 
 
 def heard_latents(plan: AudioPlan, length: int) -> tuple[int, int]:

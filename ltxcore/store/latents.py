@@ -24,7 +24,7 @@ from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksums, has_checksums, unchanged
 from ltxcore.store.index import Index, Overtaken, Record
 
-Kind = Literal["video", "audio"]
+Kind = Literal["video", "audio", "mask"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
 META = "zarr.json"

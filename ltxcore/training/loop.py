@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.store.blobs import read_json
 from ltxcore.training.checkpoints import write_checkpoint
+from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.data import Batch, SampleSource, collate
-from ltxcore.training.lora import add_lora, lora_parameters, target_modules
+from ltxcore.training.extras import require_optimizer
+from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
+from ltxcore.training.processes import Processes
+from ltxcore.training.resume import RESUME_FILE, find_start
 from ltxcore.training.state import TrainingState
-from ltxcore.training.step import StepLosses, batch_losses, derived_dropout, mean, require_finite
+from ltxcore.training.step import (
+    BatchLosses,
+    StepLosses,
+    batch_losses,
+    derived_dropout,
+    require_finite,
+)
+from ltxcore.training.tread import TokenRouting
 
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
@@ -48,6 +61,12 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
+    resumed_at: int
+    """The steps that were done when it began."""
+    resume_notes: tuple[str, ...] = ()
+    """What there is to say of where it began."""
+    ema: Mapping[str, torch.Tensor] | None = field(default=None, compare=False)
+    """The averages of the weights, where the recipe keeps them."""
 
 
 def train(
@@ -59,6 +78,7 @@ def train(
     *,
     run_fingerprint: str,
     max_tokens: int,
+    request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -77,6 +97,7 @@ def train(
         directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
+        request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
@@ -84,100 +105,108 @@ def train(
     Raises:
         TrainingInterrupted: `should_stop` said so.
         TrainingDiverged: a loss or gradient is not finite; names the step and its samples.
-        ForeignCheckpoint: the checkpoints in `directory` are of another `run_fingerprint`.
+        ForeignCheckpoint, NoSuchCheckpoint: what the recipe wants continued cannot be, see `find_start`.
+        BucketTooSmall: a batch cannot be filled.
+        OptimizerMissing: the optimizer's package is not installed.
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
-    plan = BatchPlan(
-        source.entries(),
-        seed=settings.seed,
-        batch_size=settings.train_batch_size,
-        caption_dropout=settings.caption_dropout_probability,
-    )
+    require_optimizer(settings.optimizer)
+    plan = BatchPlan.of(source.entries(), settings)
     placement = placement or Placement.as_it_is(transformer)
+    device = placement.device
+    processes = Processes(settings, recipe.processes, device)
     _adapt(transformer, source, recipe, placement)
-    state = TrainingState(lora_parameters(transformer), settings, placement.device)
-    done = state.resume(directory, run_fingerprint)
-
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
-    accelerator = _accelerator(settings, placement.device)
-    model = accelerator.prepare(transformer)
+    if settings.torch_compile:
+        compile_blocks(transformer, settings, placement.arrangement, shapes=plan.groups)
+    state = TrainingState(lora_parameters(transformer), settings, device)
+    model = processes.prepare(transformer, state)
+    state.follow(lora_parameters(transformer))
+    made_of = dict(request or {})
+    start = find_start(
+        directory, run_fingerprint, made_of, settings.resume_from_checkpoint, settings.max_train_steps
+    )
+    if start.checkpoint is not None:
+        state.resume(start.checkpoint)
+    if processes.first:
+        start.note(directory)
+    done = start.step
 
-    def load(number: int) -> Batch:
-        visits = plan.batch_at(number)
+    def load(own: int) -> Batch:
+        visits = plan.batch_at(processes.number(own))
         return collate([v.sample_id for v in visits], [source.load(v.sample_id, v.caption) for v in visits])
 
     def compute(step: int, data: Prefetcher[Batch]) -> StepLosses:
         """Accumulate the gradients of a step."""
-        parts = StepLosses(step)
-        for number in range((step - 1) * accumulation, step * accumulation):
-            batch = data.take().to(placement.device)
+        losses = StepLosses(step)
+        for own in range((step - 1) * accumulation, step * accumulation):
+            number, batch = processes.number(own), data.take().to(device)
             with (
-                accelerator.accumulate(model),
-                derived_dropout(settings.seed, number, placement.device),
+                processes.accumulate(),
+                derived_dropout(settings.seed, number, device),
+                routing.batch(number),
             ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                parts.add(loss, batch.sample_ids)
-                accelerator.backward(loss.total)
-        return parts
+                losses.batches.append(BatchLosses.of(number, batch, loss))
+                processes.accelerator.backward(loss.total)
+        return processes.merged(losses)
 
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
     with (
         _reference_modulation(transformer),
-        MetricsLog(directory / METRICS_FILE, continue_from=done) as record,
+        _token_routing(transformer, recipe) as routing,
+        MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
         for step in range(done + 1, total + 1):
             started, waited_s = time.monotonic(), data.waited_s
-            parts = compute(step, data)
-            grad_norm = float(accelerator.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
-            require_finite("gradient", grad_norm, step, parts.sample_ids)
+            losses = compute(step, data)
+            losses.require_finite()
+            processes.forget_unreached(state.parameters, losses)
+            grad_norm = clip_gradients(state.parameters.values(), settings)
+            require_finite("gradient", grad_norm, step, losses.sample_ids)
             learning_rate = state.learning_rate
-            state.advance()
+            state.advance(step)
 
-            epoch = plan.epoch_at(step * accumulation - 1)
+            epoch = plan.epoch_at(step * recipe.batches_a_step - 1)
             times = time.monotonic() - started, data.waited_s - waited_s
-            metrics = _step_metrics(parts, epoch, learning_rate, grad_norm, times)
+            metrics = _step_metrics(losses, epoch, learning_rate, grad_norm, times)
             record.append(metrics)
             on_step(metrics)
 
-            stop = step < total and should_stop()
+            stop = processes.agreed(step < total and should_stop())
             if stop or step == total or step % settings.checkpoint_step_interval == 0:
-                write_checkpoint(
-                    directory, state.checkpoint(step, run_fingerprint), settings.checkpoints_total_limit
-                )
+                checkpoint = state.checkpoint(step, run_fingerprint, made_of)
+                if processes.first:
+                    write_checkpoint(directory, checkpoint, settings.checkpoints_total_limit)
             if stop:
                 raise TrainingInterrupted(step)
 
+        processes.wait()
     transformer.eval()
-    return _result(read_metrics(directory / METRICS_FILE))
+    result = training_result(directory)
+    return result if state.ema is None else replace(result, ema=state.ema.averages)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
     """Give the transformer its LoRA, where the weights that it adapts are."""
-    entries = source.entries()
-    targets = target_modules(
-        transformer,
-        with_audio=any(e.has_audio for e in entries),
-        with_video=any(e.has_video for e in entries),
-        suffixes=recipe.lora.lora_targets,
-    )
-    add_lora(transformer, recipe.lora, targets, recipe.training.seed)
-    placement.hold_adapter(lora_parameters(transformer).values())
-
-
-def _accelerator(settings: TrainingSettings, device: torch.device) -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator(
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        cpu=device.type == "cpu",
-        # The model is where its loader put it.
-        device_placement=False,
-    )
+    entries, settings = source.entries(), recipe.lora
+    has_audio, has_video = any(e.has_audio for e in entries), any(e.has_video for e in entries)
+    preset = None if settings.lycoris is None else settings.lycoris.apply_preset
+    if preset is not None and preset.target_module and settings.lora_targets is None:
+        targets = preset_modules(transformer, preset.target_module, has_audio, has_video)
+    else:
+        targets = target_modules(
+            transformer, has_audio, settings.lora_targets, has_video, frozen=recipe.given.frozen
+        )
+    add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
+    adapter = lora_parameters(transformer)
+    for parameter in adapter.values():
+        parameter.data = parameter.data.to(weights_dtype(recipe.training))
+    placement.hold_adapter(adapter.values())
 
 
 @contextmanager
@@ -189,8 +218,18 @@ def _reference_modulation(transformer: Any) -> Iterator[None]:
         modulation.remove()
 
 
+@contextmanager
+def _token_routing(transformer: Any, recipe: Recipe) -> Iterator[TokenRouting]:
+    spans = recipe.tread.spans(len(transformer.transformer_blocks))
+    routing = TokenRouting(transformer, spans, recipe.training.seed)
+    try:
+        yield routing
+    finally:
+        routing.remove()
+
+
 def _step_metrics(
-    parts: StepLosses,
+    losses: StepLosses,
     epoch: int,
     learning_rate: float,
     grad_norm: float,
@@ -198,28 +237,33 @@ def _step_metrics(
 ) -> StepMetrics:
     peaks = measure_peaks()
     return StepMetrics(
-        step=parts.step,
+        step=losses.step,
         epoch=epoch,
-        loss=mean(parts.totals),
-        video_loss=mean(parts.video) if parts.video else None,
-        audio_loss=mean(parts.audio) if parts.audio else None,
-        measures={name: mean(values) for name, values in sorted(parts.measures.items())},
+        loss=losses.total,
+        video_loss=losses.video,
+        audio_loss=losses.audio,
+        measures=losses.measures,
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],
         data_wait_s=times[1],
         peak_vram_bytes=peaks.vram_bytes,
         peak_rss_bytes=peaks.rss_bytes,
-        sample_ids=tuple(parts.sample_ids),
+        sample_ids=losses.sample_ids,
     )
 
 
-def _result(metrics: list[StepMetrics]) -> TrainResult:
+def training_result(directory: Path) -> TrainResult:
+    """What the training in a directory came to, from its record."""
+    metrics = read_metrics(directory / METRICS_FILE)
+    resume = read_json(directory / RESUME_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
-        first_loss=mean([m.loss for m in metrics[:ends]]),
-        last_loss=mean([m.loss for m in metrics[-ends:]]),
+        first_loss=fmean(m.loss for m in metrics[:ends]),
+        last_loss=fmean(m.loss for m in metrics[-ends:]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
+        resumed_at=resume["step"],
+        resume_notes=tuple(resume["notes"]),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltxcore.memory.arrangement import Arrangement
+from ltxcore.memory.placement import Placement
+from ltxcore.models.connecting import Caption, PrecomputedConnectors, connect
 from ltxcore.models.loading import (
     load_audio_vae,
     load_connectors,
@@ -19,9 +22,10 @@ from ltxcore.models.loading import (
     load_video_vae,
     load_vocoder,
 )
+from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
-from ltxcore.models.text import TextFeatures, connect
+from ltxcore.validation.held import Held, holding
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
 
 ADAPTER = "lora"
@@ -44,10 +48,15 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True)
 class Components:
-    """The models that a rendering runs, frozen and on one device."""
+    """The models that a rendering runs, frozen, on one device but for what is streamed."""
 
     transformer: Any
+    placement: Placement
+    """What holds the transformer."""
     connectors: Any
+    """`LTX2TextConnectors`, or what stands in their place for captions that went through them already."""
+    video_width: int
+    """Dv, the width of the video connector's output."""
     vae: Any
     audio_vae: Any
     vocoder: Any
@@ -55,15 +64,33 @@ class Components:
     """Slots of the text: `ModelSource.text_max_tokens`."""
 
 
-def load_components(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Components:
+def load_components(
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    arrangement: Arrangement | None = None,
+    connectors: PrecomputedConnectors | None = None,
+) -> Components:
     """Load all that a rendering needs, which is all of the model but its text encoder.
+
+    Args:
+        arrangement: where the transformer's weights shall be. None: all of them on the device.
+        connectors: stands in their place where all captions went through them already; they are not loaded.
 
     Raises:
         ModelError: a component is missing or incomplete.
+        PinningFailed, NotOffloadable: the arrangement is not possible here.
     """
+    arrangement = arrangement or Arrangement()
+    # What is resident goes straight to the device; what is streamed never is there as a whole.
+    first = device if arrangement.strategy == "resident" else "cpu"
+    transformer = load_transformer(source, dtype, first)
+    text = source.config("connectors")
     return Components(
-        transformer=load_transformer(source, dtype, device),
-        connectors=load_connectors(source, dtype, device),
+        transformer=transformer,
+        placement=Placement(transformer, arrangement, device),
+        connectors=connectors or load_connectors(source, dtype, device),
+        video_width=text["video_connector_num_attention_heads"] * text["video_connector_attention_head_dim"],
         vae=load_video_vae(source, dtype, device),
         audio_vae=load_audio_vae(source, dtype, device),
         vocoder=load_vocoder(source, dtype, device),
@@ -101,20 +128,20 @@ class Renderer:
         self._components = components
         self._adapted = False
         install_cross_modulation(components.transformer)
-        self._pipeline = _pipeline(components, _embeddings_width(components))
+        self._pipeline = _pipeline(components, components.video_width)
 
     def render(
         self,
         name: str,
-        features: TextFeatures,
-        negative: TextFeatures | None = None,
+        features: Caption,
+        negative: Caption | None = None,
         progress: Progress | None = None,
     ) -> Rendering:
         """Render one prompt.
 
         Args:
             name: the prompt's short name; decides the noise.
-            features: the stored features of the prompt.
+            features: the stored features of the prompt, or what the connectors made of them.
             negative: those of the negative prompt; needed where the guidance is above 1.
 
         Raises:
@@ -164,9 +191,22 @@ class Renderer:
             self._pipeline.unload_lora_weights()
             self._adapted = False
 
+    def holding(self, held: Held | None) -> AbstractContextManager[None]:
+        """Give every rendering inside the block these parts; None gives nothing."""
+        return nullcontext() if held is None else holding(self._pipeline, held)
+
+    @property
+    def vae(self) -> Any:
+        """The video VAE, for what a rendering is given."""
+        return self._components.vae
+
     def _load(self, file: Path) -> None:
-        _check_keys(file)
+        names = _check_keys(file)
         try:
+            if is_lycoris(names):
+                # diffusers' pipeline takes LoRAs alone.
+                load_lycoris(self._components.transformer, _own_names(file), ADAPTER)
+                return
             self._pipeline.load_lora_weights(
                 str(file.parent),
                 weight_name=file.name,
@@ -176,8 +216,11 @@ class Renderer:
             )
         except (ValueError, RuntimeError, KeyError) as error:
             raise AdapterError(f"{file} does not fit the model: {error}") from error
+        # It was made where the weights are that it goes beside.
+        named = self._components.transformer.named_parameters()
+        self._components.placement.hold_adapter(p for name, p in named if ".lora_" in name)
 
-    def _text(self, features: TextFeatures, negative: TextFeatures | None) -> dict[str, Any]:
+    def _text(self, features: Caption, negative: Caption | None) -> dict[str, Any]:
         """The pipeline's arguments for text that is embedded already."""
         text = self._embedded(features)
         valid = torch.ones(text.shape[:2], dtype=torch.int64, device=text.device)
@@ -189,7 +232,7 @@ class Renderer:
             }
         return arguments
 
-    def _embedded(self, features: TextFeatures) -> torch.Tensor:
+    def _embedded(self, features: Caption) -> torch.Tensor:
         """`[1, T, Dv + Da]`."""
         both = connect(self._components.connectors, [features], self._components.max_tokens)
         return torch.cat(both, dim=-1)
@@ -263,8 +306,14 @@ def _embeddings_width(components: Components) -> int:
     return heads * width
 
 
-def _check_keys(file: Path) -> None:
-    """Refuse what diffusers would take without a word and not apply."""
+def _own_names(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+
+
+def _check_keys(file: Path) -> list[str]:
+    """Refuse what diffusers would take without a word and not apply; the names of what is there."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -278,6 +327,7 @@ def _check_keys(file: Path) -> None:
             f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
             f"found {', '.join(foreign[:3]) or 'nothing'}"
         )
+    return names
 
 
 def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
