@@ -37,7 +37,6 @@ from ltxcore.config.simpletuner_values import (
 
 SEED_MODEL: Final = "Lightricks/LTX-2"
 ONE_PROCESS: Final = "always so: every stage is a process of its own"
-VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
@@ -154,7 +153,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "musubi_block_swap_device": take("memory.musubi_block_swap_device", needs="musubi_blocks_to_swap"),
     "ramtorch": take("memory.ramtorch"),
     "ramtorch_text_encoder": take("model.text_encoder_loading", convert=by_layers, off=(False,)),
-    "ramtorch_vae": not_yet(VAE_WHOLE, off=(False,)),
+    "ramtorch_vae": take("memory.ramtorch_vae", off=(False,)),
     **{
         f"vae_{name}": take(f"encode.vae_{name}")
         for name in (

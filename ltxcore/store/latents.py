@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -29,6 +30,7 @@ Kind = Literal["video", "audio", "mask", "teacher"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
 META = "zarr.json"
+HASHES_AT_ONCE = 2
 
 
 class LatentsLost(RuntimeError):
@@ -83,25 +85,30 @@ class LatentStore:
             shape = self._shape(array, again=True)
         if shape is None or shape[0] < row + len(samples):
             raise ValueError(f"{array} has no room for {len(samples)} more samples; reserve them first")
-        chunks: dict[str, bytes] = {}
-        records: dict[str, Record] = {}
-        for number, sample in enumerate(samples, row):
-            data = np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
-            chunks[chunk_name(array, number, len(shape))] = data
-            records[sample.key] = {
-                "state": "encoded",
-                "array": array,
-                "row": number,
-                **checksums(data),
-                "inputs": sample.inputs,
-            }
+        chunks = {
+            chunk_name(array, number, len(shape)): np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
+            for number, sample in enumerate(samples, row)
+        }
         try:
-            # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can be
-            # lost without notice, so that a remote row is only ever created.
-            self._blobs.write_all(chunks, replace=self._blobs.local is not None)
+            with ThreadPoolExecutor(HASHES_AT_ONCE) as pool:
+                # Hashed while the disk is waited for.
+                sums = pool.map(checksums, chunks.values())
+                # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can
+                # be lost without notice, so that a remote row is only ever created.
+                self._blobs.write_all(chunks, replace=self._blobs.local is not None)
         except FileExistsError as error:
             self._scanned.discard(array)
             raise Overtaken(f"{array} in {self._blobs.url} is being written by another process") from error
+        records: dict[str, Record] = {
+            sample.key: {
+                "state": "encoded",
+                "array": array,
+                "row": number,
+                **its_sums,
+                "inputs": sample.inputs,
+            }
+            for number, (sample, its_sums) in enumerate(zip(samples, sums, strict=True), row)
+        }
         self.index.commit(records, after)
 
     def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:

@@ -101,11 +101,13 @@ def test_a_route_that_cannot_be_names_key_and_line(tmp_path: Path) -> None:
         load_recipe(file)
 
 
-def test_what_is_not_built_is_warned_of_and_never_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    load_recipe(SEED / "lowest-vram.config.json")
+def test_what_is_not_built_is_warned_of_and_never_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text('{"max_train_steps": 5, "evaluation_type": "clip"}')
+    load_recipe(tmp_path / "config.json")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for key in ("optimizer",):
-        assert any(f"{key}: not yet: " in text for text in warned), key
+    assert any("evaluation_type: not yet: " in text for text in warned)
 
 
 def test_the_seeds_memory_keys_are_the_recipes_own() -> None:
@@ -169,7 +171,9 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("ramtorch", True, "taken"),
         ("ramtorch_text_encoder", True, "renamed"),
         ("ramtorch_text_encoder", False, "moot"),
-        ("ramtorch_vae", True, "not yet"),
+        ("ramtorch_vae", True, "taken"),
+        ("ramtorch_vae", False, "moot"),
+        ("evaluation_type", "clip", "not yet"),
         ("musubi_blocks_to_swap", 6, "taken"),
         ("musubi_block_swap_device", "cpu", "moot"),
         ("group_offload_type", "leaf_level", "moot"),
@@ -268,9 +272,9 @@ def test_what_is_refused_says_what_to_write(config: dict[str, Any], told: str) -
 
 
 def test_strict_refuses_what_is_not_built_and_names_the_line() -> None:
-    found = translate_config({"ramtorch_vae": True}, Path("config.json"), {("ramtorch_vae",): 7})
+    found = translate_config({"evaluation_type": "clip"}, Path("config.json"), {("evaluation_type",): 7})
     found.check()
-    with pytest.raises(ConfigError, match=r"config\.json:7: ramtorch_vae: not yet: both VAEs are loaded"):
+    with pytest.raises(ConfigError, match=r"config\.json:7: evaluation_type: not yet: renderings"):
         found.check(strict=True)
 
 
@@ -342,12 +346,13 @@ def test_the_import_writes_two_files_that_load(project: Path) -> None:
     assert datasets.video[0].resolution == 480, "from config.json, since the dataset gives none"
     assert datasets.video[0].video.shortest == 61
     assert written.memory.ramtorch
-    assert "optimizer: not yet" in (project / "job/recipe.yaml").read_text()
+    assert "offload_during_startup: moot" in (project / "job/recipe.yaml").read_text()
 
 
 def test_the_import_refuses_with_status_2_and_writes_nothing(project: Path) -> None:
     config, backend = project / "config/config.json", project / "config/multidatabackend.json"
     command = ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "evaluation_type": "clip"}))
     assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 2
     entries = json.loads(backend.read_text())
     entries[0]["video"]["num_frame"] = entries[0]["video"].pop("num_frames")
