@@ -14,6 +14,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.training.batch_sizes import batch_sizes
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
@@ -96,10 +97,11 @@ def train(
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
+    entries = source.entries()
     plan = BatchPlan(
-        source.entries(),
+        entries,
         seed=settings.seed,
-        batch_size=settings.train_batch_size,
+        batch_size=batch_sizes(entries, settings.train_batch_size),
         caption_dropout=settings.caption_dropout_probability,
     )
     placement = placement or Placement.as_it_is(transformer)
