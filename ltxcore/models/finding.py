@@ -92,7 +92,7 @@ def find_adapter(name: str, fetch: bool) -> Path:
     if path.is_file():
         return path.resolve()
     repo, _, weight = name.partition(":")
-    file = snapshot(repo, None, (weight,), fetch) / weight
+    file = hub_snapshot(repo, None, (weight,), fetch) / weight
     if not file.is_file():
         raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
     return file

@@ -35,10 +35,7 @@ STEPS: Mapping[str, tuple[Changes, ...]] = {
         {"encode": {"vae_enable_tiling": True}},
     ),
     TEXT.name: ({"model": {"text_encoder_loading": "layer_by_layer"}},),
-    FRAMES.name: (
-        {"crepa": {"crepa_encoder_batch_size": 2}},
-        {"crepa": {"crepa_encoder_batch_size": 1}},
-    ),
+    FRAMES.name: ({"crepa": {"crepa_encoder_batch_size": 1}},),
     TRAIN.name: (
         {"training": {"gradient_checkpointing": True}},
         {"memory": {"text_connectors": "precomputed"}},

@@ -105,7 +105,15 @@ def test_the_planner_counts_it_at_full_size() -> None:
     planner = planner_for(
         shapes["transformer"], shapes["connectors"], VERSIONS["2.0"].transformer, CARDS["h100"], 2
     )
-    size = {"width": 768, "height": 512, "frames": 121, "fps": 25.0, "audio": True, "text_tokens": 1024}
+    size: dict[str, Any] = {
+        "width": 768,
+        "height": 512,
+        "frames": 121,
+        "fps": 25.0,
+        "audio": True,
+        "text_tokens": 1024,
+        "batch": 1,
+    }
     aligned = Recipe(crepa=CrepaSettings(crepa_enabled=True))
     with_it, without = (
         planner.plan("resident", workload(recipe, **size), "no_change", resident=48, checkpointed=48)
