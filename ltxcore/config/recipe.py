@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -45,6 +46,33 @@ class Recipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_way_for_gemma(self) -> Recipe:
+        if not self.memory.ramtorch_text_encoder:
+            return self
+        for key in ("text_encoder_loading", "text_encoder_1_precision"):
+            if (given := getattr(self.model, key)) not in ("auto", "no_change", "layer_by_layer"):
+                raise ValueError(
+                    f"memory.ramtorch_text_encoder reads Gemma layer by layer, but model.{key} is {given}; "
+                    "keep one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _auto_has_budgets(self) -> Recipe:
+        open_keys = {
+            "model.base_model_precision": self.model.base_model_precision,
+            "training.train_batch_size": self.training.train_batch_size,
+        }
+        autos = [key for key, value in open_keys.items() if value == AUTO]
+        missing = [key for key in ("vram_gib", "ram_gib") if getattr(self.memory, key) is None]
+        if autos and missing:
+            raise ValueError(
+                f"{' and '.join(autos)}: auto needs {' and '.join(f'memory.{key}' for key in missing)}: what "
+                "it chooses is part of what the training is, so it may not depend on the machine"
+            )
+        return self
+
     @property
     def batches_a_step(self) -> int:
         """Batches that one optimizer step is made of, in all processes together."""
@@ -64,6 +92,10 @@ class Recipe(Strict):
             raise ValueError(
                 f"{file} shares the adapter out among the processes, and training.optimizer "
                 f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
+            )
+        if self.training.train_batch_size == AUTO:
+            raise ValueError(
+                f"training.train_batch_size: auto does not know what {file} shares out; write a number"
             )
         if self.model.base_model_precision != "no_change":
             raise ValueError(

@@ -13,23 +13,25 @@ from typing import TYPE_CHECKING, Any
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.memory.arrangement import Arrangement
-from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN, versions
-from ltxcore.stages.memory_plans import plan_training
+from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
-from ltxcore.stages.training_plan import choose_for_device, forced_arrangement
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
+    import torch
+
+    from ltxcore.memory.arrangement import Connectors
     from ltxcore.memory.placement import Placement
+    from ltxcore.stages.connected import ConnectedCaptions
+    from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
@@ -49,6 +51,7 @@ EMA_SUFFIX = "_ema"
 
 def request(ctx: Context) -> dict[str, Any]:
     """Data, latent and text spaces, weights, and the parts of the recipe that change a number."""
+    ctx = ctx.settled
     latents, text = encode_latents.request(ctx), embed_text.space_request(ctx)
     training = ctx.recipe.training.fingerprint_data()
     return {
@@ -91,11 +94,14 @@ class Training:
     directory: Path
     request: dict[str, Any]
     device: str
+    memory_plan: MemoryPlan | None = None
+    """The plan to work by. None: the first of the planner."""
 
     def __post_init__(self) -> None:
+        self.ctx = self.ctx.settled
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
-        self._memory_plan = plan_training(self.ctx, self.device)
+        self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)
         self.tracker = tracker(self.ctx, self.directory)
 
     @cached_property
@@ -130,27 +136,16 @@ class Training:
         self._memory_plan.check()
         return self._memory_plan
 
-    def arrangement(self) -> Arrangement:
-        """Where the transformer's weights will be.
-
-        Raises:
-            NothingFits, StrategyUnavailable: see `choose_for_device`.
-        """
-        budget = device_budget_bytes(self.device, self.ctx.recipe.memory.vram_gib)
-        if budget is None:
-            return forced_arrangement(self.ctx)
-        choice = choose_for_device(self.ctx, budget, device_name())
-        logger.info("%s", choice.plan)
-        return choice.arrangement
-
     def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
         """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall, UnsettledBatchSize: nothing is loaded then.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
             ProcessOutOfMemory, ProcessFailed: one of several processes failed.
         """
+        from ltxcore.stages.connected import delete_connected
         from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.extras import require_optimizer
         from ltxcore.training.plan import BatchPlan
@@ -168,6 +163,7 @@ class Training:
             result = self._run_team(tell, should_stop)
         else:
             result = self.compute(tell, should_stop)
+        delete_connected(self.directory)
         plot_losses(self.metrics_file, self.loss_picture)
         return result
 
@@ -184,6 +180,7 @@ class Training:
             recipe=self.recipe,
             directory=str(self.directory),
             request=self.request,
+            memory_plan=self._memory_plan,
             count=self.recipe.processes.count,
         )
         Team(job).run(on_step, should_stop)
@@ -194,27 +191,23 @@ class Training:
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
-            OptimizerMissing, BucketTooSmall: nothing is loaded then.
             ForeignCheckpoint, NoSuchCheckpoint: see `find_start`.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
         """
         import torch
 
-        from ltxcore.memory.placement import Placement, place_connectors
-        from ltxcore.models.loading import load_connectors, load_transformer
-        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.memory.placement import Placement
+        from ltxcore.models.loading import load_transformer
         from ltxcore.training.loop import train
 
-        samples = StoredSamples(self.ctx)
         bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
         dtype = torch.bfloat16 if bf16 else torch.float32
-        arrangement = self.arrangement()
+        arrangement = self._memory_plan.arrangement
+        samples, connectors = self._text(arrangement.connectors, dtype)
         # What is resident goes straight to the device; what is streamed never is there as a whole.
         first = self.device if arrangement.strategy == "resident" else "cpu"
         transformer = load_transformer(self.ctx.source, dtype, first)
         placement = Placement(transformer, arrangement, self.device)
-        connectors = load_connectors(self.ctx.source, dtype, "cpu")
-        place_connectors(connectors, self.device, streamed=arrangement.connectors_streamed)
 
         result = train(
             transformer,
@@ -251,6 +244,27 @@ class Training:
                 adapter = take_adapter(transformer, weights, placement.reading)
                 if is_first_process():
                     export_lora(self.directory / "lora", LORA_NAME, adapter, lineage, suffix)
+
+    def _text(self, where: Connectors, dtype: torch.dtype) -> tuple[SampleSource, Any]:
+        """The samples, with the connectors that their captions still have to go through."""
+        from ltxcore.memory.placement import place_connectors
+        from ltxcore.models.loading import load_connectors
+        from ltxcore.stages.connected import ConnectedSamples
+        from ltxcore.stages.samples import StoredSamples
+
+        samples = StoredSamples(self.ctx)
+        if where == "precomputed":
+            connected = self._connected(dtype)
+            stand_in = connected.compute(samples.captions(), self.device)
+            return ConnectedSamples(samples, connected), stand_in
+        connectors = load_connectors(self.ctx.source, dtype, "cpu")
+        place_connectors(connectors, self.device, streamed=where == "streamed")
+        return samples, connectors
+
+    def _connected(self, dtype: torch.dtype) -> ConnectedCaptions:
+        from ltxcore.stages.connected import ConnectedCaptions
+
+        return ConnectedCaptions(self.ctx, self.directory, dtype)
 
     @property
     def metrics_file(self) -> Path:

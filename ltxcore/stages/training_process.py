@@ -34,7 +34,7 @@ def main(directory: Path, rank: int) -> int:
         cap_device_memory(device, job.recipe.memory.vram_gib)
         workspace = Workspace(job.workspace)
         ctx = Context(workspace, job.recipe, Path(job.datasets_file), job.snapshot)
-        training = Training(ctx, Path(job.directory), job.request, device)
+        training = Training(ctx, Path(job.directory), job.request, device, job.memory_plan)
         training.compute(lambda metrics: None, stop_file(directory).exists)
     except TrainingInterrupted as stopped:
         ended = Ended(kind="interrupted", message=str(stopped), interrupted_after=stopped.step)

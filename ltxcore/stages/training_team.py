@@ -22,6 +22,7 @@ import psutil
 
 from ltxcore.config.base import Strict
 from ltxcore.config.recipe import Recipe
+from ltxcore.memory.plan import MemoryPlan
 from ltxcore.store.blobs import read_json, write_json
 from ltxcore.training.metrics import METRICS_FILE, MetricsReader
 
@@ -45,6 +46,7 @@ class Job(Strict):
     recipe: Recipe
     directory: str
     request: dict[str, Any]
+    memory_plan: MemoryPlan
     count: int
 
 

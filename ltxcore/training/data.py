@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from ltxcore.models.text import TextFeatures
+from ltxcore.models.connecting import Caption
 
 Group = tuple[str, float, bool, bool, bool]
 
@@ -60,7 +60,7 @@ class TrainingSample:
     """Normalised packed latent [L, D]; None for a clip without sound."""
     audio_valid: int
     """Where in the L the sound ends; the rest is padding and takes no part in the loss."""
-    features: TextFeatures
+    features: Caption
     fps: float
     regularisation: bool = False
     audio_padding: int = 0
@@ -91,7 +91,7 @@ class Batch:
     """[B, L, D]; None where no sample has sound."""
     audio_mask: torch.Tensor | None
     """[B, L], 1 where sound is real and 0 on padding."""
-    features: tuple[TextFeatures, ...]
+    features: tuple[Caption, ...]
     fps: float
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""

@@ -7,13 +7,14 @@ other clip's caption, and batch 10,000 is known without drawing the 9,999 before
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
+from ltxcore.training.batch_sizes import BatchSizes, batch_sizes
 from ltxcore.training.data import Entry, Group
 
 STAGE = "train-lora"
@@ -44,7 +45,7 @@ def plan_epoch(
     *,
     seed: int,
     epoch: int,
-    batch_size: int | Mapping[Group, int],
+    batch_size: BatchSizes,
     caption_dropout: float,
     by_bucket: bool = False,
 ) -> tuple[PlannedBatch, ...]:
@@ -72,19 +73,22 @@ def plan_epoch(
     return tuple(batch for _, batch in sorted(batches, key=lambda keyed: keyed[0]))
 
 
-def check_buckets(entries: Sequence[Entry], batch_size: int, allow_small: bool) -> None:
-    """See that each group fills a batch at least once in an epoch.
+def check_buckets(entries: Sequence[Entry], settings: TrainingSettings) -> None:
+    """See that each group fills a batch at least once in an epoch, where one number is given for all of them.
 
     Raises:
         BucketTooSmall: one does not, and the recipe does not allow it; says what would fill it.
     """
+    size = settings.train_batch_size
+    if settings.allow_small_buckets or not isinstance(size, int):
+        return
     for _, members in sorted(_groups(entries).items()):
         visits = len(_shuffled_visits(members, 0, 0))
-        if visits >= batch_size or allow_small:
+        if visits >= size:
             continue
-        times = ceil(batch_size / visits)
+        times = ceil(size / visits)
         raise BucketTooSmall(
-            f"training.train_batch_size is {batch_size}, but the bucket {members[0].told} has only {visits} "
+            f"training.train_batch_size is {size}, but the bucket {members[0].told} has only {visits} "
             f"visits an epoch ({len(members)} samples). Write `repeats: {times * members[0].visits - 1}` in "
             f"its dataset, train_batch_size: {visits}, or training.allow_small_buckets: true"
         )
@@ -98,7 +102,7 @@ class BatchPlan:
         entries: Sequence[Entry],
         *,
         seed: int,
-        batch_size: int | Mapping[Group, int],
+        batch_size: BatchSizes,
         caption_dropout: float,
         by_bucket: bool = False,
     ) -> None:
@@ -123,24 +127,19 @@ class BatchPlan:
         self._planned: tuple[int, tuple[PlannedBatch, ...]] = (0, self._plan(0))
 
     @classmethod
-    def of(
-        cls,
-        entries: Sequence[Entry],
-        settings: TrainingSettings,
-        batch_sizes: Mapping[Group, int] | None = None,
-    ) -> BatchPlan:
-        """The plan of a recipe; `batch_sizes` in place of its train_batch_size, for each group.
+    def of(cls, entries: Sequence[Entry], settings: TrainingSettings) -> BatchPlan:
+        """The plan of a recipe.
 
         Raises:
             BucketTooSmall: a group does not fill the recipe's batch.
+            UnsettledBatchSize: the recipe names buckets, but not all that the entries have.
             NothingToTrain, ValueError: see above.
         """
-        if batch_sizes is None:
-            check_buckets(entries, settings.train_batch_size, settings.allow_small_buckets)
+        check_buckets(entries, settings)
         return cls(
             entries,
             seed=settings.seed,
-            batch_size=settings.train_batch_size if batch_sizes is None else batch_sizes,
+            batch_size=batch_sizes(entries, settings.train_batch_size),
             caption_dropout=settings.caption_dropout_probability,
             by_bucket=settings.epoch_order == "by_bucket",
         )

@@ -12,7 +12,7 @@ import torch
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.call import predict_velocity
-from ltxcore.models.text import connect
+from ltxcore.models.connecting import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
 from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
