@@ -405,10 +405,10 @@ def _untrainable(ctx: Context, data: _Data) -> list[str]:
     try:
         require_optimizer(settings.optimizer)
         # Where clips are not known yet, one of them may fill the bucket.
-        if data.scale == 1 and not isinstance(settings.train_batch_size, str):
+        if settings.train_batch_size != 1 and data.scale == 1:
             from ltxcore.training.plan import check_buckets
 
-            check_buckets(_entries(ctx, data), settings.train_batch_size, settings.allow_small_buckets)
+            check_buckets(_entries(ctx, data), settings)
     except ValueError as error:
         return [str(error)]
     return []

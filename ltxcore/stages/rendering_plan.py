@@ -76,7 +76,7 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         plan.fps,
         guided=plan.guidance > DISTILLED_GUIDANCE,
         text_tokens=ctx.source.text_max_tokens,
-        rank=recipe.lora.lora_rank,
+        rank=recipe.lora.rank_by_size,
         targets=tuple(recipe.lora.lora_targets or default_targets(with_sound)),
         tile_pixels=LARGE_TILES.size,
         tiled=recipe.encode.vae_enable_tiling,

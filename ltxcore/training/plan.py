@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from ltxcore.config.batch_size import BatchSize, clips_of
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
@@ -74,20 +73,22 @@ def plan_epoch(
     return tuple(batch for _, batch in sorted(batches, key=lambda keyed: keyed[0]))
 
 
-def check_buckets(entries: Sequence[Entry], size: BatchSize, allow_small: bool) -> None:
-    """See that each group fills a batch at least once in an epoch.
+def check_buckets(entries: Sequence[Entry], settings: TrainingSettings) -> None:
+    """See that each group fills a batch at least once in an epoch, where one number is given for all of them.
 
     Raises:
         BucketTooSmall: one does not, and the recipe does not allow it; says what would fill it.
-        UnsettledBatchSize: the size of one is not known.
     """
+    size = settings.train_batch_size
+    if settings.allow_small_buckets or not isinstance(size, int):
+        return
     for _, members in sorted(_groups(entries).items()):
-        visits, batch_size = len(_shuffled_visits(members, 0, 0)), clips_of(size, members[0].bucket)
-        if visits >= batch_size or allow_small:
+        visits = len(_shuffled_visits(members, 0, 0))
+        if visits >= size:
             continue
-        times = ceil(batch_size / visits)
+        times = ceil(size / visits)
         raise BucketTooSmall(
-            f"training.train_batch_size is {batch_size}, but the bucket {members[0].told} has only {visits} "
+            f"training.train_batch_size is {size}, but the bucket {members[0].told} has only {visits} "
             f"visits an epoch ({len(members)} samples). Write `repeats: {times * members[0].visits - 1}` in "
             f"its dataset, train_batch_size: {visits}, or training.allow_small_buckets: true"
         )
@@ -127,16 +128,14 @@ class BatchPlan:
 
     @classmethod
     def of(cls, entries: Sequence[Entry], settings: TrainingSettings) -> BatchPlan:
-        """The plan of a recipe whose batch sizes are settled.
+        """The plan of a recipe.
 
         Raises:
-            BucketTooSmall: a group does not fill the recipe's one batch size.
+            BucketTooSmall: a group does not fill the recipe's batch.
             UnsettledBatchSize: the recipe names buckets, but not all that the entries have.
             NothingToTrain, ValueError: see above.
         """
-        # Sizes for each bucket may be the planner's, which knows what fits and not how many visits there are.
-        if isinstance(settings.train_batch_size, int):
-            check_buckets(entries, settings.train_batch_size, settings.allow_small_buckets)
+        check_buckets(entries, settings)
         return cls(
             entries,
             seed=settings.seed,

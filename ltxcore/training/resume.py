@@ -210,7 +210,9 @@ def _continuable(directory: Path, request: Mapping[str, Any], total: int) -> tup
     """Another training that this one is a continuation of, and its newest whole checkpoint."""
     for path in _siblings(directory) if request else []:
         known = _newest_request(path)
-        if known is None or any(d.obstacle for d in differences(known[1], request, known[0], total)):
+        found = [] if known is None else differences(known[1], request, known[0], total)
+        # Without a difference it is the same training, done elsewhere on purpose.
+        if not found or any(difference.obstacle for difference in found):
             continue
         checkpoint = latest(path)
         if checkpoint is not None:
@@ -222,8 +224,9 @@ def _others(directory: Path, request: Mapping[str, Any], total: int) -> list[str
     """A word on the newest other training, so that nobody thinks that it was continued."""
     for path in _siblings(directory) if request else []:
         known = _newest_request(path)
-        if known is not None:
-            changed = "; ".join(map(str, differences(known[1], request, known[0], total)))
+        found = [] if known is None else differences(known[1], request, known[0], total)
+        if known is not None and found:
+            changed = "; ".join(map(str, found))
             return [f"begun anew: the training in {path.name} (step {known[0]}) differs in {changed}"]
     return []
 

@@ -348,14 +348,6 @@ def _pipeline(components: Components, video_width: int) -> Any:
     return pipeline
 
 
-def _embeddings_width(components: Components) -> int:
-    """Dv, the width of the video connector's output."""
-    config = components.connectors.config
-    heads: int = config.video_connector_num_attention_heads
-    width: int = config.video_connector_attention_head_dim
-    return heads * width
-
-
 def _own_names(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 

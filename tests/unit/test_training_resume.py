@@ -87,6 +87,11 @@ def test_a_longer_training_continues_the_shorter_one_with_its_record(tmp_path: P
     assert read_json(tmp_path / "long/resume.json") == {"step": 10, "notes": list(start.notes)}
 
 
+def test_the_same_training_in_another_directory_is_left_alone(tmp_path: Path) -> None:
+    save(tmp_path / "a", 10)
+    assert begin(tmp_path / "b") == Start(None)
+
+
 def test_a_new_trigger_is_written_into_the_files_of_what_is_trained(tmp_path: Path) -> None:
     save(tmp_path / "a", 10)
     assert begin(tmp_path / "b", {**changed("lora", trigger="zork"), "trigger": "zork"}).step == 10
