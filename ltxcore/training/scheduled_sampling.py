@@ -56,19 +56,20 @@ class Rollout:
 
 
 def roll_out(
-    model: Any, predict: Predict, noised: NoisedBatch, recipe: Recipe, number: int
+    model: Any, predict: Predict, noised: NoisedBatch, recipe: Recipe, number: int, *, allowed: bool = True
 ) -> Rollout | None:
     """Roll out a share of the samples of batch `number`; None where the recipe has no rollouts.
 
     Every process of a training makes equally many forward passes, so that none waits for another. Where no
-    sample is rolled out there is none.
+    sample is rolled out there is none. With `allowed` false no sample of this batch is.
     """
     settings, training = recipe.scheduled_sampling, recipe.training
     if not settings.enabled:
         return None
     generator = torch.Generator().manual_seed(derive_seed(training.seed, "train-lora", number, "rollout"))
-    step = number // training.gradient_accumulation_steps
+    step = number // recipe.batches_a_step
     offsets = draw_offsets(settings, step, len(noised.video.tokens), generator)
+    offsets = offsets * allowed
     device = noised.video.tokens.device
     steps = _most_of_all_processes(offsets, device)
     if steps == 0:

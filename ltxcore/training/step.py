@@ -34,10 +34,11 @@ def batch_losses(
     """
     noised = noise_batch(batch, recipe.training, number, recipe.given)
     predict = _predictor(model, connectors, batch, max_tokens)
+    # Regularisation holds to the base on exact mixtures; its process still keeps in step with the others.
+    rollout = roll_out(model, predict, noised, recipe, number, allowed=not batch.regularisation)
     if batch.regularisation:
         noised = aim_at_base(noised, model, lambda: predict(noised))
         return losses(*predict(noised), noised)
-    rollout = roll_out(model, predict, noised, recipe, number)
     if rollout is None:
         return losses(*predict(noised), noised)
     velocities = predict(rollout.noised)

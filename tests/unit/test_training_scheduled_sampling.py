@@ -151,6 +151,10 @@ def test_off_computes_nothing() -> None:
     found = before_the_ramp.losses(plain, (exact.video.target + 1, None), settings(max_step_offset=4))
     assert found.total is plain.total
     assert not model.seen
+    barred = roll_out(model, model, exact, recipe(), 1, allowed=False)
+    assert barred is not None
+    assert barred.noised is exact
+    assert not model.seen
     roll_out(model, model, exact, recipe(start_step=1), 1)
     assert model.seen
 
