@@ -21,7 +21,7 @@ def check_crepa(ctx: Context, *, audio_only: bool) -> None:
     """
     if not ctx.recipe.crepa.crepa_enabled:
         return
-    problems = [*_sharing(ctx.recipe), *([no_pictures()] if audio_only else [])]
+    problems = [*_sharing(ctx.recipe), *_frozen(ctx.recipe), *([no_pictures()] if audio_only else [])]
     try:
         layers = int(ctx.source.config("transformer")["num_layers"])
     except ModelError:
@@ -60,6 +60,13 @@ def _sharing(recipe: Recipe) -> list[Problem]:
         "trains a projector that is whole in every process, but processes.accelerate_config shares the "
         "trained weights out (FSDP); give a config with distributed_type MULTI_GPU, or set it to false"
     )
+    return [Problem("crepa.crepa_enabled", told)]
+
+
+def _frozen(recipe: Recipe) -> list[Problem]:
+    if not recipe.given.video.frozen:
+        return []
+    told = "aligns what the model makes of pictures, but conditioning.video.mode is frozen; set it to false"
     return [Problem("crepa.crepa_enabled", told)]
 
 

@@ -24,7 +24,7 @@ from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
-from ltxcore.stages.training_checks import check_training
+from ltxcore.stages.training_checks import check_sharing, check_training
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
@@ -129,6 +129,7 @@ class Training:
         self.ctx = self.ctx.settled
         samples = self.ctx.snapshot.samples
         check_training(self.ctx, audio_only=all(sample.kind == "audio" for sample in samples))
+        check_sharing(self.ctx)
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
         self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)

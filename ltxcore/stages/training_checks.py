@@ -34,6 +34,20 @@ def check_training(ctx: Context, *, audio_only: bool) -> None:
         tread.spans(layers)
 
 
+def check_sharing(ctx: Context) -> None:
+    """Refuse samples that take a pass of their own through a transformer that processes share out.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if ctx.recipe.processes.shared_out and any(sample.regularisation for sample in ctx.snapshot.samples):
+        told = (
+            "shares the transformer out, so that all processes must run it equally often, but a batch of "
+            "regularisation data runs it twice; use DDP, or leave is_regularisation_data out"
+        )
+        raise ConfigError(SOURCE, [Problem("processes.accelerate_config", told)])
+
+
 def _layers(ctx: Context) -> int | None:
     try:
         return int(ctx.source.config("transformer")["num_layers"])
