@@ -20,7 +20,8 @@ from ltxcore.models.source import check_model
 from ltxcore.models.teacher import check_teacher
 from ltxcore.stages.context import Context
 from ltxcore.stages.crepa_checks import check_crepa
-from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.stages.estimate import Estimate, estimate
+from ltxcore.stages.stage_estimates import StageEstimate
 from ltxcore.stages.training_checks import check_training
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.plan import plan_rendering
