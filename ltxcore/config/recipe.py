@@ -15,6 +15,7 @@ from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 
 TINY_MODEL = "tiny"
+TOY_MODEL = "toy"
 Precision = Literal["bf16", "no"]
 Flavour = Literal["dev", "dev-fp8", "dev-fp4", "2.3-dev", "2.3-distilled"]
 Strategy = Literal["auto", "resident", "block_streaming", "group_offload", "ramtorch"]
@@ -38,7 +39,7 @@ class ModelSettings(Strict):
         TINY_MODEL,
         min_length=1,
         description="A combined .safetensors, a directory that holds it or is in the diffusers layout, "
-        "a hub id, or `tiny`, a random LTX-2.",
+        "a hub id, `toy`, a small LTX-2 that draws moving shapes, or `tiny`, a random one.",
     )
     model_flavour: Flavour | None = Field(
         None,

@@ -1,0 +1,136 @@
+"""Trains the toy's audio VAE and vocoder on tones, from the project's own log-mel spectrogram."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.toy.fitting import fit
+from bench.toy.sizes import AUDIO_VAE, MEL_BINS, VOCODER
+from ltxcore.models.mel import FLOOR, log_mel
+from ltxcore.store.fingerprint import derive_seed
+
+AUDIO_VAE_STEPS = 2000
+VOCODER_STEPS = 3000
+BATCH = 16
+POOL = 1024
+"""Sounds that are made once and drawn from."""
+LEARNING_RATE = 2e-3
+SAMPLE_RATE = 16_000
+MEL_FRAMES = 65
+KL = 2e-5
+LATENT_NOISE = 0.05
+FRAME_RATE = 100
+"""Mel frames a second. A tone of a multiple of it has the same wave in every frame."""
+PITCHES = tuple(FRAME_RATE * number for number in range(2, 25))
+SILENT_SHARE = 0.1
+STFT_SIZES = (256, 512, 1024)
+
+
+def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
+    """Tones of the pitches at different loudness, some with gaps, some silent.
+
+    Returns:
+        float32 `[count, 2, N]` at `rate`, N = (frames - 1) / 100 s. A seed gives the same tones at every rate.
+    """
+    rng = np.random.default_rng(seed)
+    time = np.arange((frames - 1) * rate // FRAME_RATE) / rate
+    waves = np.zeros((count, 2, len(time)), np.float32)
+    for wave in waves:
+        pitch, level = rng.choice(PITCHES), rng.uniform(0.1, 0.5)
+        begin, end = sorted(rng.uniform(-0.5, time[-1] + 0.5, 2))
+        sides = level * (1.0 if rng.random() < 0.7 else rng.uniform(0.2, 1, (2, 1)))
+        sounding = np.clip(np.minimum(time - begin, end - time) / 0.02, 0, 1)
+        if rng.random() >= SILENT_SHARE:
+            wave[:] = sides * sounding * np.sin(2 * np.pi * pitch * time)
+    return torch.from_numpy(waves)
+
+
+def mels(seed: int, count: int) -> torch.Tensor:
+    """`[count, 2, 65, mel]`, the spectrograms of `tones`."""
+    return log_mel(tones(seed, count, SAMPLE_RATE, MEL_FRAMES), MEL_BINS, SAMPLE_RATE)
+
+
+def _drawn(seed: int) -> tuple[torch.Tensor, torch.Generator]:
+    """Which of the pool's sounds a step takes, and its generator."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(POOL, (BATCH,), generator=generator), generator
+
+
+def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> Any:
+    """Train, or continue, in `work`."""
+    from diffusers import AutoencoderKLLTX2Audio
+
+    torch.manual_seed(derive_seed(0, "toy", "audio vae"))
+    vae = AutoencoderKLLTX2Audio(**AUDIO_VAE)
+    pool = mels(derive_seed(0, "toy", "sounds"), POOL)
+    with torch.no_grad():
+        vae.decoder.conv_out.conv.bias.fill_(pool.mean())
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        chosen, generator = _drawn(derive_seed(0, "toy", "audio vae", step))
+        mel = pool[chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = vae.encode(mel).latent_dist.mean.float()
+            noise = torch.randn(mean.shape, generator=generator)
+            spread = (LATENT_NOISE * mean.detach().std()).clamp(min=1e-3)
+            drawn = vae.decode(mean + spread * noise, return_dict=False)[0].float()
+        # The decoder gives 4 T - 3 frames of T latents.
+        length = min(drawn.shape[2], mel.shape[2])
+        error = drawn[:, :, :length] - mel[:, :, :length]
+        return {"l1": error.abs().mean(), "size": KL * mean.square().mean()}
+
+    fit(vae, losses, steps, LEARNING_RATE, work / "audio_vae.safetensors")
+    return vae
+
+
+def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> Any:
+    """Train, or continue, in `work`: the very wave of a tone, and spectra at three resolutions."""
+    from diffusers.pipelines.ltx2 import LTX2Vocoder
+
+    torch.manual_seed(derive_seed(0, "toy", "vocoder"))
+    vocoder = LTX2Vocoder(**VOCODER)
+    seed = derive_seed(0, "toy", "sounds")
+    pool = mels(seed, POOL)
+    waves = tones(seed, POOL, VOCODER["output_sampling_rate"], MEL_FRAMES)
+
+    def losses(step: int) -> dict[str, torch.Tensor]:
+        chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step))
+        # What the transformer and the VAE leave uncertain must not be heard.
+        mel = pool[chosen] + 0.15 * torch.randn(pool[chosen].shape, generator=generator)
+        wanted = waves[chosen]
+        with torch.autocast("cpu", torch.bfloat16):
+            heard = vocoder(mel.clamp(min=math.log(FLOOR))).float()
+        length = wanted.shape[-1]
+        return {
+            "wave": 5 * (heard[..., :length] - wanted).abs().mean(),
+            "spectrum": _spectral(heard[..., :length], wanted),
+        }
+
+    fit(vocoder, losses, steps, LEARNING_RATE, work / "vocoder.safetensors")
+    return vocoder
+
+
+def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the magnitudes, linear and logarithmic, over `STFT_SIZES`."""
+    total = torch.zeros(())
+    for size in STFT_SIZES:
+        window = torch.hann_window(size)
+        one, other = (
+            torch.stft(wave.flatten(0, 1), size, size // 4, window=window, return_complex=True).abs()
+            for wave in (heard, wanted)
+        )
+        total = total + (one - other).abs().mean() / size**0.5
+        total = total + 0.1 * ((one + 1e-2).log() - (other + 1e-2).log()).abs().mean()
+    return total / len(STFT_SIZES)
+
+
+if __name__ == "__main__":
+    import sys
+
+    work = Path(sys.argv[1])
+    {"audio_vae": train_audio_vae, "vocoder": train_vocoder}[sys.argv[2]](work, *map(int, sys.argv[3:]))
