@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from bench.toy.captions import captioned
+from bench.toy.fitting import load_fitted
 from bench.toy.latents import AT_ONCE, DURATION_S, encode_pool
 from bench.toy.sizes import MAX_TOKENS, VERSION
-from bench.toy.sound_models import train_audio_vae, train_vocoder
+from bench.toy.sound_models import make_audio_vae, make_vocoder, train_audio_vae, train_vocoder
 from bench.toy.text_encoder import write_text_encoder
 from bench.toy.transformer import Denoiser, train_denoiser
-from bench.toy.video_vae import train_video_vae
+from bench.toy.video_vae import make_video_vae, train_video_vae
 from ltxcore.config.recipe import ModelSettings
 from ltxcore.models.combined_writer import write_combined
 from ltxcore.models.finding import TOY_CHECKPOINT, toy_directory
@@ -36,15 +37,23 @@ LEAST_SPREAD = 0.1
 """Of the widest channel's: a channel that hardly changes is not blown up to unit variance."""
 
 
-def make(work: Path, directory: Path) -> None:
-    """Train, or continue, in `work`; write the model into `directory`."""
-    vae, audio_vae = rounded(train_video_vae(work)), rounded(train_audio_vae(work))
-    vocoder = rounded(train_vocoder(work))
-    measure_latents(vae, audio_vae)
+def train(work: Path) -> None:
+    """Train every part in `work`, or continue; what is done is not done again."""
+    train_video_vae(work)
+    train_audio_vae(work)
+    vae, audio_vae = autoencoders(work)
     write_text_encoder(work / "text")
     encoder = caption_encoder(work / "text", Denoiser().connectors)
-    pool = encode_pool(vae, audio_vae, encoder, work / "pool.safetensors")
-    denoiser = train_denoiser(pool, work)
+    train_denoiser(encode_pool(vae, audio_vae, encoder, work / "pool.safetensors"), work)
+    train_vocoder(work)
+
+
+def assemble(work: Path, directory: Path) -> None:
+    """Write what was trained in `work` so far: one combined checkpoint, and Gemma with its tokenizer beside it."""
+    vae, audio_vae = autoencoders(work)
+    denoiser, vocoder = Denoiser(), make_vocoder()
+    load_fitted(denoiser, work / "denoiser.safetensors")
+    load_fitted(vocoder, work / "vocoder.safetensors")
     parts = {
         "transformer": denoiser.transformer,
         "connectors": denoiser.connectors,
@@ -52,11 +61,6 @@ def make(work: Path, directory: Path) -> None:
         "audio_vae": audio_vae,
         "vocoder": vocoder,
     }
-    write_model(parts, work, directory)
-
-
-def write_model(parts: dict[str, Any], work: Path, directory: Path) -> None:
-    """Write the trained parts as one file, and the text encoder of `work` beside it."""
     plain = work / "diffusers"
     for name, part in parts.items():
         part.save_pretrained(plain / name, safe_serialization=True)
@@ -65,6 +69,16 @@ def write_model(parts: dict[str, Any], work: Path, directory: Path) -> None:
         shutil.copytree(work / "text" / name, directory / name, dirs_exist_ok=True)
     for file in directory.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
+
+
+def autoencoders(work: Path) -> tuple[Any, Any]:
+    """The trained VAEs as they are shipped, with the statistics of their latents."""
+    vae, audio_vae = make_video_vae(), make_audio_vae()
+    load_fitted(vae, work / "vae.safetensors")
+    load_fitted(audio_vae, work / "audio_vae.safetensors")
+    vae, audio_vae = rounded(vae), rounded(audio_vae)
+    measure_latents(vae, audio_vae)
+    return vae, audio_vae
 
 
 def rounded(model: Any) -> Any:
@@ -112,4 +126,5 @@ def caption_encoder(text: Path, connectors: Any) -> CaptionEncoder:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), toy_directory())
+    train(Path(sys.argv[1]))
+    assemble(Path(sys.argv[1]), toy_directory())

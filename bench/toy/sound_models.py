@@ -15,13 +15,13 @@ from ltxcore.models.mel import FLOOR, log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 AUDIO_VAE_STEPS = 2000
-VOCODER_STEPS = 3000
-BATCH = 16
+VOCODER_STEPS = 2000
+BATCH, VOCODER_BATCH = 16, 8
 POOL = 1024
 """Sounds that are made once and drawn from."""
 LEARNING_RATE = 2e-3
 SAMPLE_RATE = 16_000
-MEL_FRAMES = 65
+MEL_FRAMES, VOCODER_MEL_FRAMES = 65, 33
 KL = 2e-5
 LATENT_NOISE = 0.05
 FRAME_RATE = 100
@@ -35,14 +35,16 @@ def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
     """Tones of the pitches at different loudness, some with gaps, some silent.
 
     Returns:
-        float32 `[count, 2, N]` at `rate`, N = (frames - 1) / 100 s. A seed gives the same tones at every rate.
+        float32 `[count, 2, N]` at `rate`, N samples being (frames - 1) / 100 s. A seed gives the same tones at
+        every rate.
     """
     rng = np.random.default_rng(seed)
+    duration_s = (frames - 1) / FRAME_RATE
     time = np.arange((frames - 1) * rate // FRAME_RATE) / rate
     waves = np.zeros((count, 2, len(time)), np.float32)
     for wave in waves:
         pitch, level = rng.choice(PITCHES), rng.uniform(0.1, 0.5)
-        begin, end = sorted(rng.uniform(-0.5, time[-1] + 0.5, 2))
+        begin, end = sorted(rng.uniform(-0.5, duration_s + 0.5, 2))
         sides = level * (1.0 if rng.random() < 0.7 else rng.uniform(0.2, 1, (2, 1)))
         sounding = np.clip(np.minimum(time - begin, end - time) / 0.02, 0, 1)
         if rng.random() >= SILENT_SHARE:
@@ -50,29 +52,40 @@ def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
     return torch.from_numpy(waves)
 
 
-def mels(seed: int, count: int) -> torch.Tensor:
-    """`[count, 2, 65, mel]`, the spectrograms of `tones`."""
-    return log_mel(tones(seed, count, SAMPLE_RATE, MEL_FRAMES), MEL_BINS, SAMPLE_RATE)
+def mels(seed: int, count: int, frames: int) -> torch.Tensor:
+    """`[count, 2, frames, mel]`, the spectrograms of `tones`."""
+    return log_mel(tones(seed, count, SAMPLE_RATE, frames), MEL_BINS, SAMPLE_RATE)
 
 
-def _drawn(seed: int) -> tuple[torch.Tensor, torch.Generator]:
+def _drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Generator]:
     """Which of the pool's sounds a step takes, and its generator."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(POOL, (BATCH,), generator=generator), generator
+    return torch.randint(POOL, (count,), generator=generator), generator
 
 
-def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> Any:
-    """Train, or continue, in `work`."""
+def make_audio_vae() -> Any:
     from diffusers import AutoencoderKLLTX2Audio
 
     torch.manual_seed(derive_seed(0, "toy", "audio vae"))
-    vae = AutoencoderKLLTX2Audio(**AUDIO_VAE)
-    pool = mels(derive_seed(0, "toy", "sounds"), POOL)
+    return AutoencoderKLLTX2Audio(**AUDIO_VAE)
+
+
+def make_vocoder() -> Any:
+    from diffusers.pipelines.ltx2 import LTX2Vocoder
+
+    torch.manual_seed(derive_seed(0, "toy", "vocoder"))
+    return LTX2Vocoder(**VOCODER)
+
+
+def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> None:
+    """Train, or continue, in `work`."""
+    vae = make_audio_vae()
+    pool = mels(derive_seed(0, "toy", "sounds"), POOL, MEL_FRAMES)
     with torch.no_grad():
         vae.decoder.conv_out.conv.bias.fill_(pool.mean())
 
     def losses(step: int) -> dict[str, torch.Tensor]:
-        chosen, generator = _drawn(derive_seed(0, "toy", "audio vae", step))
+        chosen, generator = _drawn(derive_seed(0, "toy", "audio vae", step), BATCH)
         mel = pool[chosen]
         with torch.autocast("cpu", torch.bfloat16):
             mean = vae.encode(mel).latent_dist.mean.float()
@@ -85,21 +98,17 @@ def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> Any:
         return {"l1": error.abs().mean(), "size": KL * mean.square().mean()}
 
     fit(vae, losses, steps, LEARNING_RATE, work / "audio_vae.safetensors")
-    return vae
 
 
-def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> Any:
+def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> None:
     """Train, or continue, in `work`: the very wave of a tone, and spectra at three resolutions."""
-    from diffusers.pipelines.ltx2 import LTX2Vocoder
-
-    torch.manual_seed(derive_seed(0, "toy", "vocoder"))
-    vocoder = LTX2Vocoder(**VOCODER)
+    vocoder = make_vocoder()
     seed = derive_seed(0, "toy", "sounds")
-    pool = mels(seed, POOL)
-    waves = tones(seed, POOL, VOCODER["output_sampling_rate"], MEL_FRAMES)
+    pool = mels(seed, POOL, VOCODER_MEL_FRAMES)
+    waves = tones(seed, POOL, VOCODER["output_sampling_rate"], VOCODER_MEL_FRAMES)
 
     def losses(step: int) -> dict[str, torch.Tensor]:
-        chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step))
+        chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step), VOCODER_BATCH)
         # What the transformer and the VAE leave uncertain must not be heard.
         mel = pool[chosen] + 0.15 * torch.randn(pool[chosen].shape, generator=generator)
         wanted = waves[chosen]
@@ -112,7 +121,6 @@ def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> Any:
         }
 
     fit(vocoder, losses, steps, LEARNING_RATE, work / "vocoder.safetensors")
-    return vocoder
 
 
 def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
         self.connectors.text_proj_in.to(torch.bfloat16).float().requires_grad_(False)
 
 
-def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> Any:
+def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> None:
     """Train, or continue, in `work`."""
     model = Denoiser()
     install_cross_modulation(model.transformer)
@@ -78,4 +78,3 @@ def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> Any:
         return {"video": loss.video, "audio": loss.audio}
 
     fit(model, losses, steps, LEARNING_RATE, work / "denoiser.safetensors", warmup=200)
-    return model

@@ -5,16 +5,17 @@ from __future__ import annotations
 import colorsys
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from bench.toy.fitting import fit, load_fitted
+from bench.toy.fitting import fit
 from bench.toy.sizes import VIDEO_VAE
 from ltxcore.media.moving_shapes import BACKGROUND, COLOURS, SHAPES, MovingShape
 from ltxcore.store.fingerprint import derive_seed
 
-STEPS = 2600
+STEPS = 2000
 BATCH = 8
 LEARNING_RATE = 3e-3
 KL = 2e-5
@@ -47,15 +48,15 @@ def clips(seed: int, count: int, edge: int) -> torch.Tensor:
     return torch.from_numpy(drawn).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
 
 
-def make_video_vae() -> torch.nn.Module:
+def make_video_vae() -> Any:
     from diffusers import AutoencoderKLLTX2Video
 
     torch.manual_seed(derive_seed(0, "toy", "vae"))
     return AutoencoderKLLTX2Video(**VIDEO_VAE)
 
 
-def train_video_vae(work: Path, steps: int = STEPS) -> torch.nn.Module:
-    """Train, or continue, in `work`; returns the VAE with the statistics of its latents."""
+def train_video_vae(work: Path, steps: int = STEPS) -> None:
+    """Train, or continue, in `work`."""
     vae = make_video_vae()
     ground = torch.tensor(BACKGROUND).view(3, 1, 1, 1) / 127.5 - 1
 
@@ -80,7 +81,6 @@ def train_video_vae(work: Path, steps: int = STEPS) -> torch.nn.Module:
         }
 
     fit(vae, losses, steps, LEARNING_RATE, work / "vae.safetensors")
-    return vae
 
 
 if __name__ == "__main__":
