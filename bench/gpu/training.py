@@ -75,7 +75,9 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
 
     from bench.gpu.model import random_connectors, random_transformer, transformer_config
     from bench.gpu.samples import RandomClips
-    from ltxcore.config.recipe import LoraSettings, Recipe, TrainingSettings
+    from ltxcore.config.lora_settings import LoraSettings
+    from ltxcore.config.recipe import Recipe
+    from ltxcore.config.training_settings import TrainingSettings
     from ltxcore.memory.arrangement import Arrangement, GroupSettings, spread_resident
     from ltxcore.memory.measure import measure_peaks
     from ltxcore.memory.placement import Placement, place_connectors

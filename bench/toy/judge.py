@@ -18,7 +18,8 @@ import torch
 
 from bench.toy.captions import describe
 from bench.toy.content import Content, measure_content
-from ltxcore.config.recipe import TOY_MODEL, ModelSettings, ValidationSettings
+from ltxcore.config.model_settings import TOY_MODEL, ModelSettings
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.media.moving_shapes import COLOURS, FRAMES, RATE, SHAPES, TONES, WAYS
 from ltxcore.models.loading import load_text_encoder
 from ltxcore.models.source import ModelSource, resolve_model

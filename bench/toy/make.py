@@ -24,7 +24,6 @@ from bench.toy.sound_models import make_audio_vae, make_vocoder, train_audio_vae
 from bench.toy.text_encoder import write_text_encoder
 from bench.toy.transformer import Denoiser, train_denoiser
 from bench.toy.video_vae import make_video_vae, train_video_vae
-from ltxcore.config.recipe import ModelSettings
 from ltxcore.models.combined_writer import write_combined
 from ltxcore.models.finding import TOY_CHECKPOINT, toy_directory
 from ltxcore.models.mel import log_mel

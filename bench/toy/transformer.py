@@ -13,7 +13,7 @@ from torch import nn
 from bench.toy.fitting import fit
 from bench.toy.latents import Pool
 from bench.toy.sizes import CONNECTORS, MAX_TOKENS, TRANSFORMER
-from ltxcore.config.recipe import TrainingSettings
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.text import connect

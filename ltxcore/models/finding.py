@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ltxcore.config.recipe import TINY_MODEL, TOY_MODEL, ModelSettings
+from ltxcore.config.model_settings import TINY_MODEL, TOY_MODEL, ModelSettings
 from ltxcore.models.combined import CombinedCheckpoint, Storage
 from ltxcore.models.errors import ModelError
 from ltxcore.models.versions import COMPONENTS, Version

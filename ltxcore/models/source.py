@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltxcore.config.recipe import TINY_MODEL, ModelSettings
+from ltxcore.config.model_settings import TINY_MODEL, ModelSettings
 from ltxcore.models import precisions
 from ltxcore.models.combined import COMBINED_COMPONENTS, CombinedCheckpoint, open_combined
 from ltxcore.models.errors import ModelError

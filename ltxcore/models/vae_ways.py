@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ltxcore.config.recipe import EncodeSettings
+from ltxcore.config.encode_settings import EncodeSettings
 
 NO_TILING = "none"
 PATCH_CONV_FRAMES = 16

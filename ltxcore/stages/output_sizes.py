@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
-from ltxcore.config.recipe import LoraSettings, TrainingSettings
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
 from ltxcore.store.snapshot import Sample

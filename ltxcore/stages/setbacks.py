@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from ltxcore.config.base import Strict
-from ltxcore.config.recipe import MemorySettings
+from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.memory.plan import GIB
 from ltxcore.store.blobs import read_json, write_json
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.base import parse
-from ltxcore.config.recipe import Recipe, TrainingSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.plan import MemoryPlan

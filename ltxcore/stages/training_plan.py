@@ -9,7 +9,8 @@ from typing import Any
 
 import psutil
 
-from ltxcore.config.recipe import MemorySettings, Recipe
+from ltxcore.config.memory_settings import MemorySettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.memory.arrangement import (
     Arrangement,
     GroupSettings,

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ltxcore.config.base import Strict
 
-STEP, DURATION = "step", "step_s"
+STEP, DURATION, MEASURES = "step", "step_s", "measures"
 
 
 class Position(Strict):
@@ -45,9 +45,9 @@ class Reading:
 def read_lines(path: Path, start: Position | None = None) -> Reading:
     """The lines of a metrics file after `start`; from its beginning where the file was rewritten since.
 
-    A line is a JSON object with an integer `step`. Numbers in it are metrics (NaN and infinities too);
-    everything else is for people. A last line without its end is left for the next reading. No file is
-    no lines.
+    A line is a JSON object with an integer `step`. Numbers in it, and in its object `measures`, are metrics
+    (NaN and infinities too); everything else is for people. A last line without its end is left for the
+    next reading. No file is no lines.
     """
     if not path.exists():
         return Reading((), 0)
@@ -85,7 +85,9 @@ def _parse(raw: bytes) -> tuple[int, dict[str, float]] | None:
         return None
     if not isinstance(data, dict) or type(data.get(STEP)) is not int:
         return None
-    numbers = {key: float(v) for key, v in data.items() if key != STEP and type(v) in (int, float)}
+    measures = data.get(MEASURES)
+    every = data | measures if isinstance(measures, dict) else data
+    numbers = {key: float(v) for key, v in every.items() if key != STEP and type(v) in (int, float)}
     return data[STEP], numbers
 
 

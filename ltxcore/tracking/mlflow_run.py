@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from ltxcore.config.recipe import TrackingSettings
+from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.store.fingerprint import fingerprint, stat_key
 from ltxcore.tracking.metrics_log import Line, read_lines
 from ltxcore.tracking.run_state import Artifact, Delivered, Status, load_state, save_state

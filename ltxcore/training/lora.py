@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ltxcore.config.errors import nearest
-from ltxcore.config.recipe import LoraSettings
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.store.fingerprint import derive_seed
 
 ADAPTER = "default"
@@ -122,13 +122,12 @@ def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def load_lora(transformer: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Overwrite the adapter's weights.
+def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
+    """Overwrite trained parameters, on their devices.
 
     Raises:
-        ValueError: the names or shapes are not those of this adapter.
+        ValueError: the names or shapes are not those of `parameters`.
     """
-    parameters = lora_parameters(transformer)
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     expected = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     if found != expected:

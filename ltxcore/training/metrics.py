@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -35,6 +36,8 @@ class StepMetrics:
     peak_vram_bytes: int
     peak_rss_bytes: int
     sample_ids: tuple[str, ...]
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """Further series, by name: means over the accumulated batches that have them."""
 
 
 class MetricsLog:

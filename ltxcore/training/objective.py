@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from ltxcore.config.recipe import TrainingSettings
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
 from ltxcore.training.timesteps import shifted_logit_normal
@@ -55,6 +56,8 @@ class Losses:
     total: torch.Tensor
     video: torch.Tensor | None
     audio: torch.Tensor | None
+    measures: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What else is worth recording, by the name that its series gets."""
 
 
 def noise_batch(batch: Batch, settings: TrainingSettings, number: int) -> NoisedBatch:

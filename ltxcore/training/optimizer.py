@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltxcore.config.recipe import TrainingSettings
+from ltxcore.config.training_settings import TrainingSettings
 
 
 def make_optimizer(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from ltxcore.config.recipe import TrainingSettings
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Entry
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ltxcore.config.recipe import ValidationSettings
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.versions import GEOMETRY
 from ltxcore.store.fingerprint import derive_seed
 

@@ -13,7 +13,7 @@ from prefect import flow
 from flows.gpu_lease import gpu_lease
 from flows.interrupt import stop_on_sigterm
 from flows.run_stage import run_stage
-from ltxcore.config.recipe import MemorySettings
+from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.stages.setbacks import MemoryRetry, Setbacks
 
 # Another test of the same process may have imported it before.

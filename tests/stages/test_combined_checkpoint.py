@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models.combined import Storage
 from ltxcore.models.combined_writer import write_combined
 from ltxcore.models.errors import ModelError

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from ltxcore.config.recipe import MemorySettings, Recipe
+from ltxcore.config.memory_settings import MemorySettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.memory.watchdog import host_use_bytes
 from ltxcore.models import loading

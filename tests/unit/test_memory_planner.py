@@ -12,7 +12,9 @@ from torch.autograd.graph import saved_tensors_hooks
 from typer.testing import CliRunner
 
 from ltxcore.config.errors import ConfigError
-from ltxcore.config.recipe import LoraSettings, MemorySettings, Recipe, load_recipe
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.memory_settings import MemorySettings
+from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.memory.activations import Activations
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.cards import CARDS, card_like

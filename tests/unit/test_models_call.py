@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.loading import load_transformer
 from ltxcore.models.modulation import install_cross_modulation

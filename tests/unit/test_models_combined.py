@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.combined import COMBINED_COMPONENTS, open_combined
 from ltxcore.models.combined_writer import write_combined
@@ -310,7 +310,7 @@ def test_a_hub_repository_gives_the_combined_file_and_its_own_gemma(
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("0" * 40)
     program = (
-        "import sys; from pathlib import Path; from ltxcore.config.recipe import ModelSettings;"
+        "import sys; from pathlib import Path; from ltxcore.config.model_settings import ModelSettings;"
         "from ltxcore.models.source import resolve_model;"
         "given = ModelSettings(pretrained_model_name_or_path='someone/ltx2', model_flavour='dev-fp8');"
         "found = resolve_model(given, Path('.')); print(found.root, found.text_root)"

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.errors import ModelError
 from ltxcore.models.gemma_layers import GemmaLayers, LayeredCaptionEncoder, TowerFile

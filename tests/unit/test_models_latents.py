@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import LTX2Pipeline
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.audio_latents import audio_latent_length, encode_audio
 from ltxcore.models.mel import log_mel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource, resolve_model

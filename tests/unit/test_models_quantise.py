@@ -13,7 +13,10 @@ from torch import nn
 
 from ltxcore.config.base import parse
 from ltxcore.config.errors import ConfigError
-from ltxcore.config.recipe import LoraSettings, ModelSettings, Recipe, ValidationSettings
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.assembling import place, replace_linears
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.errors import ModelError

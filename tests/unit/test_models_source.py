@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models.errors import ModelError
 from ltxcore.models.hashes import FINGERPRINTS, remembered_hashes
 from ltxcore.models.source import ModelSource, prepare_model, resolve_model
@@ -32,7 +32,7 @@ def _given(path: Path | str, **more: str) -> ModelSettings:
 
 def test_the_parent_process_resolves_without_torch(tiny: ModelSource) -> None:
     program = (
-        "import sys; from pathlib import Path; from ltxcore.config.recipe import ModelSettings;"
+        "import sys; from pathlib import Path; from ltxcore.config.model_settings import ModelSettings;"
         "from ltxcore.models.source import resolve_model;"
         "s = resolve_model(ModelSettings(), Path(sys.argv[1]));"
         "print(s.version.name, s.text_max_tokens, s.fingerprint('vae'));"
@@ -80,7 +80,7 @@ def test_a_hub_id_comes_from_the_cache_or_not_at_all_when_offline(tmp_path: Path
     # The hub client reads its settings when it is imported, so it gets a process of its own.
     cache = tmp_path / "hub" / "models--someone--ltx2"
     program = (
-        "import sys; from pathlib import Path; from ltxcore.config.recipe import ModelSettings;"
+        "import sys; from pathlib import Path; from ltxcore.config.model_settings import ModelSettings;"
         "from ltxcore.models.source import prepare_model;"
         "print(prepare_model(ModelSettings(pretrained_model_name_or_path='someone/ltx2'), Path('.')).root)"
     )

@@ -10,7 +10,7 @@ import torch
 from diffusers import LTX2Pipeline
 from safetensors.torch import load_file, save_file
 
-from ltxcore.config.recipe import ModelSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource, resolve_model

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from ltxcore.config.recipe import EncodeSettings, ModelSettings
+from ltxcore.config.encode_settings import EncodeSettings
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import resolve_model

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from ltxcore.config.recipe import Recipe, TrackingSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.tracking.metrics_log import Position, read_lines
 from ltxcore.tracking.mlflow_run import MlflowRun, Sent, Tracking, flat, tracking_of
 from ltxcore.tracking.secrets import redact

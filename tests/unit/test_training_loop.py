@@ -15,22 +15,21 @@ from typing import Any
 import pytest
 import torch
 
-from ltxcore.config.recipe import LoraSettings, ModelSettings, Recipe, TrainingSettings
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.loading import load_connectors, load_transformer
 from ltxcore.models.source import ModelSource, prepare_model
 from ltxcore.models.text import TextFeatures
 from ltxcore.training.checkpoints import latest, list_checkpoints
 from ltxcore.training.data import Entry, TrainingSample
-from ltxcore.training.loop import (
-    ForeignCheckpoint,
-    TrainingDiverged,
-    TrainingInterrupted,
-    TrainResult,
-    train,
-)
+from ltxcore.training.loop import TrainingInterrupted, TrainResult, train
 from ltxcore.training.lora import lora_parameters
 from ltxcore.training.metrics import StepMetrics, read_metrics
 from ltxcore.training.plot import plot_losses
+from ltxcore.training.state import ForeignCheckpoint
+from ltxcore.training.step import TrainingDiverged
 
 CPU = torch.device("cpu")
 

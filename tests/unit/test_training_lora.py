@@ -10,13 +10,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from ltxcore.config.recipe import LoraSettings, Recipe
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.models.tiny import write_tiny
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.lora import (
     UnknownTarget,
     add_lora,
-    load_lora,
+    load_weights,
     lora_parameters,
     target_modules,
 )
@@ -147,12 +148,12 @@ def test_weights_of_another_adapter_are_refused(tiny: dict[str, Path]) -> None:
     transformer = load_transformer(tiny["2.0"])
     add_lora(transformer, LoraSettings(lora_rank=4), target_modules(transformer, False), seed=0)
     weights = {name: p.detach().clone() for name, p in lora_parameters(transformer).items()}
-    load_lora(transformer, weights)
+    load_weights(lora_parameters(transformer), weights)
     name, tensor = weights.popitem()
     with pytest.raises(ValueError, match=r"found None, expected"):
-        load_lora(transformer, weights)
+        load_weights(lora_parameters(transformer), weights)
     with pytest.raises(ValueError, match="belong to another adapter"):
-        load_lora(transformer, {**weights, name: tensor[:1]})
+        load_weights(lora_parameters(transformer), {**weights, name: tensor[:1]})
 
 
 def all_linears(transformer: Any) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ltxcore.config.recipe import TrainingSettings
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.text import TextFeatures
 from ltxcore.training.data import Batch, TrainingSample, collate
 from ltxcore.training.objective import (

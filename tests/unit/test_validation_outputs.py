@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltxcore.config.recipe import ValidationSettings
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.validation.contact_sheet import spaced, write_contact_sheet
 from ltxcore.validation.gallery import Entry, GalleryFacts, Side, write_gallery, write_poster
 from ltxcore.validation.metrics import Measures, mean_difference, measure

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ltxcore.config.recipe import ModelSettings, ValidationSettings
+from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.loading import load_text_encoder
 from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ltxcore.config.recipe import LoraSettings
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.versions import VERSIONS

@@ -1,0 +1,64 @@
+"""How much memory a stage may use, and where the transformer's weights are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ltxcore.config.base import Strict
+
+Strategy = Literal["auto", "resident", "block_streaming", "group_offload", "ramtorch"]
+
+
+class MemorySettings(Strict):
+    """The machine's memory that a stage may use, and where weights are. Left out: what the machine has.
+
+    Each strategy trains the same adapter to the bit; they differ in time and memory.
+    """
+
+    vram_gib: float | None = Field(None, gt=0)
+    ram_gib: float | None = Field(None, gt=0)
+    strategy: Strategy = Field(
+        "auto",
+        description="Where the transformer's weights are while it trains. auto: the fastest that fits.",
+    )
+    resident_blocks: int | None = Field(
+        None, ge=0, description="Blocks that stay on the device under block_streaming. Default: all that fit."
+    )
+    musubi_blocks_to_swap: int = Field(0, ge=0, le=47, description="Stream the last so many blocks.")
+    musubi_block_swap_device: Literal["cpu"] = Field("cpu", description="Where swapped blocks are kept.")
+    ramtorch: bool = Field(False, description="All blocks in host memory, streamed. Needs CUDA.")
+    enable_group_offload: bool = Field(False, description="Group offload by diffusers' hooks.")
+    group_offload_type: Literal["block_level", "leaf_level"] = "block_level"
+    group_offload_blocks_per_group: PositiveInt = 1
+    group_offload_use_stream: bool = Field(False, description="Copy beside the computation. Needs CUDA.")
+    group_offload_to_disk_path: Path | None = Field(None, description="Keep the groups in files there.")
+
+    @model_validator(mode="after")
+    def _one_strategy(self) -> MemorySettings:
+        asked = {
+            "musubi_blocks_to_swap": ("block_streaming", self.musubi_blocks_to_swap > 0),
+            "ramtorch": ("ramtorch", self.ramtorch),
+            "enable_group_offload": ("group_offload", self.enable_group_offload),
+            "resident_blocks": ("block_streaming", self.resident_blocks is not None),
+        }
+        given = {key: strategy for key, (strategy, on) in asked.items() if on}
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} each say where the weights are; keep one of them")
+        for key, strategy in given.items():
+            if self.strategy not in ("auto", strategy):
+                raise ValueError(f"{key} means strategy: {strategy}, but strategy is {self.strategy}")
+        return self
+
+    @property
+    def forced(self) -> Strategy:
+        """The strategy that the settings ask for, by name or by one of the seed's keys."""
+        if self.ramtorch:
+            return "ramtorch"
+        if self.enable_group_offload:
+            return "group_offload"
+        if self.musubi_blocks_to_swap or self.resident_blocks is not None:
+            return "block_streaming"
+        return self.strategy
