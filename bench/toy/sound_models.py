@@ -15,11 +15,11 @@ from ltxcore.models.mel import FLOOR, log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 AUDIO_VAE_STEPS = 2000
-VOCODER_STEPS = 2000
-BATCH, VOCODER_BATCH = 16, 8
+VOCODER_STEPS = 1000
+BATCH, VOCODER_BATCH = 16, 4
 POOL = 1024
 """Sounds that are made once and drawn from."""
-LEARNING_RATE = 2e-3
+LEARNING_RATE, VOCODER_RATE = 2e-3, 1e-3
 SAMPLE_RATE = 16_000
 MEL_FRAMES, VOCODER_MEL_FRAMES = 65, 33
 KL = 2e-5
@@ -29,6 +29,8 @@ FRAME_RATE = 100
 PITCHES = tuple(FRAME_RATE * number for number in range(2, 25))
 SILENT_SHARE = 0.1
 STFT_SIZES = (256, 512, 1024)
+FIRST_LEVEL = 0.1
+"""Deviation of the vocoder's wave before training."""
 
 
 def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
@@ -106,25 +108,51 @@ def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> None:
     seed = derive_seed(0, "toy", "sounds")
     pool = mels(seed, POOL, VOCODER_MEL_FRAMES)
     waves = tones(seed, POOL, VOCODER["output_sampling_rate"], VOCODER_MEL_FRAMES)
+    _settle(vocoder, pool[:64])
 
     def losses(step: int) -> dict[str, torch.Tensor]:
         chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step), VOCODER_BATCH)
         # What the transformer and the VAE leave uncertain must not be heard.
         mel = pool[chosen] + 0.15 * torch.randn(pool[chosen].shape, generator=generator)
         wanted = waves[chosen]
-        with torch.autocast("cpu", torch.bfloat16):
-            heard = vocoder(mel.clamp(min=math.log(FLOOR))).float()
+        # Not in bf16: the gradient of transposed convolutions in it is wrong on a CPU (torch 2.11).
+        heard = vocoder(mel.clamp(min=math.log(FLOOR)))
         length = wanted.shape[-1]
         return {
-            "wave": 5 * (heard[..., :length] - wanted).abs().mean(),
+            "wave": (heard[..., :length] - wanted).abs().mean(),
             "spectrum": _spectral(heard[..., :length], wanted),
         }
 
-    fit(vocoder, losses, steps, LEARNING_RATE, work / "vocoder.safetensors")
+    fit(vocoder, losses, steps, VOCODER_RATE, work / "vocoder.safetensors")
+
+
+@torch.no_grad()
+def _settle(vocoder: Any, mel: torch.Tensor) -> None:
+    """Scale the initial weights so that every stage answers real spectra with unit variance.
+
+    torch's own shrink the wave a hundredfold on the way, and training then ends in silence. The first weights
+    sum to 0 for every output and keep doing so: logarithms lie around -10, and any other change of a weight
+    moves the wave by a constant, far more than by its shape.
+    """
+    first = vocoder.conv_in.weight
+    first.sub_(first.mean((1, 2), keepdim=True))
+    first.register_hook(lambda gradient: gradient - gradient.mean((1, 2), keepdim=True))
+    answers: list[torch.Tensor] = []
+    for module in (vocoder.conv_in, *vocoder.upsamplers, vocoder.conv_out):
+        hook = module.register_forward_hook(lambda *call: answers.append(call[-1]))
+        vocoder(mel)
+        hook.remove()
+        answer = answers.pop()
+        factor = (FIRST_LEVEL if module is vocoder.conv_out else 1.0) / answer.std()
+        module.weight.mul_(factor)
+        module.bias.sub_(answer.mean((0, 2))).mul_(factor)
 
 
 def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the magnitudes, linear and logarithmic, over `STFT_SIZES`."""
+    """How far the magnitudes are apart over `STFT_SIZES`: their distance by their norm, and their logarithms'.
+
+    R. Yamamoto et al., "Parallel WaveGAN" (2020), equations 3-5.
+    """
     total = torch.zeros(())
     for size in STFT_SIZES:
         window = torch.hann_window(size)
@@ -132,8 +160,8 @@ def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             torch.stft(wave.flatten(0, 1), size, size // 4, window=window, return_complex=True).abs()
             for wave in (heard, wanted)
         )
-        total = total + (one - other).abs().mean() / size**0.5
-        total = total + 0.1 * ((one + 1e-2).log() - (other + 1e-2).log()).abs().mean()
+        total = total + (one - other).norm() / other.norm()
+        total = total + 0.3 * ((one + 1e-2).log() - (other + 1e-2).log()).abs().mean()
     return total / len(STFT_SIZES)
 
 

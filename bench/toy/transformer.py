@@ -22,8 +22,8 @@ from ltxcore.training.data import collate
 from ltxcore.training.objective import losses as flow_losses
 from ltxcore.training.objective import noise_batch, patchify, unpatchify
 
-STEPS = 8000
-BATCH = 32
+STEPS = 3000
+BATCH = 16
 LEARNING_RATE = 1.5e-3
 CAPTION_DROPOUT = 0.1
 # The stages' own `connect` serves frozen connectors; here they learn too.
@@ -59,20 +59,19 @@ def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> None:
         noised = noise_batch(batch, settings, step)
         video, audio = noised.video, noised.audio
         assert audio is not None
-        with torch.autocast("cpu", torch.bfloat16):
-            texts = connect_learning(model.connectors, batch.features, MAX_TOKENS)
-            velocities = predict_velocity(
-                model.transformer,
-                video=unpatchify(video.tokens, like=batch.video),
-                audio=audio.tokens,
-                video_times=video.times,
-                audio_times=audio.times,
-                video_sigma=video.sigma,
-                audio_sigma=audio.sigma,
-                video_embeds=texts[0],
-                audio_embeds=texts[1],
-                fps=batch.fps,
-            )
+        texts = connect_learning(model.connectors, batch.features, MAX_TOKENS)
+        velocities = predict_velocity(
+            model.transformer,
+            video=unpatchify(video.tokens, like=batch.video),
+            audio=audio.tokens,
+            video_times=video.times,
+            audio_times=audio.times,
+            video_sigma=video.sigma,
+            audio_sigma=audio.sigma,
+            video_embeds=texts[0],
+            audio_embeds=texts[1],
+            fps=batch.fps,
+        )
         loss = flow_losses(patchify(velocities[0]), velocities[1], noised)
         assert loss.video is not None and loss.audio is not None
         return {"video": loss.video, "audio": loss.audio}
