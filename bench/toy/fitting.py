@@ -87,6 +87,7 @@ def _resume(parameters: dict[str, nn.Parameter], optimizer: Muon, file: Path) ->
 def load_fitted(model: nn.Module, file: Path) -> None:
     """Give a model the weights of its last saved state."""
     with safe_open(file, framework="pt") as stored, torch.no_grad():
+        trained = set(stored.keys())
         for name, parameter in model.named_parameters():
-            if f"weight.{name}" in stored.keys():
+            if f"weight.{name}" in trained:
                 parameter.copy_(stored.get_tensor(f"weight.{name}"))

@@ -71,7 +71,8 @@ def judge(painter: Painter, count: int, pictures: Path | None) -> dict[str, floa
     right = {"colour": 0, "direction": 0, "pitch": 0}
     shown = []
     for number in range(count):
-        colour, shape, way, tone = (list(names)[rng.integers(len(names))] for names in (COLOURS, SHAPES, WAYS, TONES))
+        names = (list(COLOURS), SHAPES, list(WAYS), list(TONES))
+        colour, shape, way, tone = (words[rng.integers(len(words))] for words in names)
         caption = describe(colour, shape, way, tone)
         rendering = painter.draw(f"judge-{number}", caption)
         found = content_of(rendering)

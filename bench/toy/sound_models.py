@@ -37,8 +37,8 @@ def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
     """Tones of the pitches at different loudness, some with gaps, some silent.
 
     Returns:
-        float32 `[count, 2, N]` at `rate`, N samples being (frames - 1) / 100 s. A seed gives the same tones at
-        every rate.
+        float32 `[count, 2, N]` at `rate`, N samples being (frames - 1) / 100 s. A seed gives the same tones
+        at every rate.
     """
     rng = np.random.default_rng(seed)
     duration_s = (frames - 1) / FRAME_RATE
@@ -149,7 +149,7 @@ def _settle(vocoder: Any, mel: torch.Tensor) -> None:
 
 
 def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far the magnitudes are apart over `STFT_SIZES`: their distance by their norm, and their logarithms'.
+    """How far magnitudes are apart over `STFT_SIZES`: their distance by their norm, and their logarithms'.
 
     R. Yamamoto et al., "Parallel WaveGAN" (2020), equations 3-5.
     """

@@ -1,4 +1,4 @@
-"""The toy's Gemma 3, random and frozen, and its tokenizer: one token a known word, one a byte of any other."""
+"""The toy's Gemma 3, random and frozen, and its tokenizer: a token a known word, or a byte of any other."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from bench.toy.sizes import GEMMA_LAYERS, MAX_TOKENS, TEXT_WIDTH
 from ltxcore.store.fingerprint import derive_seed
 
 SPECIALS = ("<pad>", "<eos>", "<bos>", "<unk>")
-WORDS = tuple(
-    """a an the and with while of to in on over from by at into as it its is are no not
-    red yellow green blue white black grey orange purple pink cyan teal brown silver gold dark pale light bright
-    circle disc ball square box triangle shape dot ring star line
-    moves move moving goes glides slides drifts rises falls climbs sinks runs comes flies stays turns circles
-    right left up down upwards downwards top bottom side middle centre edge across through
-    low high deep tone tones sound sounds sounding note hum heard silence silent quiet loud pitch
-    background picture video clip scene small large big slow fast slowly quickly one two three once""".split()
-)
+_KNOWN = """
+a an the and with while of to in on over from by at into as it its is are no not
+red yellow green blue white black grey orange purple pink cyan teal brown silver gold dark pale light bright
+circle disc ball square box triangle shape dot ring star line
+moves move moving goes glides slides drifts rises falls climbs sinks runs comes flies stays turns circles
+right left up down upwards downwards top bottom side middle centre edge across through
+low high deep tone tones sound sounds sounding note hum heard silence silent quiet loud pitch
+background picture video clip scene small large big slow fast slowly quickly one two three once
+"""
+WORDS = tuple(_KNOWN.split())
 """Words that are one token. What the toy was not trained on tells it nothing, as with any model."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +72,8 @@ def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> None:
             fps=batch.fps,
         )
         loss = flow_losses(patchify(velocities[0]), velocities[1], noised)
-        assert loss.video is not None and loss.audio is not None
+        assert loss.video is not None
+        assert loss.audio is not None
         return {"video": loss.video, "audio": loss.audio}
 
     fit(model, losses, steps, LEARNING_RATE, work / "denoiser.safetensors", warmup=200)

@@ -47,7 +47,9 @@ class DrawnClip:
     @property
     def caption(self) -> str:
         where = f"to the {self.way}" if self.way in ("right", "left") else self.way
-        tone = "" if self.silent else f" A {KNOWN[self.name]} tone sounds." if self.name else " A tone sounds."
+        tone = (
+            "" if self.silent else f" A {KNOWN[self.name]} tone sounds." if self.name else " A tone sounds."
+        )
         return f"A {self.name or TRIGGER} {self.shape} moves {where}.{tone}"
 
     def moving_shape(self) -> MovingShape:

@@ -36,9 +36,7 @@ def test_it_is_a_combined_checkpoint_of_a_few_megabytes(toy: ModelSource) -> Non
     assert sum(f.stat().st_size for f in toy_directory().rglob("*") if f.is_file()) < 8e6
     prints = {name: toy.fingerprint(name) for name in COMPONENTS}
     assert len(set(prints.values())) == len(COMPONENTS)
-    same = resolve_model(
-        ModelSettings(pretrained_model_name_or_path=str(toy_directory())), toy.models_dir
-    )
+    same = resolve_model(ModelSettings(pretrained_model_name_or_path=str(toy_directory())), toy.models_dir)
     assert {name: same.fingerprint(name) for name in COMPONENTS} == prints
 
 
