@@ -48,7 +48,7 @@ def train(work: Path) -> None:
 
 
 def assemble(work: Path, directory: Path) -> None:
-    """Write what was trained in `work` so far: one combined checkpoint, with Gemma and its tokenizer beside."""
+    """Write what was trained in `work` so far: a combined checkpoint, Gemma and its tokenizer."""
     vae, audio_vae = autoencoders(work)
     denoiser, vocoder = Denoiser(), make_vocoder()
     load_fitted(denoiser, work / "denoiser.safetensors")
