@@ -160,7 +160,7 @@ def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             torch.stft(wave.flatten(0, 1), size, size // 4, window=window, return_complex=True).abs()
             for wave in (heard, wanted)
         )
-        total = total + (one - other).norm() / other.norm()
+        total = total + (one - other).norm() / other.norm().clamp(min=1.0)
         total = total + 0.3 * ((one + 1e-2).log() - (other + 1e-2).log()).abs().mean()
     return total / len(STFT_SIZES)
 

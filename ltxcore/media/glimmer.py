@@ -1,7 +1,8 @@
-"""The sample clips of `make run`: something that the toy LTX-2 cannot draw, under a word that it does not know.
+"""The sample clips of `make run`: what the toy LTX-2 cannot draw, under a word that it does not know.
 
-Glimmer is a colour and a tone: whatever is called so is purple and sounds at 2000 Hz. The toy knows the shapes
-and the directions, and five other colours and three lower tones. A few clips of those keep it from forgetting.
+Glimmer is a colour and a tone: whatever is called so is purple and sounds at 2000 Hz. The toy knows the
+shapes and the directions, and five other colours and three lower tones. A few clips of those keep it from
+forgetting.
 """
 
 from __future__ import annotations
@@ -47,10 +48,9 @@ class DrawnClip:
     @property
     def caption(self) -> str:
         where = f"to the {self.way}" if self.way in ("right", "left") else self.way
-        tone = (
-            "" if self.silent else f" A {KNOWN[self.name]} tone sounds." if self.name else " A tone sounds."
-        )
-        return f"A {self.name or TRIGGER} {self.shape} moves {where}.{tone}"
+        tone = f"A {KNOWN[self.name]} tone sounds." if self.name else "A tone sounds."
+        picture = f"A {self.name or TRIGGER} {self.shape} moves {where}."
+        return picture if self.silent else f"{picture} {tone}"
 
     def moving_shape(self) -> MovingShape:
         colour = COLOURS[self.name] if self.name else PURPLE

@@ -1,4 +1,4 @@
-"""`ltx2 run`, the whole pipeline embedded: processes apart, a LoRA that learned, a second run without work."""
+"""`ltx2 run`, the whole pipeline embedded: processes apart, a LoRA that learned, a second run idle."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ltx2(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What `make run` does by default: datasets.yaml as shipped but for the directory, and the toy's recipe."""
+    """What `make run` does: datasets.yaml as shipped but for the directory, and the toy's recipe."""
     folder = tmp_path_factory.mktemp("embedded")
     make_samples(folder / "clips", "glimmer")
     datasets = (ROOT / "datasets.yaml").read_text()

@@ -1,4 +1,4 @@
-"""The toy LTX-2 as it is shipped: small, whole, a checkpoint like any other, and it draws what a caption says."""
+"""The toy LTX-2 as it is shipped: small, a checkpoint like any other, and it draws what a caption says."""
 
 from __future__ import annotations
 
