@@ -50,6 +50,11 @@ def find_model(settings: ModelSettings, fetch: bool) -> Path:
         ModelError: it is not here (nor, with `fetch`, on the hub), or it is not clear which file is meant.
     """
     name, flavour = settings.pretrained_model_name_or_path, settings.model_flavour
+    if name == TOY_MODEL and not (toy_directory() / TOY_CHECKPOINT).is_file():
+        raise ModelError(
+            f"the toy LTX-2 is not in {toy_directory()}; `python -m bench.toy.make WORK` makes it, or give "
+            f"`{TINY_MODEL}`"
+        )
     path = toy_directory() if name == TOY_MODEL else Path(name).expanduser()
     if path.is_file():
         return path.resolve()
@@ -65,7 +70,7 @@ def find_model(settings: ModelSettings, fetch: bool) -> Path:
 
 
 def toy_directory() -> Path:
-    """The toy LTX-2 that comes with this package: a combined checkpoint and its Gemma."""
+    """Where the toy LTX-2 is, once it is made: a combined checkpoint and its Gemma."""
     return Path(__file__).parent / "toy"
 
 

@@ -12,6 +12,10 @@ from bench.toy import fitting
 from bench.toy.muon import orthogonal
 from bench.toy.sound_models import PITCHES, tones
 from bench.toy.text_encoder import SPECIALS, write_text_encoder
+from ltxcore.config.model_settings import TOY_MODEL, ModelSettings
+from ltxcore.models import finding
+from ltxcore.models.errors import ModelError
+from ltxcore.models.source import check_model
 
 
 def train(file: Path, stop_at: int | None = None) -> nn.Module:
@@ -49,6 +53,12 @@ def test_an_update_is_nearly_orthogonal(shape: tuple[int, int]) -> None:
     values = torch.linalg.svdvals(orthogonal(matrix))
     assert values.min() > 0.6
     assert values.max() < 1.3
+
+
+def test_a_toy_that_was_not_made_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "toy_directory", lambda: tmp_path)
+    with pytest.raises(ModelError, match=r"not in .*bench\.toy\.make"):
+        check_model(ModelSettings(pretrained_model_name_or_path=TOY_MODEL))
 
 
 def test_a_tone_is_the_same_at_every_rate() -> None:
