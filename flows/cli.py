@@ -74,11 +74,11 @@ def stage(
 
 @app.command()
 def samples(
-    directory: Annotated[Path, typer.Argument()] = Path("datasets/glimmer"),
+    directory: Annotated[Path, typer.Argument()] = Path("datasets/samples"),
     name: Annotated[
         Literal["glimmer", "variety"],
         typer.Option("--set", help="What the toy LTX-2 learns in `make run`, or every kind of clip."),
-    ] = "glimmer",
+    ] = "variety",
 ) -> None:
     """Make the sample clips, where they are not there yet."""
     from ltxcore.media.samples import make_samples
