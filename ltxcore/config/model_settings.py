@@ -31,7 +31,7 @@ class ModelSettings(Strict):
         TINY_MODEL,
         min_length=1,
         description="A combined .safetensors, a directory that holds it or is in the diffusers layout, "
-        "a hub id, `toy`, a small LTX-2 that draws moving shapes, or `tiny`, a random one.",
+        "a hub id, `toy`, a small LTX-2 that bench.toy makes, or `tiny`, a random one.",
     )
     model_flavour: Flavour | None = Field(
         None,
