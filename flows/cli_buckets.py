@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from ltxcore.config.errors import ConfigError
-from ltxcore.stages.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise
+from ltxcore.stages.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
 from ltxcore.stages.context import Context
 from ltxcore.stages.probe_media import Memo, find_files
 from ltxcore.store.workspace import Workspace
@@ -61,3 +61,8 @@ def _print(advice: BucketAdvice) -> None:
         style = "bold" if row["plan"] in ("as configured", "proposed") else None
         table.add_row(*(str(value) for value in row.values()), style=style)
     console.print(table)
+    console.print(
+        f"To have these and no others, write into the dataset [bold]{advice.dataset}[/]:", highlight=False
+    )
+    # As it is to be copied: on one line, however long.
+    console.print(f"  {paste_line(advice)}", soft_wrap=True, markup=False, highlight=False)

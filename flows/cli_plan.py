@@ -14,22 +14,29 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.cards import CARDS, Card, card_like
-from ltxcore.memory.plan import GIB, vae_activations_bytes
-from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
+from ltxcore.memory.plan import GIB, OverBudget
+from ltxcore.memory.planner import CONTEXT_BYTES, RESERVE, Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
-from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS, Version
-from ltxcore.stages.training_plan import forced_by, planner_for, workload
+from ltxcore.memory.render_planner import RenderPlanner, RenderWorkload
+from ltxcore.models.vae_ways import LARGE_TILES, WAYS, ways_from
+from ltxcore.models.versions import LOADABLE, TEXT_MAX_TOKENS, VERSIONS, Version
+from ltxcore.stages.placing import forced_by
+from ltxcore.stages.training_plan import planner_for, workload
+from ltxcore.stages.vae_room import VaeRoom
+from ltxcore.validation.plan import DISTILLED_GUIDANCE, plan_rendering
 
 console = Console()
 errors = Console(stderr=True)
 
 BAD_INPUT = 2
-CHUNK_FRAMES = 17
-TILE_PIXELS = 512
+# Parameters of the audio VAE and the vocoder (ltx2-facts section 7).
+SOUND_VALUES = {"2.0": 108_800_000, "2.3": 181_700_000}
 
 
 def plan(
@@ -53,8 +60,10 @@ def plan(
         if frames % 8 != 1:
             raise typer.BadParameter(f"{frames} frames are not 8n+1; give {frames - (frames - 1) % 8}")
         here = _this_machine(chosen)
+        given = chosen.training.train_batch_size
         work = workload(
             chosen,
+            batch=batch or (given if isinstance(given, int) else 1),
             width=width,
             height=height,
             frames=frames,
@@ -62,7 +71,7 @@ def plan(
             audio=not silent,
             text_tokens=TEXT_MAX_TOKENS,
         )
-        work = replace(work, batch=batch or work.batch, value_bytes=2)
+        work = replace(work, value_bytes=2)
         with console.status("building the model without its weights"):
             _print_all(released, chosen, work, [*here, *cards])
     except (ConfigError, StrategyUnavailable) as error:
@@ -78,9 +87,7 @@ def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Ca
         planner_for(shapes["transformer"], shapes["connectors"], released.transformer, card, work.value_bytes)
         for card in cards
     ]
-    forced = forced_by(
-        recipe.memory, planners[0].sizes.blocks, recipe.model.base_model_precision, device="cuda"
-    )
+    forced = forced_by(recipe.memory, planners[0].sizes.blocks, _precision(recipe), device="cuda")
     console.print(
         f"LTX-{released.name}, {planners[0].sizes.values / 1e9:.1f}B parameters; {work}; "
         f"{work.tokens.video:,} video tokens, {work.tokens.audio} of sound; rank {work.rank}"
@@ -89,7 +96,7 @@ def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Ca
     console.print(table)
     for line in advice:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_stage_table(released, shapes, work))
+    console.print(_stage_table(released, shapes, work, recipe, planners, forced))
     console.print("Seconds are estimates from the cards' rates; memory includes CUDA's own 0.7 GiB.")
 
 
@@ -104,7 +111,7 @@ def _training_table(
     advice: list[str] = []
     for planner in planners:
         budget = Budget.of(planner.card)
-        given = recipe.model.base_model_precision
+        given = _precision(recipe)
         for precision in dict.fromkeys((given, "int8-quanto")):
             plans = planner.plans(work, budget, precision, forced)
             fitting = [plan for plan in plans if plan.fits(budget)]
@@ -135,38 +142,102 @@ def _cells(
     ]
 
 
-def _stage_table(released: Version, shapes: Mapping[str, Any], work: Workload) -> Table:
-    """The other stages with models, in the ways that they can run."""
-    from ltxcore.models.shapes import GEMMA_LAYERS, GEMMA_VALUES
-
+def _stage_table(
+    released: Version,
+    shapes: Mapping[str, Any],
+    work: Workload,
+    recipe: Recipe,
+    planners: list[Planner],
+    forced: Forced,
+) -> Table:
+    """The other stages with models: the ways that they can run, and which card takes which."""
     table = Table(title="other stages", box=box.SIMPLE_HEAD, title_justify="left", padding=(0, 1, 0, 0))
     for heading in ("stage", "way"):
         table.add_column(heading)
     for heading in ("weights GiB", "work space GiB", "GPU GiB"):
         table.add_column(heading, justify="right")
-
-    def row(stage: str, way: str, values: float, work_bytes: float) -> None:
-        weights = 2 * values
-        cells = [f"{part / GIB:.1f}" for part in (weights, work_bytes, weights + work_bytes)]
-        table.add_row(stage, way, *cells)
-
-    encoder = _values(shapes["vae"], "encoder.")
-    channels = released.video_vae["block_out_channels"][0]
-    for way, frames, edges in (
-        ("whole clip", work.frames, (work.width, work.height)),
-        (f"{CHUNK_FRAMES - 1} frames at a time", min(work.frames, CHUNK_FRAMES), (work.width, work.height)),
-        ("and tiles", min(work.frames, CHUNK_FRAMES), (TILE_PIXELS, TILE_PIXELS)),
+    table.add_column("taken on")
+    cards = [planner.card for planner in planners]
+    for stage, ways in (
+        ("encode-latents", _encoding(released, shapes, work)),
+        ("embed-text", _embedding(released, shapes)),
     ):
-        width, height = min(edges[0], work.width), min(edges[1], work.height)
-        space = vae_activations_bytes(
-            frames=frames, width=width, height=height, channels=channels, value_bytes=2
-        )
-        row("encode-latents", way, encoder, space)
+        taken: dict[str, list[str]] = {}
+        for card in cards:
+            room = (card.vram_gib * GIB - CONTEXT_BYTES) * (1 - RESERVE)
+            fitting = [way for way, (weights, space) in ways.items() if weights + space <= room]
+            taken.setdefault(fitting[0] if fitting else "", []).append(card.name)
+        for way, (weights, space) in ways.items():
+            cells = [f"{part / GIB:.1f}" for part in (weights, space, weights + space)]
+            names = taken.get(way, [])
+            table.add_row(stage, way, *cells, "all" if len(names) == len(cards) else ", ".join(names))
+        if "" in taken:
+            table.add_row(stage, "[red]fits in no way[/]", "", "", "", ", ".join(taken[""]))
+    for planner in planners:
+        _add_rendering(table, released, shapes, work, recipe, planner, forced)
+    return table
+
+
+def _encoding(released: Version, shapes: Mapping[str, Any], work: Workload) -> dict[str, tuple[float, float]]:
+    """Way through the VAE -> bytes of weights and of work space, the fastest way first."""
+    channels = released.video_vae["block_out_channels"][0]
+    room, weights = VaeRoom(0, channels, 2), 2 * _values(shapes["vae"], "encoder.")
+    size = work.frames, work.width, work.height
+    ways = ways_from(WAYS[0], *size)
+    return {way.name: (weights, room.work_bytes(way, size)) for way in ways}
+
+
+def _embedding(released: Version, shapes: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    from ltxcore.models.shapes import GEMMA_LAYERS, GEMMA_VALUES
+
     projection = _values(shapes["connectors"], "text_proj_in", "video_text_proj_in", "audio_text_proj_in")
     states = 2 * TEXT_MAX_TOKENS * released.connectors["caption_channels"] * 2
-    row("embed-text", "Gemma resident", GEMMA_VALUES + projection, states * (GEMMA_LAYERS + 1))
-    row("embed-text", "Gemma layer by layer", 2 * GEMMA_VALUES / GEMMA_LAYERS + projection, 8 * states)
-    return table
+    layers = 2 * GEMMA_VALUES / GEMMA_LAYERS
+    return {
+        "Gemma resident": (2 * (GEMMA_VALUES + projection), states * (GEMMA_LAYERS + 1)),
+        "Gemma layer by layer": (2 * (layers + projection), 8 * states),
+    }
+
+
+def _add_rendering(
+    table: Table,
+    released: Version,
+    shapes: Mapping[str, Any],
+    work: Workload,
+    recipe: Recipe,
+    planner: Planner,
+    forced: Forced,
+) -> None:
+    """The plan of a rendering of the recipe's size."""
+    size, vae = plan_rendering(recipe.validation), released.video_vae
+    rendering = RenderWorkload(
+        size.width,
+        size.height,
+        size.num_frames,
+        size.fps,
+        guided=size.guidance > DISTILLED_GUIDANCE,
+        text_tokens=TEXT_MAX_TOKENS,
+        rank=work.rank,
+        targets=work.targets,
+        tile_pixels=LARGE_TILES.size,
+    )
+    rest = 2 * (_values(shapes["vae"], "") + SOUND_VALUES[released.name])
+    render_planner = RenderPlanner(planner, vae["decoder_block_out_channels"][0], rest)
+    name, budget = planner.card.name, Budget.of(planner.card)
+    try:
+        plan = render_planner.choose(rendering, budget, _precision(recipe), forced)
+    except OverBudget:
+        table.add_row("render-validation", "[red]fits in no way[/]", "", "", "", name)
+        return
+    parts = (plan.weights_bytes, plan.work_bytes, plan.device_bytes)
+    cells = [f"{part / GIB:.1f}" for part in parts]
+    table.add_row(f"render-validation, {rendering}", plan.told, *cells, name)
+
+
+def _precision(recipe: Recipe) -> str:
+    """What the rows show first; `auto` would take the most exact one that fits."""
+    given = recipe.model.base_model_precision
+    return NO_CHANGE if given == AUTO else given
 
 
 def _values(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> int:
@@ -190,7 +261,13 @@ def _this_machine(recipe: Recipe) -> list[Card]:
 def _version(name: str) -> Version:
     if name not in VERSIONS:
         raise typer.BadParameter(f"LTX-2 {name} is not known; give one of {', '.join(VERSIONS)}")
-    return VERSIONS[name]
+    found = VERSIONS[name]
+    if found.missing:
+        raise typer.BadParameter(
+            f"LTX-{name} cannot be loaded yet; missing are {'; '.join(found.missing)}. "
+            f"Give one of {', '.join(LOADABLE)}"
+        )
+    return found
 
 
 def _card(name: str, ram: float | None) -> Card:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from ltxcore.config.errors import ConfigError
+from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import check_model
 from ltxcore.stages.context import Context
@@ -32,7 +33,7 @@ def validate(
     """Check datasets and recipe, and estimate a run, without running or writing anything.
 
     Ends with 0 if a run can start, 2 if the configuration is wrong, and 1 if it is right but a run would
-    fail: no clip can be used, or the disk is too small.
+    fail: no clip can be used, no plan of a stage fits in memory, or the disk is too small.
     """
     try:
         chosen = read_recipe(recipe)
@@ -43,8 +44,9 @@ def validate(
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:
         raise refuse(error) from None
-    for dataset in found.video:
-        console.print(f"{dataset.id}: {found.directory(dataset)}", markup=False, soft_wrap=True)
+    for dataset in found.media:
+        told = f"{dataset.id}: {dataset.dataset_type}, {found.directory(dataset)}"
+        console.print(told, markup=False, soft_wrap=True)
     for note in notes:
         console.print(f"[yellow]note[/]  {note}", highlight=False, soft_wrap=True)
     _print(figures)
@@ -59,7 +61,7 @@ def _print(figures: Estimate) -> None:
     seen = f"{figures.looked_at} looked at: {figures.taken} taken, {figures.rejected} rejected"
     console.print(f"{figures.files} files, {seen}", highlight=False)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("stage", "to do", "in place", "disk", "time"):
+    for heading in ("stage", "to do", "in place", "disk", "time", "memory GiB"):
         table.add_column(heading, justify="left" if heading == "stage" else "right", no_wrap=True)
     for stage in figures.stages:
         table.add_row(*_row(stage))
@@ -77,13 +79,15 @@ def _print(figures: Estimate) -> None:
         console.print(f"{', '.join(stages)}: {note}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _row(stage: StageEstimate) -> tuple[str, str, str, str, str]:
+def _row(stage: StageEstimate) -> tuple[str, ...]:
+    plan = stage.memory
     return (
         stage.stage.name,
         f"{'?' if stage.to_do is None else stage.to_do} {stage.unit}",
         "" if stage.in_place is None else str(stage.in_place),
         "?" if stage.disk_bytes is None else size(stage.disk_bytes),
         "?" if stage.seconds is None and stage.to_do != 0 else duration(stage.seconds or 0.0),
+        "" if plan is None else f"{plan.total_bytes / GIB:.1f} of {plan.budget_bytes / GIB:.1f}",
     )
 
 

@@ -63,5 +63,5 @@ def probe_all(run: StageRun) -> None:
     artifacts.table("dataset-report", rows, "Every file, its verdict and why")
     artifacts.table("buckets", bucket_rows(snapshot), "Samples of equal shape")
     report_dataset(run.ctx, snapshot, run.directory)
-    outcome = stage.outcome(snapshot, len(unknown))
+    outcome = stage.outcome(snapshot, len(unknown), memo.undecided)
     run.finish(outcome.model_copy(update={"files": (output_file(run.ctx.workspace, report),)}))

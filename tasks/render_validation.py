@@ -34,7 +34,7 @@ def render_all(run: StageRun) -> None:
     from ltxcore.memory.device import pick_device
 
     with within_budget(run):
-        session = stage.Session(run.ctx, run.directory, pick_device())
+        session = stage.Session(run.ctx, run.directory, pick_device(), run.plan)
         if session.prompts:
             write_gallery(session, render(session, run))
         else:

@@ -98,8 +98,8 @@ def within_budget(run: StageRun) -> Iterator[None]:
     if plan is not None:
         peaks = measure_peaks()
         measured = peaks.vram_bytes if plan.on_device else peaks.rss_bytes
-        row = plan_row(plan, measured)
-        artifacts.table(f"memory-{run.stage.name}", [row], "Predicted and measured peak of memory")
+        rows = [plan_row(plan, measured), *({"out of memory before": told} for told in run.setbacks)]
+        artifacts.table(f"memory-{run.stage.name}", rows, "Predicted and measured peak of memory")
 
 
 def unless_out_of_memory(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

@@ -42,7 +42,7 @@ def train_all(run: StageRun, should_stop: Callable[[], bool]) -> None:
     from ltxcore.memory.device import pick_device
 
     with within_budget(run):
-        training = stage.Training(run.ctx, run.directory, run.request, pick_device())
+        training = stage.Training(run.ctx, run.directory, run.request, pick_device(), run.plan)
         plan_memory(training)
         run.progress.begin(training.recipe.training.max_train_steps, "steps", "loading")
         outcome = train(training, run, should_stop)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ltxcore.models.assembling import build_empty
 from ltxcore.models.versions import VERSIONS
 
 SMALL: Mapping[str, Any] = MappingProxyType(
@@ -64,7 +65,7 @@ def random_transformer(small: bool, precision: str, device: str, home: str) -> A
     """
     from diffusers import LTX2VideoTransformer3DModel
 
-    model = _random(lambda: LTX2VideoTransformer3DModel(**transformer_config(small)), device, home)
+    model = random_model(lambda: LTX2VideoTransformer3DModel(**transformer_config(small)), device, home)
     if precision != "no_change":
         from optimum import quanto
 
@@ -82,20 +83,19 @@ def random_connectors(small: bool, device: str) -> Any:
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
     config = {**VERSIONS["2.0"].connectors, **(SMALL_CONNECTORS if small else {})}
-    return _random(lambda: LTX2TextConnectors(**config), device, "cpu").eval().requires_grad_(False)
+    return random_model(lambda: LTX2TextConnectors(**config), device, "cpu").eval().requires_grad_(False)
 
 
-def _random(build: Any, device: str, home: str) -> Any:
-    with torch.device("meta"):
-        model = build().to(torch.bfloat16)
+def random_model(build: Any, device: str, home: str) -> Any:
+    """A model in bf16 whose values are drawn on `device`, one tensor at a time, and left at `home`."""
+    model = build_empty(build)
     generator = torch.Generator(device).manual_seed(0)
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                drawn = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device)
                 drawn.normal_(std=SPREAD, generator=generator)
                 module._parameters[name] = nn.Parameter(drawn.to(home), requires_grad=False)
         for name, buffer in module._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                raise RuntimeError(f"the buffer {name} of {type(module).__name__} needs a value of its own")
+            module._buffers[name] = None if buffer is None else buffer.to(home)
     return model

@@ -14,7 +14,7 @@ import platform
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,12 @@ from typing import Any
 
 GIB = 1 << 30
 WARM_STEPS = 2
+KEPT_BLOCKS = 1
+"""Blocks before and after a TREAD route that every token goes through: of the shrunk model's four too."""
+
+
+class NotBuilt(RuntimeError):
+    """A case of a technique that this version does not have."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Case:
     precision: str = "no_change"
     resident: int = 0
     use_stream: bool = False
+    tread: float = 0.0
+    """Share of the video tokens that pass by all blocks but the first and the last."""
     target_s: float | None = None
     target_gib: float | None = None
 
@@ -49,7 +57,10 @@ CASES = (
     Case("480p int8 streamed", **BASELINE, way="block_streaming", precision="int8-quanto"),
     Case("480p bf16 group offload", **BASELINE, way="group_offload"),
     Case("480p bf16 group offload, stream", **BASELINE, way="group_offload", use_stream=True),
+    Case("480p bf16 RamTorch", **BASELINE, way="ramtorch"),
+    Case("480p bf16 resident, TREAD 0.5", **BASELINE, way="resident", tread=0.5),
     Case("704p bf16 resident", **LARGE, way="resident", target_s=2.0),
+    Case("704p bf16 resident, TREAD 0.5", **LARGE, way="resident", tread=0.5),
     Case("704p int8 resident", **LARGE, way="resident", precision="int8-quanto"),
     Case("704p bf16 streamed", **LARGE, way="block_streaming", target_gib=16),
 )
@@ -90,7 +101,8 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
     home = device if case.way == "resident" else "cpu"
     transformer = random_transformer(small, case.precision, device, home)
     groups = GroupSettings(use_stream=case.use_stream and device == "cuda")
-    strategy: Any = case.way
+    # RamTorch is the project's own streaming, of all blocks.
+    strategy: Any = "block_streaming" if case.way == "ramtorch" else case.way
     resident = spread_resident(config["num_layers"], case.resident)
     placement = Placement(transformer, Arrangement(strategy, resident, groups=groups), device)
     connectors = random_connectors(small, device)
@@ -99,6 +111,7 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
     recipe = Recipe(
         lora=LoraSettings(lora_rank=16),
         training=TrainingSettings(max_train_steps=WARM_STEPS + steps, train_batch_size=case.batch),
+        **routes(case),
     )
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -119,10 +132,10 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
     bare_s = clips.bare_step_s(transformer, case.batch, device, steps)
     planner, workload = clips.planned(transformer, connectors, case.batch)
     plan = planner.plan(
-        strategy, workload, case.precision, _resident(case, config), config["num_layers"], groups=groups
+        case.way, workload, case.precision, _resident(case, config), config["num_layers"], groups=groups
     )
     step_s = median(times[WARM_STEPS:])
-    flop = 3 * planner.sizes.forward_flop(workload.tokens) * case.batch
+    flop = 3 * case.batch * _forward_flop(planner, workload.tokens, case.tread)
     return Measured(
         case=case.name,
         step_s=step_s,
@@ -132,6 +145,31 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
         tflops=flop / step_s / 1e12,
         host_gib=peaks.rss_bytes / GIB,
     )
+
+
+def routes(case: Case) -> dict[str, Any]:
+    """The recipe's part that lets tokens pass by blocks; nothing where none do.
+
+    Raises:
+        NotBuilt: this version cannot.
+    """
+    from ltxcore.config.recipe import Recipe
+
+    if not case.tread:
+        return {}
+    if "tread" not in Recipe.model_fields:
+        raise NotBuilt("this version has no TREAD")
+    kept = KEPT_BLOCKS
+    route = {"selection_ratio": case.tread, "start_layer_idx": kept, "end_layer_idx": -1 - kept}
+    return {"tread": {"routes": [route]}}
+
+
+def _forward_flop(planner: Any, tokens: Any, tread: float) -> float:
+    """One forward pass, of which all blocks but the outer ones see a part of the video tokens."""
+    fewer = replace(tokens, video=round(tokens.video * (1 - tread)))
+    routed = max(0, planner.sizes.blocks - 2 * KEPT_BLOCKS) / planner.sizes.blocks if tread else 0.0
+    whole, part = (planner.sizes.forward_flop(count) for count in (tokens, fewer))
+    return float(routed * part + (1 - routed) * whole)
 
 
 def _resident(case: Case, config: dict[str, Any]) -> int:
@@ -171,18 +209,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     given = parser.parse_args()
     chosen = [case for case in CASES if given.case is None or case.name in given.case]
-    results, failed = [], {}
+    results, failed, left_out = [], {}, {}
     for case in chosen:
         started = time.monotonic()
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             try:
                 results.append(pool.submit(measure, case, given.small, given.steps).result())
+            except NotBuilt as error:
+                left_out[case.name] = str(error)
             except (RuntimeError, MemoryError) as error:
                 failed[case.name] = str(error).splitlines()[0]
         print(f"{case.name}: {time.monotonic() - started:.0f} s", flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
     stem = given.out / f"{date.today():%Y-%m-%d}-training{'-small' if given.small else ''}"
     text = f"{machine()}, {date.today()}\n\n{table(results)}\n"
+    text += "".join(f"\n{name} was left out: {why}\n" for name, why in left_out.items())
     text += "".join(f"\n{name} failed: {why}\n" for name, why in failed.items())
     stem.with_suffix(".md").write_text(text, encoding="utf-8")
     stem.with_suffix(".json").write_text(json.dumps([asdict(found) for found in results], indent=1))

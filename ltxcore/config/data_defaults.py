@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.bucket_list import names_frames, read_bucket
 
 
 class DataDefaults(Strict):
@@ -20,12 +21,28 @@ class DataDefaults(Strict):
         None, gt=0, le=240, description="For video datasets without video.frame_rate."
     )
 
+    buckets: tuple[str, ...] = Field(
+        (),
+        description="For datasets with neither buckets nor a resolution: WxHxF for clips, WxH for pictures.",
+    )
+
+    @field_validator("buckets")
+    @classmethod
+    def _legal(cls, written: tuple[str, ...]) -> tuple[str, ...]:
+        for text in written:
+            read_bucket(text)
+        return written
+
     def fill(self, item: Any) -> Any:
         """One entry of a dataset file, as plain data, with what it leaves out."""
         if not isinstance(item, dict) or item.get("dataset_type") not in ("video", "image"):
             return item
         picture = {"resolution": self.resolution, "resolution_type": self.resolution_type}
         filled = {**{key: value for key, value in picture.items() if value is not None}, **item}
+        of_clips = item["dataset_type"] == "video"
+        buckets = [text for text in self.buckets if names_frames(text) == of_clips]
+        if buckets and "resolution" not in item:
+            filled.setdefault("buckets", buckets)
         video = item.get("video", {})
         if self.frame_rate is not None and item["dataset_type"] == "video" and isinstance(video, dict):
             filled["video"] = {"frame_rate": self.frame_rate, **video}

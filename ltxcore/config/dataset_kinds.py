@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.bucket_list import Bucket, names_frames, read_bucket
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 CaptionStrategy = Literal["textfile", "filename", "instanceprompt", "instance_prompt", "parquet"]
 TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
 SAMPLE_RATE = 16000
+MEASURED = "Accepted and not used: probe-media measures every file."
 NOT_USED = "Accepted and not used: the workspace holds the store."
 
 
@@ -57,8 +59,6 @@ class VideoSettings(Strict):
     def _ordered(self) -> VideoSettings:
         if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
             raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        if self.bucket_strategy == "aspect_ratio" and self.shortest > (self.max_frames or self.shortest):
-            raise ValueError(f"max_frames {self.max_frames} is less than the {self.shortest} frames needed")
         return self
 
     @property
@@ -109,6 +109,12 @@ class ParquetSettings(Strict):
     filename_column: str = Field(description="Relative path, name, or name without extension of the clip.")
     caption_column: str = Field(description="A text, or a list of texts of which each visit draws one.")
     fallback_caption_column: str | None = Field(None, description="Used where the caption is empty.")
+    identifier_includes_extension: bool | None = Field(
+        None, description="Whether filename_column holds extensions. Default: both are looked for."
+    )
+    width_column: str | None = Field(None, description=MEASURED)
+    height_column: str | None = Field(None, description=MEASURED)
+    bbox_column: str | None = Field(None, description="Accepted and not used: no loss looks at boxes.")
 
 
 class MediaDataset(Strict):
@@ -165,6 +171,30 @@ class PictureDataset(MediaDataset):
     crop_aspect_buckets: tuple[float, ...] = Field((), description="For crop_aspect closest and random.")
     minimum_aspect_ratio: float | None = Field(None, gt=0)
     maximum_aspect_ratio: float | None = Field(None, gt=0)
+    buckets: tuple[str, ...] = Field(
+        (),
+        description="The only sizes and lengths there are, as WxHxF; of pictures WxH. In place of resolution "
+        "and num_frames. `ltx2 buckets` proposes some.",
+    )
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _listed_buckets(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
+
+    @field_validator("buckets")
+    @classmethod
+    def _legal(cls, written: tuple[str, ...]) -> tuple[str, ...]:
+        found = [read_bucket(text) for text in written]
+        for text, bucket in zip(written, found, strict=True):
+            if found.count(bucket) > 1:
+                raise ValueError(f"{text} is given twice; keep one of them")
+        return tuple(bucket.written for bucket in found)
+
+    @property
+    def fixed_buckets(self) -> tuple[Bucket, ...]:
+        """The buckets that the dataset names; none where they follow from the clips."""
+        return tuple(read_bucket(text) for text in self.buckets)
 
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
@@ -190,10 +220,29 @@ class VideoDataset(PictureDataset):
         (), description="Audio datasets that hold the clips' sound, matched by stem; `<id>_audio` is its own."
     )
 
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _with_frames(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(text, str) and not names_frames(text) and read_bucket(text).frames == 1:
+                raise ValueError(f"{text} names no frames; write {text}x49, or {text}x1 for single frames")
+        return value
+
     @field_validator("s2v_datasets", mode="before")
     @classmethod
     def _listed_links(cls, value: Any) -> Any:
         return () if value is None else _one_or_many(value)
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> VideoDataset:
+        video = self.video
+        by_count = video.bucket_strategy == "aspect_ratio" and not self.buckets
+        if by_count and video.shortest > (video.max_frames or video.shortest):
+            raise ValueError(
+                f"video.max_frames {video.max_frames} is less than the {video.shortest} frames needed; "
+                "raise it, or lower num_frames"
+            )
+        return self
 
     @property
     def audio_set_id(self) -> str:
@@ -228,6 +277,17 @@ class ImageDataset(PictureDataset):
     """A directory of pictures with captions: clips of one frame."""
 
     dataset_type: Literal["image"]
+
+    @field_validator("buckets")
+    @classmethod
+    def _one_frame(cls, written: tuple[str, ...]) -> tuple[str, ...]:
+        for bucket in map(read_bucket, written):
+            if bucket.frames != 1:
+                raise ValueError(
+                    f"{bucket.written} has {bucket.frames} frames, and a picture is one; write "
+                    f"{bucket.width}x{bucket.height}"
+                )
+        return written
 
 
 class AudioDataset(MediaDataset):

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ltxcore.config.bucket_list import TEMPORAL_FACTOR
 from ltxcore.config.dataset_kinds import AudioDataset, Media, PictureDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
 
-TEMPORAL_FACTOR = 8
+REPLACED_BY_BUCKETS = {
+    "resolution",
+    "resolution_type",
+    "aspect_bucket_alignment",
+    "crop",
+    "crop_aspect",
+    "crop_aspect_buckets",
+}
+LENGTHS_REPLACED_BY_BUCKETS = {"num_frames", "bucket_strategy", "frame_interval"}
 
 
 def remarks(datasets: Datasets) -> list[str]:
@@ -26,7 +35,17 @@ def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
             yield f"{key} is not used: the workspace holds the store"
     if dataset.is_regularisation_data:
         yield "is_regularisation_data is recorded on its samples; they are trained like the others"
-    if isinstance(dataset, PictureDataset) and not dataset.crop and "crop_aspect" in dataset.model_fields_set:
+    if dataset.parquet is not None:
+        for key in ("width_column", "height_column"):
+            if getattr(dataset.parquet, key) is not None:
+                yield f"parquet.{key} has no effect: probe-media measures every file"
+        if dataset.parquet.bbox_column is not None:
+            yield "parquet.bbox_column has no effect: no loss looks at boxes"
+    if isinstance(dataset, PictureDataset) and dataset.buckets:
+        yield from _bucket_remarks(dataset)
+    elif (
+        isinstance(dataset, PictureDataset) and not dataset.crop and "crop_aspect" in dataset.model_fields_set
+    ):
         yield "crop_aspect has no effect without `crop: true`"
     if isinstance(dataset, VideoDataset):
         yield from _video_remarks(dataset)
@@ -40,10 +59,18 @@ def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
                 yield f"{key} has no effect: the clips that it is linked to are visited"
 
 
+def _bucket_remarks(dataset: PictureDataset) -> Iterator[str]:
+    given = dataset.model_fields_set & REPLACED_BY_BUCKETS
+    if isinstance(dataset, VideoDataset):
+        given |= {f"video.{key}" for key in dataset.video.model_fields_set & LENGTHS_REPLACED_BY_BUCKETS}
+    for key in sorted(given):
+        yield f"{key} has no effect: the dataset names its buckets"
+
+
 def _video_remarks(dataset: VideoDataset) -> Iterator[str]:
     asked = dataset.video.num_frames
     legal = (asked - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-    if asked != legal:
+    if asked != legal and not dataset.buckets:
         yield f"num_frames {asked} is used as {legal}: LTX-2 takes 8n+1 frames"
     if dataset.audio.audio_only:
         return

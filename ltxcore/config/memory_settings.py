@@ -22,7 +22,13 @@ class MemorySettings(Strict):
     ram_gib: float | None = Field(None, gt=0)
     strategy: Strategy = Field(
         "auto",
-        description="Where the transformer's weights are while it trains. auto: the fastest that fits.",
+        description="Where the transformer's weights are while it trains or renders. auto: the fastest "
+        "that fits.",
+    )
+    text_connectors: Literal["auto", "resident", "streamed", "precomputed"] = Field(
+        "auto",
+        description="The text connectors while training: on the device, streamed to it, or run once for "
+        "every caption before it, with their outputs on disk. auto: the fastest that fits.",
     )
     resident_blocks: int | None = Field(
         None, ge=0, description="Blocks that stay on the device under block_streaming. Default: all that fit."
@@ -30,6 +36,10 @@ class MemorySettings(Strict):
     musubi_blocks_to_swap: int = Field(0, ge=0, le=47, description="Stream the last so many blocks.")
     musubi_block_swap_device: Literal["cpu"] = Field("cpu", description="Where swapped blocks are kept.")
     ramtorch: bool = Field(False, description="All blocks in host memory, streamed. Needs CUDA.")
+    ramtorch_text_encoder: bool = Field(
+        False, description="Gemma in host memory or on disk, one layer after another. Needs CUDA."
+    )
+    ramtorch_vae: bool = Field(False, description="Not offered: both VAEs take 1.4 GiB together.")
     enable_group_offload: bool = Field(False, description="Group offload by diffusers' hooks.")
     group_offload_type: Literal["block_level", "leaf_level"] = "block_level"
     group_offload_blocks_per_group: PositiveInt = 1
@@ -50,6 +60,16 @@ class MemorySettings(Strict):
         for key, strategy in given.items():
             if self.strategy not in ("auto", strategy):
                 raise ValueError(f"{key} means strategy: {strategy}, but strategy is {self.strategy}")
+        return self
+
+    @model_validator(mode="after")
+    def _vaes_are_small(self) -> MemorySettings:
+        if self.ramtorch_vae:
+            raise ValueError(
+                "ramtorch_vae is not offered: both VAEs take 1.4 GiB, and it is the clips that fill memory. "
+                "Leave it out; where clips do not fit, write encode.vae_enable_temporal_roll: true and "
+                "encode.vae_enable_tiling: true"
+            )
         return self
 
     @property

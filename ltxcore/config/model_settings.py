@@ -42,20 +42,26 @@ class ModelSettings(Strict):
     text_encoder: str | None = Field(
         None, description="Gemma 3, as a directory or hub id, where it is not part of the model directory."
     )
-    base_model_precision: WeightPrecision = Field(
-        "no_change", description="How the transformer's linears are held, quantised as they are read."
+    base_model_precision: WeightPrecision | Literal["auto"] = Field(
+        "no_change",
+        description="How the transformer's linears are held, quantised as they are read. auto: the most "
+        "exact that fits memory.vram_gib and memory.ram_gib.",
     )
     text_encoder_1_precision: WeightPrecision = Field(
         "no_change", description="The same for Gemma; part of the text features' keys."
     )
-    text_encoder_loading: Literal["auto", "resident", "layer_by_layer"] = Field(
+    text_encoder_loading: Literal["auto", "resident", "layer_by_layer", "group_offload"] = Field(
         "auto",
-        description="Gemma whole in memory, or one layer at a time; auto: whole where that fits the budget.",
+        description="Gemma whole on the device, one layer at a time, or in host memory with diffusers' hooks "
+        "(memory.group_offload_*); auto: whole where that fits the budget, else one layer at a time.",
     )
 
     @model_validator(mode="after")
     def _whole_where_quantised(self) -> ModelSettings:
-        if self.text_encoder_loading == "layer_by_layer" and self.text_encoder_1_precision != "no_change":
+        if (
+            self.text_encoder_loading in ("layer_by_layer", "group_offload")
+            and self.text_encoder_1_precision != "no_change"
+        ):
             raise ValueError(
                 f"text_encoder_1_precision {self.text_encoder_1_precision} needs Gemma whole; leave it out, "
                 "or write text_encoder_loading: resident"

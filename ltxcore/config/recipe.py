@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
@@ -30,8 +32,62 @@ class Recipe(Strict):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
+    processes: ProcessSettings = Field(default_factory=ProcessSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @model_validator(mode="after")
+    def _one_way_for_gemma(self) -> Recipe:
+        if not self.memory.ramtorch_text_encoder:
+            return self
+        for key in ("text_encoder_loading", "text_encoder_1_precision"):
+            if (given := getattr(self.model, key)) not in ("auto", "no_change", "layer_by_layer"):
+                raise ValueError(
+                    f"memory.ramtorch_text_encoder reads Gemma layer by layer, but model.{key} is {given}; "
+                    "keep one of them"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _auto_has_budgets(self) -> Recipe:
+        open_keys = {
+            "model.base_model_precision": self.model.base_model_precision,
+            "training.train_batch_size": self.training.train_batch_size,
+        }
+        autos = [key for key, value in open_keys.items() if value == AUTO]
+        missing = [key for key in ("vram_gib", "ram_gib") if getattr(self.memory, key) is None]
+        if autos and missing:
+            raise ValueError(
+                f"{' and '.join(autos)}: auto needs {' and '.join(f'memory.{key}' for key in missing)}: what "
+                "it chooses is part of what the training is, so it may not depend on the machine"
+            )
+        return self
+
+    @property
+    def batches_a_step(self) -> int:
+        """Batches that one optimizer step is made of, in all processes together."""
+        return self.training.gradient_accumulation_steps * self.processes.count
+
+    @model_validator(mode="after")
+    def _sharing_holds_plain_weights(self) -> Recipe:
+        if not self.processes.shared_out:
+            return self
+        file = self.processes.accelerate_config
+        if self.memory.forced not in ("auto", "resident"):
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which memory.strategy "
+                f"{self.memory.forced} does not go with; leave the memory keys out, or use DDP"
+            )
+        if self.training.train_batch_size == AUTO:
+            raise ValueError(
+                f"training.train_batch_size: auto does not know what {file} shares out; write a number"
+            )
+        if self.model.base_model_precision != "no_change":
+            raise ValueError(
+                f"{file} shares the transformer out among the processes, which cannot share weights of "
+                f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
+            )
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:

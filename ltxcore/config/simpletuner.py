@@ -57,8 +57,10 @@ class Rule:
     """Rules for single values; the rest of this rule is for all others."""
 
 
-def take(*to: str, why: str = "", convert: Converter | None = None, off: tuple[Any, ...] = ()) -> Rule:
-    return Rule("taken", why, to, convert, off)
+def take(
+    *to: str, why: str = "", convert: Converter | None = None, off: tuple[Any, ...] = (), needs: str = ""
+) -> Rule:
+    return Rule("taken", why, to, convert, off, needs)
 
 
 def moot(why: str) -> Rule:

@@ -11,11 +11,14 @@ from pydantic import BaseModel
 from ltxcore.config.base import KeyPath
 from ltxcore.config.datasets import KINDS
 from ltxcore.config.errors import nearest
-from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, refuse, take, unknown
+from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, not_yet, refuse, take, unknown
 from ltxcore.config.simpletuner_values import channels, flag, kept_frames
 
 KNOWN_KINDS: Final = ("video", "audio", "image", "text_embeds")
 STORE: Final = "the workspace holds the store, keyed by content"
+MEASURED: Final = "probe-media measures every file"
+ANY_SIZE: Final = "clips of any size from 16 pixels on are taken"
+ONE_RESAMPLING: Final = "a picture of any size is resampled once, to its bucket"
 BLOCKS: Final = ("video", "audio", "parquet")
 
 DATASETS: Final[Mapping[str, Rule]] = {
@@ -24,13 +27,25 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "dataset_type": take("dataset_type"),
     "default": take("default"),
     "disabled": take("disabled", convert=flag),
+    "disable": take("disabled", convert=flag),
     "instance_data_dir": take("instance_data_dir"),
     "cache_dir": moot(STORE),
     "cache_dir_vae": moot(STORE),
+    "text_embeds": moot(STORE),
+    "image_embeds": moot(STORE),
+    "hash_filenames": moot(STORE),
+    "preserve_data_backend_cache": moot(STORE),
+    "vae_cache_clear_each_epoch": moot("a clip has one crop, drawn from its content, in every epoch"),
+    "skip_file_discovery": moot("files are found by a stat each; nothing is read twice"),
+    "metadata_backend": moot(MEASURED),
     "caption_strategy": take("caption_strategy"),
     "disable_multiline_split": take("disable_multiline_split"),
     "instance_prompt": take("instance_prompt"),
     "prepend_instance_prompt": take("prepend_instance_prompt"),
+    "only_instance_prompt": refuse(
+        "is not read here; write `caption_strategy: instanceprompt`",
+        {False: moot("the captions are what caption_strategy says")},
+    ),
     "caption_filter_list": take("caption_filter_list"),
     "resolution": take("resolution"),
     "resolution_type": take("resolution_type"),
@@ -40,6 +55,10 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "crop_aspect": take("crop_aspect"),
     "minimum_aspect_ratio": take("minimum_aspect_ratio"),
     "maximum_aspect_ratio": take("maximum_aspect_ratio"),
+    "crop_aspect_buckets": take("crop_aspect_buckets"),
+    "minimum_image_size": not_yet(ANY_SIZE, off=(0,)),
+    "maximum_image_size": moot(ONE_RESAMPLING),
+    "target_downsample_size": moot(ONE_RESAMPLING),
     "repeats": take("repeats"),
     "probability": take("probability"),
     "s2v_datasets": take("s2v_datasets"),
@@ -63,6 +82,10 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "parquet.caption_column": take("parquet.caption_column"),
     "parquet.filename_column": take("parquet.filename_column"),
     "parquet.fallback_caption_column": take("parquet.fallback_caption_column"),
+    "parquet.identifier_includes_extension": take("parquet.identifier_includes_extension", convert=flag),
+    "parquet.width_column": moot(MEASURED),
+    "parquet.height_column": moot(MEASURED),
+    "parquet.bbox_column": moot("no loss looks at boxes"),
 }
 
 
@@ -105,7 +128,7 @@ def _translate(
         rule = DATASETS.get(key)
         if rule is None:
             translation.tell(f"{name}.{key}", "refused", unknown(key, DATASETS), line)
-        elif rule.verdict == "taken" and not _has(KINDS[kind], key):
+        elif rule.verdict == "taken" and not all(_has(KINDS[kind], path) for path in rule.to):
             told = f"a {kind} dataset has no use for it yet, and is read as if it were not there"
             translation.tell(f"{name}.{key}", "not yet", told, line)
         else:
@@ -114,7 +137,7 @@ def _translate(
             ).items():
                 *block, last = path.split(".")
                 (entry.setdefault(block[0], {}) if block else entry)[last] = found
-                translation.places.update({(*at, *parts[:-1]): line or 1, (*at, *parts): line or 1})
+                translation.places.update({(*at, *block): line or 1, (*at, *block, last): line or 1})
 
 
 def _flat(item: Mapping[str, Any]) -> dict[str, Any]:

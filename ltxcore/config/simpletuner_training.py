@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from ltxcore.config.base import KeyPath
+from ltxcore.config.model_settings import Flavour, WeightPrecision
 from ltxcore.config.simpletuner import (
     Rule,
     Translation,
@@ -20,6 +21,7 @@ from ltxcore.config.simpletuner import (
     unknown,
 )
 from ltxcore.config.simpletuner_values import (
+    by_layers,
     guidance,
     legal_frames,
     modules,
@@ -30,20 +32,15 @@ from ltxcore.config.simpletuner_values import (
 
 SEED_MODEL: Final = "Lightricks/LTX-2"
 ONE_PROCESS: Final = "always so: every stage is a process of its own"
-FROM_WEIGHTS: Final = "the version is read from the weights"
-RESIDENT: Final = (
-    "the weights stay in the device's memory, and a stage that does not fit memory.vram_gib is refused"
-)
-WHOLE_CLIPS: Final = "clips are encoded whole: the same latents, with a higher peak of memory"
+VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
 NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
 NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
 ADAMW: Final = "AdamW with float32 weights and moments trains instead"
-PRECISIONS: Final = (
-    "int8-quanto", "int4-quanto", "int2-quanto", "fp8-quanto", "fp8uz-quanto", "int8-torchao",
-    "fp8-torchao", "nf4-bnb", "fp4-bnb",
-)  # fmt: skip
+FLAVOURS: Final = get_args(Flavour)
+PRECISIONS: Final = get_args(WeightPrecision)
+PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
 CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
     "drop_vae_encoder",
@@ -53,23 +50,23 @@ SCHEDULED_SAMPLING: Final = (
     "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
 )  # fmt: skip
 
-_PRECISION: Final = refuse(
-    f"is not a known precision; known: no_change, {', '.join(PRECISIONS)}",
-    {"no_change": moot("the weights are used as they are"), **{p: not_yet(IN_BF16) for p in PRECISIONS}},
-)
+
+def _precision(to: str) -> Rule:
+    return refuse(
+        f"is not a known precision; known: {', '.join(PRECISIONS)}",
+        {
+            **{name: take(to) for name in PRECISIONS},
+            **{name: not_yet(IN_BF16) for name in PRECISIONS_TO_COME},
+        },
+    )
+
 
 TRAINING: Final[Mapping[str, Rule]] = {
     # the model
     "model_family": take("model.model_family"),
     "model_flavour": refuse(
-        "is not a known flavour; known: dev, dev-fp4, dev-fp8, 2.3-dev, 2.3-distilled",
-        {
-            **{name: moot(FROM_WEIGHTS) for name in ("dev", "2.3-dev", "2.3-distilled")},
-            **{
-                name: not_yet("the weights of the model directory are used, in bf16")
-                for name in ("dev-fp4", "dev-fp8")
-            },
-        },
+        f"is not a known flavour; known: {', '.join(FLAVOURS)}",
+        {name: take("model.model_flavour") for name in FLAVOURS},
     ),
     "pretrained_model_name_or_path": take("model.pretrained_model_name_or_path"),
     "revision": take("model.revision"),
@@ -112,8 +109,8 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "adam_weight_decay": take("training.adam_weight_decay"),
     "mixed_precision": take("training.mixed_precision"),
     "gradient_checkpointing": take("training.gradient_checkpointing"),
-    "base_model_precision": _PRECISION,
-    "text_encoder_1_precision": _PRECISION,
+    "base_model_precision": _precision("model.base_model_precision"),
+    "text_encoder_1_precision": _precision("model.text_encoder_1_precision"),
     "checkpoint_step_interval": take("training.checkpoint_step_interval"),
     "checkpointing_steps": take("training.checkpoint_step_interval"),
     "checkpoints_total_limit": take("training.checkpoints_total_limit"),
@@ -150,21 +147,26 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "skip_file_discovery": moot("files are found by a stat each; nothing is read twice"),
     # memory
     "offload_during_startup": moot(ONE_PROCESS),
-    "enable_group_offload": not_yet(RESIDENT, off=(False,)),
-    "group_offload_type": not_yet(RESIDENT, needs="enable_group_offload"),
-    "group_offload_blocks_per_group": not_yet(RESIDENT, needs="enable_group_offload"),
-    "group_offload_use_stream": not_yet(RESIDENT, needs="enable_group_offload"),
-    "group_offload_to_disk_path": not_yet(RESIDENT, needs="enable_group_offload"),
-    "musubi_blocks_to_swap": not_yet(RESIDENT, off=(0,)),
-    "musubi_block_swap_device": not_yet(RESIDENT, needs="musubi_blocks_to_swap"),
-    "ramtorch": not_yet(RESIDENT, off=(False,)),
-    "ramtorch_text_encoder": not_yet(RESIDENT, off=(False,)),
-    "ramtorch_vae": not_yet(RESIDENT, off=(False,)),
-    "vae_enable_tiling": not_yet(WHOLE_CLIPS, off=(False,)),
-    "vae_enable_slicing": moot("clips go through the VAE one at a time"),
-    "vae_enable_patch_conv": not_yet(WHOLE_CLIPS, off=(False,)),
-    "vae_enable_temporal_roll": not_yet(WHOLE_CLIPS, off=(False,)),
-    "vae_batch_size": moot("clips go through the VAE one at a time, and give the same latents"),
+    "enable_group_offload": take("memory.enable_group_offload"),
+    **{
+        f"group_offload_{name}": take(f"memory.group_offload_{name}", needs="enable_group_offload")
+        for name in ("type", "blocks_per_group", "use_stream", "to_disk_path")
+    },
+    "musubi_blocks_to_swap": take("memory.musubi_blocks_to_swap"),
+    "musubi_block_swap_device": take("memory.musubi_block_swap_device", needs="musubi_blocks_to_swap"),
+    "ramtorch": take("memory.ramtorch"),
+    "ramtorch_text_encoder": take("model.text_encoder_loading", convert=by_layers, off=(False,)),
+    "ramtorch_vae": not_yet(VAE_WHOLE, off=(False,)),
+    **{
+        f"vae_{name}": take(f"encode.vae_{name}")
+        for name in (
+            "enable_tiling",
+            "enable_slicing",
+            "enable_patch_conv",
+            "enable_temporal_roll",
+            "batch_size",
+        )
+    },
     "vae_dtype": Rule(
         "taken",
         to=("encode.vae_dtype",),

@@ -58,6 +58,12 @@ def guidance(value: Any, base: Path) -> Converted:
     return Converted(number, f"outside {low:g}-{high:g}, pictures often turn black or noisy")
 
 
+def by_layers(value: Any, base: Path) -> Converted:
+    """Gemma's weights outside the device's memory: here two layers of it are in memory at a time."""
+    flag(value, base)
+    return Converted("layer_by_layer", "two layers of Gemma in memory at a time")
+
+
 def modules(value: Any, base: Path) -> Converted:
     """A list of module names, also as the text of a JSON list."""
     names = value

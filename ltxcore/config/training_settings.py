@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.batch_size import BatchSize
 
 Precision = Literal["bf16", "no"]
 
@@ -19,7 +20,11 @@ class TrainingSettings(Strict):
     num_train_epochs: int = Field(
         0, ge=0, description="Passes over the data; 0: max_train_steps says how long."
     )
-    train_batch_size: PositiveInt = 1
+    train_batch_size: BatchSize = Field(
+        1,
+        description="Clips a step: a number, a number for each bucket as `{WxH@F: n}`, or auto, the largest "
+        "that fits memory.vram_gib and memory.ram_gib.",
+    )
     gradient_accumulation_steps: PositiveInt = 1
     learning_rate: float = Field(6e-5, gt=0)
     lr_scheduler: Literal["constant_with_warmup", "constant", "linear", "cosine"] = "constant_with_warmup"

@@ -84,6 +84,8 @@ def decode_audio(path: Path, plan: AudioPlan) -> torch.Tensor:
 
     Raises:
         MediaError: no sound track any more, or a part of the stretch does not decode (with what ffmpeg said).
+        Undecided: ffmpeg took too long, or was stopped.
+        ToolMissing: ffmpeg is not installed.
     """
     wanted = round(plan.duration_s * SAMPLE_RATE)
     if plan.is_silence:

@@ -23,9 +23,9 @@ from math import exp, floor, log, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ltxcore.media.buckets import TEMPORAL_FACTOR, legal_frames
+from ltxcore.config.bucket_list import SPATIAL_FACTOR, TEMPORAL_FACTOR, Bucket
+from ltxcore.media.buckets import legal_frames
 
-SPATIAL_FACTOR = 32
 MOST_ASPECTS, MOST_LENGTHS = 40, 40
 ASPECT_STEP = 0.01
 """Finer differences of aspect (as a logarithm) and length are merged for the search; the waste that is told
@@ -44,23 +44,6 @@ class Shape:
     height: int
     frames: int
     visits: float = 1.0
-
-
-@dataclass(frozen=True, order=True)
-class Bucket:
-    """A size and a length that samples share."""
-
-    width: int
-    height: int
-    frames: int
-
-    @property
-    def tokens(self) -> int:
-        """((F-1)/8+1)(H/32)(W/32)."""
-        return ((self.frames - 1) // TEMPORAL_FACTOR + 1) * _area_tokens(self.width, self.height)
-
-    def __str__(self) -> str:
-        return f"{self.width}x{self.height}@{self.frames}"
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from math import floor, log, sqrt
 
+from ltxcore.config.bucket_list import TEMPORAL_FACTOR
 from ltxcore.config.dataset_kinds import PictureDataset, ResolutionType
 from ltxcore.media.errors import MediaError
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.store.snapshot import Geometry
-
-TEMPORAL_FACTOR = 8
 
 
 def legal_frames(count: int) -> int:
@@ -47,18 +46,21 @@ def size_of_aspect(
     return aligned_width, aligned_height
 
 
-def geometry(dataset: PictureDataset, width: int, height: int, media_id: str) -> Geometry:
+def geometry(
+    dataset: PictureDataset, width: int, height: int, media_id: str, target: tuple[int, int] | None = None
+) -> Geometry:
     """How a clip of the displayed size `width` x `height` becomes a sample of its dataset.
 
     The picture is resampled until it covers the target, and the rest is cut off. The target has the clip's
     own shape, or with `crop` the one that `crop_aspect` names. A random cut or shape is drawn from the
-    clip's content and the sizes, never from the order in which files are found.
+    clip's content and the sizes, never from the order in which files are found. `target` is the size of a
+    bucket that the dataset names, where it names any.
 
     Raises:
         MediaError: the clip's aspect ratio is outside the dataset's limits.
     """
     _check_aspect(dataset, width, height)
-    target = size_of_aspect(
+    target = target or size_of_aspect(
         _target_aspect(dataset, aspect_key(width, height), media_id),
         dataset.resolution,
         dataset.resolution_type,

@@ -16,6 +16,8 @@ Texts = tuple[str, ...]
 def from_table(settings: ParquetSettings, path: Path) -> Texts:
     """The captions of one clip: the row whose file name is its path's end, its name, or its bare stem.
 
+    `identifier_includes_extension` says that file names have extensions, or that none has.
+
     Raises:
         MediaError: no row or more than one fits, its caption is empty, or the table cannot be read.
     """
@@ -25,7 +27,7 @@ def from_table(settings: ParquetSettings, path: Path) -> Texts:
     except OSError as error:
         raise MediaError(f"its table of captions {file} cannot be read: {error.strerror}") from error
     rows = _rows(settings, stat)
-    for end in _ends(path):
+    for end in _ends(path, settings.identifier_includes_extension):
         found = rows.get(end)
         if found is None:
             continue
@@ -34,16 +36,20 @@ def from_table(settings: ParquetSettings, path: Path) -> Texts:
         if not found[0]:
             raise MediaError(f"its caption in {file.name} (row {end!r}) is empty")
         return found[0]
+    looked_for = {None: f"{path.name!r} or {path.stem!r}", True: repr(path.name), False: repr(path.stem)}
+    known = settings.identifier_includes_extension
+    because = "" if known is None else f" (identifier_includes_extension is {str(known).lower()})"
     raise MediaError(
-        f"has no caption: no {settings.filename_column} in {file.name} is {path.name!r} or {path.stem!r}"
+        f"has no caption: no {settings.filename_column} in {file.name} is {looked_for[known]}{because}"
     )
 
 
-def _ends(path: Path) -> list[str]:
-    """`a/b/clip.mp4`, `b/clip.mp4`, `clip.mp4`, then the same without the extension."""
+def _ends(path: Path, with_extension: bool | None) -> list[str]:
+    """`a/b/clip.mp4`, `b/clip.mp4`, `clip.mp4`, then the same without the extension; or one sort alone."""
     parts = path.parts[1:] if path.is_absolute() else path.parts
     ends = ["/".join(parts[first:]) for first in range(len(parts))]
-    return [*ends, *(end.removesuffix(path.suffix) for end in ends)]
+    bare = [end.removesuffix(path.suffix) for end in ends]
+    return {None: [*ends, *bare], True: ends, False: bare}[with_extension]
 
 
 @lru_cache(maxsize=16)

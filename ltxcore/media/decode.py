@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import last_words, open_input
+from ltxcore.media.errors import MediaError, ToolMissing, Undecided
+from ltxcore.media.ffmpeg_process import check_not_stopped, last_words, open_input
 from ltxcore.media.probe import VideoStream, read_streams
 from ltxcore.store.snapshot import FramePlan, Geometry
 
@@ -35,7 +35,9 @@ def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArra
 
     Raises:
         MediaError: the file no longer fits the plan, a frame that is needed does not decode (with what
-            ffmpeg said and how many did), or decoding takes longer than `DECODE_TIMEOUT_S`.
+            ffmpeg said and how many did).
+        Undecided: decoding takes longer than `DECODE_TIMEOUT_S`, or ffmpeg was stopped.
+        ToolMissing: ffmpeg is not installed.
     """
     stream = read_streams(path).video
     times = stream.timestamps()
@@ -52,9 +54,10 @@ def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArra
         for number, index in enumerate(wanted):
             first, *repeats = np.flatnonzero(np.equal(plan.indices, index))
             if not _fill(running.stdout, frames[first]):
+                said = running.last_said()
                 raise MediaError(
                     f"does not decode: {number} of the {len(wanted)} frames needed are readable; "
-                    f"ffmpeg says: {last_words(running.stderr(), path)}"
+                    f"ffmpeg says: {last_words(said, path)}"
                 )
             frames[repeats] = frames[first]
     return frames
@@ -137,20 +140,30 @@ class _Running:
         self._timed_out = True
         self._process.kill()
 
-    def stderr(self) -> bytes:
-        """What it said, after it has ended its output; a timeout is said in its place."""
+    def last_said(self) -> bytes:
+        """What it said, after it has ended its output too early because of the file.
+
+        Raises:
+            Undecided: it ended because it was stopped, here or by the system.
+        """
         if self._timed_out:
-            return f"stopped because it took more than {DECODE_TIMEOUT_S:g} s".encode()
+            raise Undecided(f"ffmpeg did not finish within {DECODE_TIMEOUT_S:g} s and was stopped")
         self._drain.join(timeout=10)
-        return bytes(self._said)
+        said = bytes(self._said)
+        check_not_stopped("ffmpeg", self._process.wait(timeout=10), said)
+        return said
 
 
 @contextmanager
 def _reading(command: list[str]) -> Iterator[_Running]:
     """ffmpeg for as long as the block lasts: killed when the block ends early, or after the timeout."""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    try:
+        started = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except FileNotFoundError:
+        raise ToolMissing(command[0]) from None
+    with started as process:
         running = _Running(process)
         alarm = threading.Timer(DECODE_TIMEOUT_S, running.time_out)
         alarm.daemon = True

@@ -20,7 +20,7 @@ MAX_SLACK_S = Fraction(2, 1000)
 """Containers round the start and length of the last frame to a tick each (1 ms in Matroska)."""
 
 
-def plan_frames(probe: MediaProbe, settings: VideoSettings) -> FramePlan:
+def plan_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = None) -> FramePlan:
     """Choose the frames of a sample.
 
     Output frame k stands for the time t_k = t_first + k / frame_rate and takes the source frame that is
@@ -28,16 +28,19 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings) -> FramePlan:
     (half a tick, at most half a millisecond: coarser ticks are whole frames, and exact).
     A clip slower than `frame_rate` repeats frames, a faster one skips some. The count is 8n+1: for
     `aspect_ratio` the dataset's num_frames, or the clip's own length where min_frames admits a shorter
-    clip; for `resolution_frames` the clip's own length, floored to `frame_interval` first.
+    clip; for `resolution_frames` the clip's own length, floored to `frame_interval` first. `fixed` is the
+    length of a bucket that the dataset names, where it names any.
 
     Raises:
         MediaError: the clip is shorter than min_frames or longer than max_frames at `frame_rate`.
     """
     rate = Fraction(str(settings.frame_rate))
     available = available_frames(probe.video, rate)
-    _check_length(available, settings, probe)
+    _check_length(available, settings, probe, fixed)
     wanted = available
-    if settings.bucket_strategy == "aspect_ratio":
+    if fixed is not None:
+        wanted = fixed
+    elif settings.bucket_strategy == "aspect_ratio":
         wanted = min(settings.num_frames, available)
     elif available >= settings.frame_interval:
         wanted = available - available % settings.frame_interval
@@ -60,9 +63,9 @@ def available_frames(video: VideoStream, rate: Fraction) -> int:
     return floor((ticks * video.tick_s + slack_s) * rate)
 
 
-def _check_length(available: int, settings: VideoSettings, probe: MediaProbe) -> None:
+def _check_length(available: int, settings: VideoSettings, probe: MediaProbe, fixed: int | None) -> None:
     length = f"{available} frames at {settings.frame_rate:g} fps"
-    if available < settings.shortest:
+    if available < (settings.shortest if fixed is None else settings.min_frames or fixed):
         key = "num_frames" if settings.min_frames is None else "min_frames"
         because = "".join(f" ({note})" for note in probe.notes if "ends early" in note)
         raise MediaError(f"is too short: it has {length}, and {key} is {settings.shortest}{because}")

@@ -16,6 +16,7 @@ from ltxcore.media.ffmpeg_process import open_input, run_tool
 LOOK_TIMEOUT_S = 60.0
 ROWS, COLUMNS = 8, 9
 """Size of the two small pictures that a look is made of."""
+LOOK_BYTES = 2 * ROWS * COLUMNS * 3
 BITS = 2 * ROWS * (COLUMNS - 1)
 ALIKE_BITS = 6
 ALIKE_LEVELS = 8.0
@@ -38,7 +39,22 @@ def look_of(path: Path, index: int, duration_s: float) -> str | None:
     """The look of a clip: of its first picture and of one from its middle; None where it says nothing.
 
     One ffmpeg for both, which decodes from the key frame before the middle: a long clip costs no more.
+
+    Raises:
+        ToolMissing: ffmpeg is not installed.
     """
+    command = look_output(path, index, duration_s).compile(
+        cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "error"]
+    )
+    try:
+        return read_look(run_tool(command, LOOK_TIMEOUT_S).stdout)
+    except MediaError:
+        # The look is a courtesy: a clip without one is judged by all else that is known of it.
+        return None
+
+
+def look_output(path: Path, index: int, duration_s: float) -> Any:
+    """ffmpeg-python's output of both small pictures, one above the other, to stdout."""
     pictures = [
         open_input(path, threads=1, **seek)[str(index)]
         .filter("trim", end_frame=1)
@@ -48,15 +64,14 @@ def look_of(path: Path, index: int, duration_s: float) -> str | None:
         for seek in ({}, {"ss": f"{duration_s / 2:.3f}"})
     ]
     both = ffmpeg.filter(pictures, "vstack", inputs=2)
-    output = both.output("pipe:1", format="rawvideo", pix_fmt="rgb24", **{"frames:v": 1})
-    try:
-        done = run_tool(output.compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "error"]), LOOK_TIMEOUT_S)
-    except MediaError:
-        # The look is a courtesy: a clip without one is judged by all else that is known of it.
+    return both.output("pipe:1", format="rawvideo", pix_fmt="rgb24", **{"frames:v": 1})
+
+
+def read_look(pixels: bytes) -> str | None:
+    """The look of what `look_output` wrote; None where that is not both pictures."""
+    if len(pixels) != LOOK_BYTES:
         return None
-    if len(done.stdout) != 2 * ROWS * COLUMNS * 3:
-        return None
-    return look_of_pictures(np.frombuffer(done.stdout, np.uint8).reshape(2, ROWS, COLUMNS, 3))
+    return look_of_pictures(np.frombuffer(pixels, np.uint8).reshape(2, ROWS, COLUMNS, 3))
 
 
 def look_of_pictures(pictures: npt.NDArray[np.uint8]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ltxcore.media.errors import MediaError
 from ltxcore.media.ffmpeg_process import last_words, open_input, run_tool
@@ -37,21 +37,36 @@ def measure_loudness(path: Path, stream: AudioStream) -> Loudness:
     """Decode a sound track once and measure it.
 
     Raises:
-        MediaError: the sound cannot be decoded, or takes longer than `LOUDNESS_TIMEOUT_S`.
+        MediaError: the sound cannot be decoded.
+        Undecided: it takes longer than `LOUDNESS_TIMEOUT_S`.
+        ToolMissing: ffmpeg is not installed.
     """
+    command = loudness_output(path, stream).compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"])
+    done = run_tool(command, LOUDNESS_TIMEOUT_S)
+    found = read_loudness(done.stderr, stream) if done.returncode == 0 else None
+    if found is None:
+        raise MediaError(f"its sound cannot be decoded; ffmpeg says: {last_words(done.stderr, path)}")
+    return found
+
+
+def loudness_output(path: Path, stream: AudioStream) -> Any:
+    """ffmpeg-python's output that decodes a sound track and says what it measures at log level `info`."""
     source = open_input(path, vn=None)[str(stream.index)]
     counted = source.filter("astats", measure_perchannel="none", measure_overall="Number_of_samples")
     quiet = counted.filter("silencedetect", noise=SILENCE_LEVEL, duration=SHORTEST_SILENCE_S)
-    output = quiet.filter("ebur128", framelog="verbose").output("pipe:", format="null")
-    done = run_tool(output.compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"]), LOUDNESS_TIMEOUT_S)
-    loudness, samples = _LOUDNESS.findall(done.stderr), _SAMPLES.findall(done.stderr)
-    if done.returncode != 0 or not loudness or not samples:
-        raise MediaError(f"its sound cannot be decoded; ffmpeg says: {last_words(done.stderr, path)}")
+    return quiet.filter("ebur128", framelog="verbose").output("pipe:", format="null")
+
+
+def read_loudness(said: bytes, stream: AudioStream) -> Loudness | None:
+    """The measures in what ffmpeg said of `loudness_output`; None where it got to none."""
+    loudness, samples = _LOUDNESS.findall(said), _SAMPLES.findall(said)
+    if not loudness or not samples:
+        return None
     duration_s = int(samples[-1]) / stream.rate
     value = float(loudness[-1])
     return Loudness(
         lufs=value if value > SILENCE_LUFS else None,
-        silence_share=_silence_share(done.stderr, stream.start_s + duration_s, duration_s),
+        silence_share=_silence_share(said, stream.start_s + duration_s, duration_s),
         duration_s=duration_s,
     )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import ffprobe, last_words
+from ltxcore.media.ffmpeg_process import last_words
+from ltxcore.media.streams import Fields, Listing, read_fields
 
 CUT_SHORT = re.compile(r"partial file|ended prematurely|[Tt]runcat")
 
@@ -31,7 +33,7 @@ class _Packet(NamedTuple):
     shown: bool
 
 
-def read_frame_times(path: Path, stream: dict[str, Any]) -> FrameTimes:
+def read_frame_times(path: Path, listing: Listing, stream: Fields) -> FrameTimes:
     """Times of all frames that are shown, in presentation order.
 
     Where the file ends early, frames are kept only up to the last decoding time read: what would be
@@ -40,27 +42,26 @@ def read_frame_times(path: Path, stream: dict[str, Any]) -> FrameTimes:
     Raises:
         MediaError: there is no frame that is whole.
     """
-    entries = "packet=pts,dts,duration,flags"
-    status, out, err = ffprobe(
-        path, "-select_streams", str(stream["index"]), "-show_entries", entries, "-of", "compact=p=0"
-    )
-    if status != 0:
-        raise MediaError(f"its frames cannot be listed; ffprobe says: {last_words(err, path)}")
-    cut_short = CUT_SHORT.search(err.decode("utf-8", "replace")) is not None
-    packets = list(_packets(out.decode("utf-8", "replace")))
+    if listing.status != 0:
+        raise MediaError(f"its frames cannot be listed; ffprobe says: {last_words(listing.said, path)}")
+    cut_short = CUT_SHORT.search(listing.said.decode("utf-8", "replace")) is not None
+    packets = list(_packets(listing.packets, stream["index"]))
     if cut_short:
         packets = _whole_packets(packets)
     times = sorted({packet.pts for packet in packets if packet.shown})
     if not times:
         raise MediaError("has a header but no frame that can be read")
     durations = {packet.pts: packet.duration for packet in packets}
-    declared = int(stream["nb_frames"]) if str(stream.get("nb_frames", "")).isdigit() else None
+    declared = int(stream["nb_frames"]) if stream.get("nb_frames", "").isdigit() else None
     return FrameTimes(times, _last_duration(times, durations), declared, cut_short)
 
 
-def _packets(report: str) -> Iterator[_Packet]:
-    for line in report.splitlines():
-        fields = dict(part.split("=", 1) for part in line.split("|") if "=" in part)
+def _packets(lines: bytes, index: str) -> Iterator[_Packet]:
+    of_the_stream = f"packet|stream_index={index}|".encode()
+    for line in io.BytesIO(lines):
+        if not line.startswith(of_the_stream):
+            continue
+        fields = read_fields(line)
         pts, dts = _ticks(fields.get("pts")), _ticks(fields.get("dts"))
         shown_at = pts if pts is not None else dts
         if shown_at is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ MOST_PIXELS = 16384 * 16384
 ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
 BACKGROUND = (255, 255, 255)
+THUMBNAIL_QUALITY = 70
 
 
 class PictureProbe(Strict):
@@ -79,6 +81,21 @@ def decode_picture(path: Path, geometry: Geometry) -> npt.NDArray[np.uint8]:
         resized = upright.resize(geometry.resize, Image.Resampling.LANCZOS, reducing_gap=3.0)
         (left, top), (width, height) = geometry.crop_xy, geometry.target
         return np.asarray(resized.crop((left, top, left + width, top + height)), np.uint8)[None].copy()
+
+
+def picture_thumbnail(path: Path, edge: int) -> bytes:
+    """The picture upright on white as JPEG, its longer edge `edge` pixels, for reports.
+
+    Raises:
+        MediaError: it does not decode.
+    """
+    check_file(path)
+    with _opened(path) as picture:
+        upright = _upright(picture)
+        upright.thumbnail((edge, edge), Image.Resampling.BOX)
+        written = io.BytesIO()
+        upright.save(written, "JPEG", quality=THUMBNAIL_QUALITY)
+        return written.getvalue()
 
 
 @contextmanager

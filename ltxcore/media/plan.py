@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltxcore.config.dataset_kinds import AudioSettings, ImageDataset, Media, VideoDataset
-from ltxcore.media.buckets import geometry, legal_frames
+from ltxcore.media.buckets import legal_frames
 from ltxcore.media.captions import read_captions
 from ltxcore.media.discover import sample_id
 from ltxcore.media.errors import MediaError
-from ltxcore.media.frames import plan_frames
+from ltxcore.media.fitting import fit_clip, fit_picture
 from ltxcore.media.pictures import PictureProbe
 from ltxcore.media.probe import MediaProbe
 from ltxcore.media.sound_files import SoundProbe
@@ -54,8 +54,7 @@ def plan_sample(
     Raises:
         MediaError: the clip cannot be used in this dataset, and why.
     """
-    cut = geometry(dataset, probe.video.width, probe.video.height, media_id)
-    frames = plan_frames(probe, dataset.video)
+    cut, frames = fit_clip(dataset, probe, media_id)
     audio, audio_notes = _sound_of_clip(dataset, probe.audio, frames, linked)
     return Sample(
         **_identity(dataset, root, path, media_id),
@@ -78,7 +77,7 @@ def plan_picture(dataset: ImageDataset, root: Path, path: Path, media_id: str, p
         **_identity(dataset, root, path, media_id),
         kind="image",
         frames=FramePlan(indices=(0,), fps=STILL_FPS, start_s=0.0),
-        geometry=geometry(dataset, probe.width, probe.height, media_id),
+        geometry=fit_picture(dataset, probe.width, probe.height, media_id),
         audio=None,
         notes=probe.notes,
         source_fps=STILL_FPS,

@@ -14,11 +14,18 @@ from typing import Any
 
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
-from ltxcore.media.likeness import look_of
-from ltxcore.media.loudness import measure_loudness
 from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
-from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound, is_sound, seconds
+from ltxcore.media.sound_and_look import measure
+from ltxcore.media.streams import (
+    AudioStream,
+    Fields,
+    check_file,
+    ffprobe_packets,
+    first_sound,
+    is_sound,
+    seconds,
+)
 
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
@@ -106,9 +113,9 @@ def probe(path: Path) -> MediaProbe:
         MediaError: it cannot be used as a clip; the reason says what it is instead or what is missing.
     """
     found = read_streams(path)
-    seen: dict[str, Any] = {"look": look_of(path, found.video.index, found.video.duration_s)}
-    if found.audio is not None:
-        loudness = measure_loudness(path, found.audio)
+    look, loudness = measure(path, found.video.index, found.video.duration_s, found.audio)
+    seen: dict[str, Any] = {"look": look}
+    if loudness is not None:
         seen["loudness_lufs"], seen["silence_share"] = loudness.lufs, loudness.silence_share
         seen["notes"] = (*found.notes, *_sound_notes(found, loudness.silence_share))
     return found.model_copy(update=seen)
@@ -121,21 +128,21 @@ def read_streams(path: Path) -> MediaProbe:
         MediaError: as `probe`.
     """
     check_file(path)
-    report = ffprobe_streams(path)
-    streams = report.get("streams", [])
-    video = next((s for s in streams if _is_picture(s)), None)
+    listing = ffprobe_packets(path)
+    report = listing.report
+    video = next((s for s in report.streams if _is_picture(s)), None)
     if video is None:
-        raise MediaError(_why_no_video(path, streams))
-    if _has_no_frame_times(report["format"]["format_name"], video):
+        raise MediaError(_why_no_video(path, report.streams))
+    if _has_no_frame_times(report.container, video):
         raise MediaError(
             f"is an AVI with {video['codec_name']} whose frames are stored out of order, and AVI does "
             "not hold their times; convert it to MP4 or MKV"
         )
-    frames = read_frame_times(path, video)
+    frames = read_frame_times(path, listing, video)
     stream = _video_stream(video, frames)
     return MediaProbe(
-        container=report["format"]["format_name"],
-        duration_s=seconds(report["format"].get("duration")) or stream.duration_s,
+        container=report.container,
+        duration_s=report.duration_s or stream.duration_s,
         video=stream,
         audio=first_sound(report),
         loudness_lufs=None,
@@ -143,16 +150,17 @@ def read_streams(path: Path) -> MediaProbe:
     )
 
 
-def _is_picture(stream: dict[str, Any]) -> bool:
-    return stream.get("codec_type") == "video" and not stream["disposition"]["attached_pic"]
+def _is_picture(stream: Fields) -> bool:
+    return stream.get("codec_type") == "video" and stream.get("disposition:attached_pic") != "1"
 
 
-def _has_no_frame_times(container: str, stream: dict[str, Any]) -> bool:
+def _has_no_frame_times(container: str, stream: Fields) -> bool:
     """Reordered H.264 and HEVC in AVI: libavformat's guess at their times is not the decoder's."""
-    return container == "avi" and stream.get("codec_name") in ("h264", "hevc") and stream["has_b_frames"] > 0
+    reordered = int(stream.get("has_b_frames", "0")) > 0
+    return container == "avi" and stream.get("codec_name") in ("h264", "hevc") and reordered
 
 
-def _why_no_video(path: Path, streams: list[dict[str, Any]]) -> str:
+def _why_no_video(path: Path, streams: list[Fields]) -> str:
     if not streams and (guess := seems_to_be(path)) is not None:
         return f"is not a video that can be read: it seems to be {guess}"
     if any(is_sound(s) for s in streams):
@@ -161,7 +169,7 @@ def _why_no_video(path: Path, streams: list[dict[str, Any]]) -> str:
     return "has no video stream"
 
 
-def _video_stream(stream: dict[str, Any], frames: FrameTimes) -> VideoStream:
+def _video_stream(stream: Fields, frames: FrameTimes) -> VideoStream:
     stored = (int(stream.get("width", 0)), int(stream.get("height", 0)))
     if min(stored) < MIN_EDGE:
         raise MediaError(
@@ -174,7 +182,7 @@ def _video_stream(stream: dict[str, Any], frames: FrameTimes) -> VideoStream:
         width, height = height, width
     pixel_format = stream.get("pix_fmt", "unknown")
     return VideoStream(
-        index=stream["index"],
+        index=int(stream["index"]),
         codec=stream.get("codec_name", "unknown"),
         width=width,
         height=height,
@@ -193,7 +201,7 @@ def _video_stream(stream: dict[str, Any], frames: FrameTimes) -> VideoStream:
     )
 
 
-def _notes(stream: dict[str, Any], video: VideoStream, frames: FrameTimes) -> Iterator[str]:
+def _notes(stream: Fields, video: VideoStream, frames: FrameTimes) -> Iterator[str]:
     if frames.cut_short:
         of = "" if frames.declared is None else f" of {frames.declared}"
         yield f"the file ends early: {len(frames.times)}{of} frames are readable"
@@ -216,12 +224,14 @@ def _sound_notes(found: MediaProbe, silence_share: float) -> Iterator[str]:
         yield f"{100 * silence_share:.0f} % of its sound is silence"
 
 
-def _rotation(stream: dict[str, Any]) -> int:
-    # The side data counts counter-clockwise, the older tag clockwise.
-    for side in stream.get("side_data_list", []):
-        if "rotation" in side:
-            return -round(float(side["rotation"])) % 360
-    return round(float(stream.get("tags", {}).get("rotate", 0))) % 360
+def _rotation(stream: Fields) -> int:
+    # The side data counts counter-clockwise, the older tag clockwise. Newer releases of ffprobe put the
+    # kind of the side data in front of the field's name.
+    for name, value in stream.items():
+        if name == "rotation" or name.endswith(":rotation"):
+            return -round(float(value)) % 360
+    # A tag holds whatever somebody has written into it.
+    return round(seconds(stream.get("tag:rotate")) or 0.0) % 360
 
 
 def _aspect_of_pixels(text: str | None) -> Fraction:
@@ -231,8 +241,8 @@ def _aspect_of_pixels(text: str | None) -> Fraction:
     return Fraction(int(numerator), int(denominator))
 
 
-def _bit_depth(stream: dict[str, Any], pixel_format: str) -> int:
-    declared = str(stream.get("bits_per_raw_sample", ""))
+def _bit_depth(stream: Fields, pixel_format: str) -> int:
+    declared = stream.get("bits_per_raw_sample", "")
     if declared.isdigit() and int(declared) > 0:
         return int(declared)
     deep = re.search(r"(9|10|12|14|16)(le|be)$", pixel_format)

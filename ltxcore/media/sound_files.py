@@ -33,12 +33,12 @@ def probe_sound(path: Path) -> SoundProbe:
     report = ffprobe_streams(path, "a sound")
     stream = first_sound(report)
     if stream is None:
-        pictures = any(s.get("codec_type") == "video" for s in report.get("streams", []))
+        pictures = any(s.get("codec_type") == "video" for s in report.streams)
         raise MediaError("has pictures but no sound" if pictures else "has no sound")
     loudness = measure_loudness(path, stream)
     silent = () if loudness.lufs is not None else ("its sound is silent throughout",)
     return SoundProbe(
-        container=report["format"]["format_name"],
+        container=report.container,
         audio=stream,
         duration_s=loudness.duration_s,
         loudness_lufs=loudness.lufs,

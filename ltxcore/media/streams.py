@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from ltxcore.config.base import Strict
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, cannot_be_read
 from ltxcore.media.ffmpeg_process import ffprobe, last_words
 from ltxcore.media.sniff import seems_to_be
 
@@ -21,6 +21,30 @@ _STREAM_ENTRIES = (
     f"format=format_name,duration:stream={_STREAM_FIELDS}:stream_disposition=attached_pic"
     ":stream_tags=rotate,DURATION:stream_side_data=rotation"
 )
+_PACKET_ENTRIES = "packet=stream_index,pts,dts,duration,flags"
+_UNKNOWN = ("N/A", "unknown")
+
+Fields = dict[str, str]
+"""The fields of one stream; those that ffprobe does not know are left out."""
+
+
+class Report(NamedTuple):
+    """What ffprobe says of a file's container and streams."""
+
+    container: str
+    duration_s: float | None
+    streams: list[Fields]
+
+
+class Listing(NamedTuple):
+    """A report, and the packets of all streams, which ffprobe reads in the same process."""
+
+    report: Report
+    packets: bytes
+    """One a line, as `packet|stream_index=0|pts=…`, in the order of the file."""
+    said: bytes
+    """What ffprobe had to complain of."""
+    status: int
 
 
 class AudioStream(Strict):
@@ -40,6 +64,7 @@ def check_file(path: Path) -> None:
 
     Raises:
         MediaError: a directory, pipe, broken link, empty or unreadable file, or a name that is not UTF-8.
+        Undecided: the disk or its server failed.
     """
     try:
         str(path).encode("utf-8")
@@ -58,49 +83,86 @@ def check_file(path: Path) -> None:
             "is a link to a file that is not there" if path.is_symlink() else "is not there"
         ) from None
     except OSError as error:
-        raise MediaError(f"cannot be read: {error.strerror}") from error
+        raise cannot_be_read(error) from error
     if info.st_size == 0:
         raise MediaError("is empty (zero bytes)")
 
 
-def ffprobe_streams(path: Path, what: str = "a video") -> dict[str, Any]:
+def ffprobe_streams(path: Path, what: str = "a video") -> Report:
     """ffprobe's report of container and streams.
 
     Raises:
         MediaError: it is not `what`, and what it seems to be instead.
     """
-    status, out, err = ffprobe(path, "-show_entries", _STREAM_ENTRIES, "-of", "json")
-    if status == 0:
-        report: dict[str, Any] = json.loads(out)
-        return report
+    return _listing(path, what, _STREAM_ENTRIES).report
+
+
+def ffprobe_packets(path: Path) -> Listing:
+    """ffprobe's report of a video, with every packet of it; nothing is decoded.
+
+    Raises:
+        MediaError: it is not a video, and what it seems to be instead.
+    """
+    return _listing(path, "a video", f"{_STREAM_ENTRIES}:{_PACKET_ENTRIES}")
+
+
+def _listing(path: Path, what: str, entries: str) -> Listing:
+    status, out, said = ffprobe(path, "-show_entries", entries, "-of", "compact")
+    report = _read_report(out)
+    if report is not None:
+        return Listing(report, out, said, status)
     guess = seems_to_be(path)
     if guess is not None:
         raise MediaError(f"is not {what} that can be read: it seems to be {guess}")
-    raise MediaError(f"is not {what} that can be read; ffprobe says: {last_words(err, path)}")
+    raise MediaError(f"is not {what} that can be read; ffprobe says: {last_words(said, path)}")
 
 
-def first_sound(report: dict[str, Any]) -> AudioStream | None:
+def _read_report(out: bytes) -> Report | None:
+    """None where ffprobe could not open the file, so that it names no format."""
+    streams: list[Fields] = []
+    container: Fields | None = None
+    for line in io.BytesIO(out):
+        if line.startswith(b"stream|"):
+            streams.append(read_fields(line))
+        elif line.startswith(b"format|"):
+            container = read_fields(line)
+    if container is None:
+        return None
+    return Report(container.get("format_name", "unknown"), seconds(container.get("duration")), streams)
+
+
+def read_fields(line: bytes) -> Fields:
+    """A line of ffprobe's `compact` form. A field counts once: tags, which may hold anything, come last."""
+    fields: Fields = {}
+    for part in line.decode("utf-8", "replace").rstrip("\n").split("|"):
+        name, _, value = part.partition("=")
+        if value and value not in _UNKNOWN:
+            fields.setdefault(name, value)
+    return fields
+
+
+def first_sound(report: Report) -> AudioStream | None:
     """The first sound track of a report."""
-    stream = next((s for s in report.get("streams", []) if is_sound(s)), None)
+    stream = next((s for s in report.streams if is_sound(s)), None)
     if stream is None:
         return None
     return AudioStream(
-        index=stream["index"],
+        index=int(stream["index"]),
         codec=stream.get("codec_name", "unknown"),
         rate=int(stream["sample_rate"]),
         channels=int(stream["channels"]),
         layout=stream.get("channel_layout", "unknown"),
         start_s=seconds(stream.get("start_time")) or 0.0,
-        duration_s=seconds(stream.get("duration")) or _clock(stream.get("tags", {}).get("DURATION")),
+        duration_s=seconds(stream.get("duration")) or _clock(stream.get("tag:DURATION")),
     )
 
 
-def is_sound(stream: dict[str, Any]) -> bool:
+def is_sound(stream: Fields) -> bool:
     return stream.get("codec_type") == "audio" and int(stream.get("channels", 0)) > 0
 
 
 def seconds(text: str | None) -> float | None:
-    return float(text) if text and re.fullmatch(r"-?[\d.]+", text) else None
+    return float(text) if text and re.fullmatch(r"-?\d+(\.\d*)?|-?\.\d+", text) else None
 
 
 def _clock(text: str | None) -> float | None:

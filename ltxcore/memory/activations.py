@@ -24,6 +24,8 @@ BF16 = Factors(45, 56, 9.1)
 FP32 = Factors(51.5, 69, 9.2)
 DROPOUT = Factors(19, 30, 2)
 """What LoRA dropout adds: a masked copy of each input, and the mask."""
+INFERENCE = Factors(18.2, 11.1, 1.9)
+"""The most that is alive at once in a forward pass without gradients, all else included."""
 PER_TOKEN_TIMES = 8
 """What times of shape [B, N] add a video token."""
 # Gradients and temporary values while the feed-forward, four times as wide, is taken backwards.
@@ -67,6 +69,18 @@ class Activations:
         inputs = self._stream_bytes(sizes) * checkpointed
         outside = self._outside_bytes(sizes)
         return inputs + block * max(kept, 1 if checkpointed else 0) + self._backward_bytes(sizes) + outside
+
+    def rendering_bytes(self, sizes: TransformerSizes) -> int:
+        """The peak of one forward pass without gradients, of all blocks: each leaves nothing behind."""
+        return int(
+            self.value_bytes
+            * self.batch
+            * (
+                INFERENCE.video * self.tokens.video * sizes.width
+                + INFERENCE.audio * self.tokens.audio * sizes.audio_width
+                + INFERENCE.text * self.tokens.text * sizes.width
+            )
+        )
 
     def _stream_bytes(self, sizes: TransformerSizes) -> int:
         """Both streams, once."""

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Strategy = Literal["resident", "block_streaming", "group_offload"]
+Strategy = Literal["resident", "sharded", "block_streaming", "group_offload"]
+"""`sharded`: on the host until the processes of a training share it out among their devices."""
+Connectors = Literal["resident", "streamed", "precomputed"]
+"""Where the text connectors' weights are: on the device, streamed to it in every step, or nowhere, because
+their outputs were computed once, before the training."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Arrangement:
     groups: GroupSettings = field(default_factory=GroupSettings)
     checkpointed: int | None = None
     """How many blocks, the first ones, compute their activations anew in backward. None: all."""
-    connectors_streamed: bool = False
+    connectors: Connectors = "resident"
 
 
 def spread_resident(blocks: int, resident: int) -> frozenset[int]:

@@ -83,6 +83,35 @@ class GroupOffloading:
             shutil.rmtree(self._files)
 
 
+def offload_layers(model: nn.Module, device: torch.device | str, settings: GroupSettings) -> None:
+    """Let the layers of a frozen language model come to the device when they compute, by diffusers' hooks.
+
+    For forward passes without gradients alone.
+
+    Raises:
+        NotOffloadable: the weights are quantised, a stream is wanted on a device without streams, or the
+            groups shall wait on disk, where the model's own files are.
+    """
+    from diffusers.hooks import apply_group_offloading
+
+    device = torch.device(device)
+    _require_movable(model, device, settings)
+    if settings.disk is not None:
+        raise NotOffloadable(
+            "group_offload_to_disk_path is for the transformer; Gemma is read from its own files with "
+            "model.text_encoder_loading: layer_by_layer"
+        )
+    apply_group_offloading(
+        model,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type=settings.kind,
+        num_blocks_per_group=settings.blocks_per_group if settings.kind == "block_level" else None,
+        use_stream=settings.use_stream,
+        record_stream=settings.use_stream,
+    )
+
+
 def group_hooks(module: nn.Module) -> Iterator[Any]:
     """The group-offload hooks on a module and what is below it."""
     for part in module.modules():

@@ -13,6 +13,13 @@ _WORDS = (
     "alloc_failed",
     "could not create a memory object",
 )
+# What the host's allocators say of these; CUDA's and its libraries' errors are the device's.
+_HOST_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "could not create a memory object",
+    "unable to allocate",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -22,6 +29,16 @@ def is_out_of_memory(error: BaseException) -> bool:
         if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
             return True
         if isinstance(seen, RuntimeError | OSError) and any(w in str(seen).lower() for w in _WORDS):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def is_on_host(error: BaseException) -> bool:
+    """Whether it was host memory that was short, of an error that `is_out_of_memory` knows."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen) is MemoryError or any(word in str(seen).lower() for word in _HOST_WORDS):
             return True
         seen = seen.__cause__
     return False

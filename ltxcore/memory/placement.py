@@ -39,7 +39,7 @@ class Placement:
             self._held = BlockStreaming(
                 blocks, self.device, resident=arrangement.resident, slots=arrangement.slots
             )
-        else:
+        elif arrangement.strategy == "group_offload":
             self._held = GroupOffloading(transformer, self.device, arrangement.groups)
 
     @classmethod

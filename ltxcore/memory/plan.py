@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from ltxcore.memory.arrangement import Arrangement
 
 GIB = 1 << 30
 RESIDENT = "resident"
@@ -31,7 +33,7 @@ class OverBudget(RuntimeError):
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The predicted need of one stage, in bytes, with its weights resident."""
+    """The predicted need of one stage, in bytes."""
 
     stage: str
     weights_bytes: int
@@ -40,6 +42,12 @@ class MemoryPlan:
     on_device: bool
     budget_bytes: int
     strategy: str = RESIDENT
+    arrangement: Arrangement = field(default_factory=Arrangement)
+    """Where the transformer's weights are, of a stage that runs it."""
+    host_bytes: int = 0
+    """Beside the need of the device, where there is one."""
+    tiled: bool = False
+    """Pictures are decoded in tiles, although the recipe does not ask for it."""
 
     @property
     def model_bytes(self) -> int:
@@ -94,6 +102,12 @@ def largest_layer_bytes(shapes: Shapes, value_bytes: int) -> int:
         if found is not None:
             sizes[found[1]] = sizes.get(found[1], 0) + math.prod(shape) * value_bytes
     return max(sizes.values(), default=0)
+
+
+def layer_count(shapes: Shapes) -> int:
+    """Layers of a language model, told by `layers.N.` in the names; no vision tower's."""
+    found = (re.search(r"^(?!.*vision).*\blayers\.(\d+)\.", name) for name in shapes)
+    return len({match[1] for match in found if match is not None})
 
 
 def training_activations_bytes(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ltxcore.memory.activations import Activations
-from ltxcore.memory.arrangement import GroupSettings
+from ltxcore.memory.arrangement import Connectors, GroupSettings
 from ltxcore.memory.cards import Card
 from ltxcore.memory.plan import ADAPTER_BYTES_PER_PARAMETER, GIB, PROCESS_BYTES, OverBudget
 from ltxcore.memory.sizes import Tokens, TransformerSizes
@@ -21,6 +21,8 @@ FRAGMENTATION = 0.03
 HOST_CONTEXT_BYTES = int(2.0 * GIB)
 # The largest tensor on its way from disk.
 LOADING_BYTES = int(0.2 * GIB)
+HOST_FIXED_BYTES = PROCESS_BYTES + HOST_CONTEXT_BYTES + LOADING_BYTES
+"""Host memory of every process that computes on a device."""
 SLOTS = 2
 # Dequantising before each product, against bf16.
 QUANTISED_TIME = {"no_change": 1.0, "int8-quanto": 1.2, "fp8-quanto": 1.2, "int4-quanto": 1.35}
@@ -29,6 +31,8 @@ FIXED_S = 0.15
 # Left free where there is a choice: predictions are good to a few per cent.
 RESERVE = 0.06
 LARGEST_BATCH = 64
+# For the connectors' outputs, where nobody has looked at the disk.
+DISK_BYTES = 100 * GIB
 # Copies from ordinary pages, there and back again, reach a third of the bus.
 PAGEABLE = 3.0
 
@@ -50,6 +54,10 @@ class Workload:
     per_token_times: bool = False
     checkpointing: bool = True
     value_bytes: int = 2
+    captions: int | None = None
+    """Different captions of the data; None where the data are not known."""
+    visits: int = 0
+    """Samples that the whole training looks at."""
 
     @property
     def tokens(self) -> Tokens:
@@ -71,6 +79,8 @@ class Budget:
 
     device_bytes: int
     host_bytes: int
+    disk_bytes: int = DISK_BYTES
+    """What the connectors' outputs may take of the workspace's disk."""
 
     @classmethod
     def of(cls, card: Card) -> Budget:
@@ -84,6 +94,7 @@ class Forced:
     way: Way | None = None
     resident_blocks: int | None = None
     swapped_blocks: int = 0
+    connectors: Connectors | None = None
     groups: GroupSettings = field(default_factory=GroupSettings)
 
 
@@ -97,7 +108,7 @@ class TrainingPlan:
     """Blocks whose weights stay on the device."""
     checkpointed: int
     """Blocks computed anew in backward, the first ones."""
-    connectors_streamed: bool
+    connectors: Connectors
     weights_bytes: int
     adapter_bytes: int
     activations_bytes: int
@@ -107,6 +118,14 @@ class TrainingPlan:
 
     def fits(self, budget: Budget) -> bool:
         return self.device_bytes <= budget.device_bytes and self.host_bytes <= budget.host_bytes
+
+    @property
+    def told(self) -> str:
+        """What tells this plan from its neighbours."""
+        return (
+            f"{self.way}, {self.resident} blocks resident, {self.checkpointed} recomputed, "
+            f"connectors {self.connectors}"
+        )
 
     def __str__(self) -> str:
         return (
@@ -135,11 +154,13 @@ class Planner:
         sizes: the transformer.
         connectors_bytes: the text connectors' transformers, which run in every step.
         card: bus and arithmetic.
+        connected_width: widths of both of the connectors' outputs together.
     """
 
     sizes: TransformerSizes
     connectors_bytes: int
     card: Card
+    connected_width: int
 
     def plans(
         self, workload: Workload, budget: Budget, precision: str = "no_change", forced: Forced | None = None
@@ -147,8 +168,9 @@ class Planner:
         """The best of each way, whether it fits or not."""
         forced = forced or Forced()
         found = []
-        for way in _ways(forced, precision):
-            found.append(self._best(list(self._variants(way, workload, precision, forced)), budget))
+        for way in ways(forced, precision):
+            variants = list(self._variants(way, workload, budget, precision, forced))
+            found.append(self._best(variants, budget))
         return found
 
     def choose(
@@ -164,6 +186,13 @@ class Planner:
         if fitting:
             return min(fitting, key=lambda plan: plan.step_s)
         raise NothingFits(min(plans, key=lambda plan: excess(plan, budget)), workload, budget)
+
+    def variants(
+        self, workload: Workload, budget: Budget, precision: str, forced: Forced
+    ) -> Iterator[TrainingPlan]:
+        """Every plan that there is, of every way, whether it fits or not."""
+        for way in ways(forced, precision):
+            yield from self._variants(way, workload, budget, precision, forced)
 
     def largest_batch(self, workload: Workload, budget: Budget, precision: str, forced: Forced) -> int:
         """The largest batch of this bucket for which some way fits; 0 where not even one sample does."""
@@ -184,26 +213,30 @@ class Planner:
         return min(variants, key=lambda plan: excess(plan, budget))
 
     def _variants(
-        self, way: Way, workload: Workload, precision: str, forced: Forced
+        self, way: Way, workload: Workload, budget: Budget, precision: str, forced: Forced
     ) -> Iterator[TrainingPlan]:
         blocks = self.sizes.blocks
         if not workload.checkpointing:
             depths: list[int] = [0]
         else:
             depths = list(range(blocks + 1)) if way == "resident" else [blocks]
-        if way == "resident":
-            residents = [blocks]
-        elif way == "musubi":
-            residents = [blocks - forced.swapped_blocks]
-        elif way == "block_streaming":
-            free = range(blocks)
-            residents = [forced.resident_blocks] if forced.resident_blocks is not None else list(free)
-        else:
-            residents = [0]
-        for resident in residents:
+        for resident in resident_blocks(way, blocks, forced):
             for checkpointed in depths:
-                for streamed in (False, True) if way in ("block_streaming", "ramtorch") else (False,):
-                    yield self.plan(way, workload, precision, resident, checkpointed, streamed, forced.groups)
+                for connectors in self._connectors(workload, budget, forced):
+                    yield self.plan(
+                        way, workload, precision, resident, checkpointed, connectors, forced.groups
+                    )
+
+    def _connectors(self, workload: Workload, budget: Budget, forced: Forced) -> Iterator[Connectors]:
+        """Computing them beforehand pays where captions are fewer than looks at samples."""
+        if forced.connectors is not None:
+            yield forced.connectors
+            return
+        yield from ("resident", "streamed")
+        if workload.captions is not None and workload.captions < workload.visits:
+            caption_bytes = workload.text_tokens * self.connected_width * workload.value_bytes
+            if workload.captions * caption_bytes <= budget.disk_bytes:
+                yield "precomputed"
 
     def plan(
         self,
@@ -212,39 +245,47 @@ class Planner:
         precision: str,
         resident: int,
         checkpointed: int,
-        connectors_streamed: bool = False,
+        connectors: Connectors = "resident",
         groups: GroupSettings | None = None,
     ) -> TrainingPlan:
         """The figures of one way."""
         groups = groups or GroupSettings()
         sizes, value = self.sizes, workload.value_bytes
-        block = sizes.block_bytes(precision, value)
         streamed = sizes.blocks - resident
-        slots = groups.blocks_per_group * (2 if groups.use_stream else 1) if way == "group_offload" else SLOTS
-        on_device = sizes.outside_bytes(value) + block * (resident + min(slots, streamed))
-        connectors = self.connectors_bytes // 2 if connectors_streamed else self.connectors_bytes
+        on_device, on_host = placed_bytes(sizes, way, resident, precision, value, groups)
+        connectors_here = {
+            "resident": self.connectors_bytes,
+            "streamed": self.connectors_bytes // 2,
+            "precomputed": 0,
+        }[connectors]
         adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
         activations = workload.activations.step_bytes(sizes, checkpointed)
-        held = on_device + connectors + adapter + activations
-        on_host = 0 if groups.disk is not None and way == "group_offload" else block * streamed
+        held = on_device + connectors_here + adapter + activations
         return TrainingPlan(
             way=way,
             precision=precision,
             resident=resident,
             checkpointed=checkpointed,
-            connectors_streamed=connectors_streamed,
-            weights_bytes=on_device + connectors,
+            connectors=connectors,
+            weights_bytes=on_device + connectors_here,
             adapter_bytes=adapter,
             activations_bytes=activations,
             device_bytes=int(held + FRAGMENTATION * activations) + CONTEXT_BYTES,
-            host_bytes=PROCESS_BYTES
-            + HOST_CONTEXT_BYTES
-            + LOADING_BYTES
+            host_bytes=HOST_FIXED_BYTES
             + on_host
-            + (self.connectors_bytes if connectors_streamed else 0),
+            + (self.connectors_bytes if connectors == "streamed" else 0),
             step_s=self._step_s(way, workload, precision, streamed, checkpointed, groups)
-            + (self.connectors_bytes / (self.card.bus_gb_s * 1e9) if connectors_streamed else 0),
+            + self._connectors_s(workload, connectors),
         )
+
+    def _connectors_s(self, workload: Workload, connectors: Connectors) -> float:
+        """Two operations a weight and token; what is computed beforehand is spread over all looks at it."""
+        values = self.connectors_bytes / workload.value_bytes
+        forward = 2 * values * workload.text_tokens * workload.batch / self.card.rate
+        if connectors == "precomputed":
+            return forward * (workload.captions or 0) / max(1, workload.visits)
+        copied = self.connectors_bytes if connectors == "streamed" else 0
+        return forward + copied / (self.card.bus_gb_s * 1e9)
 
     def _step_s(
         self,
@@ -268,11 +309,34 @@ class Planner:
         return FIXED_S + forward + backward + stalls
 
 
-def _ways(forced: Forced, precision: str) -> tuple[Way, ...]:
+def ways(forced: Forced, precision: str) -> tuple[Way, ...]:
+    """The ways that the recipe leaves open."""
     if forced.way is not None:
         return (forced.way,)
     # diffusers' groups cannot move quantised weights.
     return ("resident", "block_streaming", *(("group_offload",) if precision == "no_change" else ()))
+
+
+def resident_blocks(way: Way, blocks: int, forced: Forced) -> list[int]:
+    """How many blocks may stay on the device."""
+    if way == "resident":
+        return [blocks]
+    if way == "musubi":
+        return [blocks - forced.swapped_blocks]
+    if way == "block_streaming":
+        return list(range(blocks)) if forced.resident_blocks is None else [forced.resident_blocks]
+    return [0]
+
+
+def placed_bytes(
+    sizes: TransformerSizes, way: Way, resident: int, precision: str, value_bytes: int, groups: GroupSettings
+) -> tuple[int, int]:
+    """What the transformer's weights take on the device, and what of them waits in host memory."""
+    block, streamed = sizes.block_bytes(precision, value_bytes), sizes.blocks - resident
+    slots = groups.blocks_per_group * (2 if groups.use_stream else 1) if way == "group_offload" else SLOTS
+    on_device = sizes.outside_bytes(value_bytes) + block * (resident + min(slots, streamed))
+    on_disk = groups.disk is not None and way == "group_offload"
+    return on_device, 0 if on_disk else block * streamed
 
 
 def excess(plan: TrainingPlan, budget: Budget) -> float:

@@ -8,18 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS, stays_exact
+
 Shapes = Mapping[str, tuple[int, ...]]
 BLOCKS = "transformer_blocks."
-# Bits a value, and values that share a scale and a shift of 2 bytes each (None: one scale a row).
-QUANTISED_BITS: dict[str, tuple[int, int | None]] = {
-    "int8-quanto": (8, None),
-    "fp8-quanto": (8, None),
-    "int8-torchao": (8, None),
-    "fp8-torchao": (8, None),
-    "int4-quanto": (4, 128),
-    "nf4-bnb": (4, 64),
-    "int2-quanto": (2, 128),
-}
 _BLOCK = re.compile(r"^transformer_blocks\.(\d+)\.")
 
 
@@ -96,9 +88,9 @@ class TransformerSizes:
 @cache
 def _block_bytes(sizes: TransformerSizes, precision: str, value_bytes: int) -> int:
     return sum(
-        _quantised_bytes(shape, precision, value_bytes)
-        if name.endswith(".weight") and len(shape) == 2
-        else math.prod(shape) * value_bytes
+        math.prod(shape) * value_bytes
+        if precision == NO_CHANGE or stays_exact(name, shape)
+        else PRECISIONS[precision].weight_bytes(shape, value_bytes)
         for name, shape in sizes.block.items()
     )
 
@@ -139,12 +131,3 @@ def _tokens_of(name: str, tokens: Tokens) -> int:
     if part == "video_to_audio_attn":
         return tokens.video if is_key else tokens.audio
     return tokens.audio if part.startswith("audio") else tokens.video
-
-
-def _quantised_bytes(shape: tuple[int, ...], precision: str, value_bytes: int) -> int:
-    if precision not in QUANTISED_BITS:
-        return math.prod(shape) * value_bytes
-    bits, group = QUANTISED_BITS[precision]
-    rows, columns = shape
-    scales = rows if group is None else 2 * rows * math.ceil(columns / group)
-    return math.ceil(rows * columns * bits / 8) + scales * value_bytes

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models.assembling import build_empty, fill, require_fit, settle_buffers
 from ltxcore.models.errors import ModelError
-from ltxcore.models.precisions import NO_CHANGE, PRECISIONS, quantised_names
+from ltxcore.models.precisions import quantised_names
 from ltxcore.models.quantise import quantiser_of
 from ltxcore.models.quantised_files import fill_from, keep, quantised_file
 from ltxcore.models.source import ModelSource

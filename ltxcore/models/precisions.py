@@ -1,4 +1,4 @@
-"""The precisions that weights can be held in: what each takes of memory, and which library it needs.
+"""Which weights of a component a precision applies to, what that takes, and the library that it needs.
 
 Nothing here imports torch or a quantising library: plans are made before any stage has started.
 """
@@ -8,16 +8,10 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
 
+from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS, Library, Precision, stays_exact
 from ltxcore.models.errors import ModelError
 
-Library = Literal["quanto", "torchao", "bitsandbytes"]
-NO_CHANGE = "no_change"
-GROUP = 128
-"""Values of a row that share scale and shift in four bits and less."""
 _MODULES: Mapping[Library, str] = {
     "quanto": "optimum.quanto",
     "torchao": "torchao",
@@ -25,57 +19,23 @@ _MODULES: Mapping[Library, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Precision:
-    """One way of holding a linear's weight."""
+def require_library(precision: Precision) -> None:
+    """Refuse a precision whose library is not installed.
 
-    name: str
-    library: Library
-    bits: int
-    kind: str
-    """The library's own name of it."""
-    group: int | None = None
-    """Values that share a scale; None for one scale a row."""
-
-    def weight_bytes(self, shape: tuple[int, ...], value_bytes: int) -> int:
-        """Size of a quantised weight `[rows, columns]`, its scales being of `value_bytes`."""
-        rows, columns = shape
-        scales = rows if self.group is None else 2 * rows * math.ceil(columns / self.group)
-        return math.ceil(rows * columns * self.bits / 8) + scales * value_bytes
-
-    def require_library(self) -> None:
-        """Refuse a precision whose library is not installed.
-
-        Raises:
-            ModelError: says how to install it, and what works without.
-        """
-        package = _MODULES[self.library].split(".")[0]
-        if importlib.util.find_spec(package) is None:
-            raise ModelError(
-                f"{self.name} needs the package {self.library}, which is not installed; run "
-                f"`pip install 'ltx2-flows[{self.library}]'`, or use int8-quanto"
-            )
-
-
-PRECISIONS: Mapping[str, Precision] = MappingProxyType(
-    {
-        precision.name: precision
-        for precision in (
-            Precision("int8-quanto", "quanto", 8, "qint8"),
-            Precision("int4-quanto", "quanto", 4, "qint4", GROUP),
-            Precision("int2-quanto", "quanto", 2, "qint2", GROUP),
-            Precision("fp8-quanto", "quanto", 8, "qfloat8_e4m3fn"),
-            Precision("int8-torchao", "torchao", 8, "Int8WeightOnlyConfig"),
-            Precision("fp8-torchao", "torchao", 8, "Float8WeightOnlyConfig"),
-            Precision("nf4-bnb", "bitsandbytes", 4, "nf4", 64),
+    Raises:
+        ModelError: says how to install it, and what works without.
+    """
+    package = _MODULES[precision.library].split(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise ModelError(
+            f"{precision.name} needs the package {precision.library}, which is not installed; run "
+            f"`pip install 'ltx2-flows[{precision.library}]'`, or use int8-quanto"
         )
-    }
-)
+
 
 # Where the linears are that hold nearly all of a component. What is outside (embeddings of time and text,
-# the projections in and out) is small and keeps its precision, and so do the gates of an attention's heads.
+# the projections in and out) is small and keeps its precision.
 _BLOCKS = {"transformer": "transformer_blocks.", "text_encoder": "layers."}
-_KEPT = ("to_gate_logits.weight",)
 
 
 def quantised_names(component: str, shapes: Mapping[str, tuple[int, ...]]) -> frozenset[str]:
@@ -84,12 +44,7 @@ def quantised_names(component: str, shapes: Mapping[str, tuple[int, ...]]) -> fr
     if prefix is None:
         return frozenset()
     return frozenset(
-        name
-        for name, shape in shapes.items()
-        if name.startswith(prefix)
-        and name.endswith(".weight")
-        and len(shape) == 2
-        and not name.endswith(_KEPT)
+        name for name, shape in shapes.items() if name.startswith(prefix) and not stays_exact(name, shape)
     )
 
 

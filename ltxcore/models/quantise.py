@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from ltxcore.models.precisions import Precision
+from ltxcore.config.weight_precisions import Precision
+from ltxcore.models.precisions import require_library
 
 _CHUNK_VALUES = 1 << 22
 
@@ -32,7 +33,7 @@ def quantiser_of(precision: Precision) -> Quantiser:
     Raises:
         ModelError: its library is not installed.
     """
-    precision.require_library()
+    require_library(precision)
     kinds: dict[str, type[Quanto | TorchAo | BitsAndBytes]] = {
         "quanto": Quanto,
         "torchao": TorchAo,

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.model_settings import TINY_MODEL, ModelSettings
+from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models import precisions
 from ltxcore.models.combined import COMBINED_COMPONENTS, CombinedCheckpoint, open_combined
 from ltxcore.models.errors import ModelError
 from ltxcore.models.finding import TEXT_COMPONENTS, find_model, find_text, may_be_hub_id, require_flavour
 from ltxcore.models.gemma import tower_weights
 from ltxcore.models.hashes import remembered_hashes, remembered_part
-from ltxcore.models.precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models.tensor_file import read_tensor_file
 from ltxcore.models.versions import (
     COMPONENTS,
@@ -71,9 +72,16 @@ class ModelSource:
         return path
 
     def precision(self, name: str) -> str:
-        """How the recipe wants a component's linears held, `no_change` where it says nothing."""
+        """How the recipe wants a component's linears held, `no_change` where it says nothing.
+
+        Raises:
+            ModelError: it is `auto`; `Context.settled` has what the planner makes of it.
+        """
         chosen = {"transformer": self.transformer_precision, "text_encoder": self.text_encoder_precision}
-        return chosen.get(name, NO_CHANGE)
+        found = chosen.get(name, NO_CHANGE)
+        if found == AUTO:
+            raise ModelError(f"the precision of the {name} is auto, which the planner has not settled yet")
+        return found
 
     def config(self, name: str) -> dict[str, Any]:
         """The configuration of a component in diffusers' or transformers' names (the tokenizer's is
@@ -223,8 +231,8 @@ def prepare_model(settings: ModelSettings, models_dir: Path) -> ModelSource:
 
 def _resolve(settings: ModelSettings, models_dir: Path, fetch: bool) -> ModelSource:
     for name in (settings.base_model_precision, settings.text_encoder_1_precision):
-        if name != NO_CHANGE:
-            PRECISIONS[name].require_library()
+        if name not in (NO_CHANGE, AUTO):
+            precisions.require_library(PRECISIONS[name])
     if settings.pretrained_model_name_or_path == TINY_MODEL:
         root = _tiny(models_dir / TINY_DIRECTORY, fetch)
     else:

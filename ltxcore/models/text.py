@@ -1,7 +1,7 @@
-"""Captions to text features, and text features to the embeddings that the transformer reads.
+"""Captions to text features.
 
-Two steps, because a stage lies between them. `CaptionEncoder` runs Gemma and the feature extractor: its
-features, a few kilobytes a token, are what is stored. `connect` runs only the connectors on them.
+`CaptionEncoder` runs Gemma and the feature extractor: its features, a few kilobytes a token, are what is
+stored. `ltxcore.models.connecting` makes of them what the transformer reads.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ class CaptionEncoder:
         extractor: FeatureExtractor,
         max_tokens: int,
         feature_dtype: torch.dtype = torch.bfloat16,
+        device: torch.device | str | None = None,
     ) -> None:
+        """`device` is where Gemma computes; None: where its weights are."""
+        self._device = torch.device(device) if device is not None else text_model.device
         self._tokenizer = tokenizer
         self._text_model = text_model
         self._extractor = extractor
@@ -143,7 +146,7 @@ class CaptionEncoder:
         tokens = caption_tokens(self._tokenizer, caption)
         count = len(tokens)
         kept = tokens[: self._max_tokens]
-        device = self._text_model.device
+        device = self._device
         positions = torch.arange(self._max_tokens - len(kept), self._max_tokens, device=device)
         output = self._text_model(
             input_ids=torch.tensor([kept], device=device),
@@ -159,51 +162,3 @@ class CaptionEncoder:
             audio=None if audio is None else audio.to("cpu", self._feature_dtype),
             truncated_from=count if count > self._max_tokens else 0,
         )
-
-
-@torch.no_grad()
-def connect(
-    connectors: Any, features: Sequence[TextFeatures], max_tokens: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the connectors on stored features.
-
-    Args:
-        connectors: `LTX2TextConnectors`; its extractor is not used.
-        features: one a sample.
-        max_tokens: slots of the result; real tokens come first, learned registers fill the rest. A
-            multiple of the register count.
-
-    Returns:
-        `[B, max_tokens, Dv]` and `[B, max_tokens, Da]`, in the connectors' dtype. Every slot is valid: the
-        transformer gets no mask.
-
-    Raises:
-        ValueError: a caption has more tokens than `max_tokens`.
-    """
-    longest = max(len(feature.video) for feature in features)
-    if longest > max_tokens:
-        raise ValueError(f"a caption has {longest} tokens, but the connectors were given {max_tokens} slots")
-    dtype, device = connectors.dtype, connectors.device
-    mask = torch.full((len(features), 1, 1, max_tokens), torch.finfo(dtype).min, dtype=dtype, device=device)
-    for row, feature in enumerate(features):
-        mask[row, ..., : len(feature.video)] = 0
-    video = _padded([feature.video for feature in features], max_tokens).to(device, dtype)
-    shared = features[0].audio is None
-    audio = video if shared else _padded([_sound(feature) for feature in features], max_tokens)
-    return (
-        connectors.video_connector(video, mask)[0],
-        connectors.audio_connector(audio.to(device, dtype), mask)[0],
-    )
-
-
-def _sound(feature: TextFeatures) -> torch.Tensor:
-    if feature.audio is None:
-        raise ValueError("features of different versions in one batch: one of them has no audio feature")
-    return feature.audio
-
-
-def _padded(rows: Sequence[torch.Tensor], length: int) -> torch.Tensor:
-    padded = rows[0].new_zeros(len(rows), length, rows[0].shape[-1])
-    for number, row in enumerate(rows):
-        padded[number, : len(row)] = row
-    return padded

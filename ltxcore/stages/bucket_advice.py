@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 from statistics import median
 
+from ltxcore.config.bucket_list import Bucket
 from ltxcore.config.datasets import VideoDataset
 from ltxcore.media.bucket_proposal import (
-    Bucket,
     Proposal,
     Shape,
     Waste,
     elbow,
+    kept_share,
     propose,
     waste_as_placed,
 )
-from ltxcore.media.buckets import geometry, target_size
+from ltxcore.media.buckets import target_size
 from ltxcore.media.errors import MediaError
-from ltxcore.media.frames import available_frames, plan_frames
+from ltxcore.media.fitting import fit_clip
+from ltxcore.media.frames import available_frames
 from ltxcore.media.probe import MediaProbe
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
@@ -127,8 +129,8 @@ def _placed(dataset: VideoDataset, media_id: str, probe: MediaProbe) -> tuple[Sh
         visits=(dataset.repeats + 1) * dataset.probability,
     )
     try:
-        cut = geometry(dataset, shape.width, shape.height, media_id)
-        return shape, Bucket(*cut.target, plan_frames(probe, dataset.video).count)
+        cut, frames = fit_clip(dataset, probe, media_id)
+        return shape, Bucket(*cut.target, frames.count)
     except MediaError:
         return shape, None
 
@@ -142,6 +144,10 @@ def _is_wanted(dataset: VideoDataset, shape: Shape) -> bool:
 
 
 def _configured_size(dataset: VideoDataset, shape: Shape) -> tuple[int, int]:
+    if dataset.buckets:
+        # By its shape alone: the length, for which it may be left out now, is what advice is asked for.
+        nearest = max(dataset.fixed_buckets, key=lambda bucket: (kept_share(shape, bucket), bucket))
+        return nearest.width, nearest.height
     return target_size(
         shape.width,
         shape.height,
@@ -167,6 +173,11 @@ def advice_rows(advice: BucketAdvice) -> list[Row]:
         }
         for name, buckets, waste in (now, *plans)
     ]
+
+
+def paste_line(advice: BucketAdvice) -> str:
+    """What to write into the dataset's entry for the recommended plan."""
+    return f"buckets: [{', '.join(bucket.written for bucket in advice.chosen.buckets)}]"
 
 
 def _name(advice: BucketAdvice, proposal: Proposal) -> str:

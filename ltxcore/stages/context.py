@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ltxcore.config.batch_size import AUTO
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.source import ModelSource, resolve_model
@@ -39,6 +40,19 @@ class Context:
     @cached_property
     def store(self) -> Blobs:
         return self.workspace.store
+
+    @cached_property
+    def settled(self) -> Context:
+        """The same with a recipe in which what the planner chooses and what changes numbers is decided.
+
+        Raises:
+            OverBudget: nothing that it may choose fits.
+        """
+        if AUTO not in (self.recipe.model.base_model_precision, self.recipe.training.train_batch_size):
+            return self
+        from ltxcore.stages.settled import settle
+
+        return settle(self)
 
     def with_recipe(self, recipe: Recipe) -> Context:
         """The same stage with another recipe; a snapshot that was read already is not read again."""

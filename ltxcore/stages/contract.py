@@ -34,7 +34,7 @@ class Stage:
 PROBE = Stage(
     name="probe-media",
     title="look at every file, choose buckets",
-    version="2",
+    version="3",
     pool="cpu",
     inputs=(),
     models=(),
@@ -74,7 +74,7 @@ TEXT = Stage(
 TRAIN = Stage(
     name="train-lora",
     title="train the adapter",
-    version="1",
+    version="2",
     pool="gpu",
     inputs=("probe-media", "encode-latents", "embed-text"),
     models=("transformer", "connectors"),

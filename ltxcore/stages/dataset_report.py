@@ -21,7 +21,7 @@ from ltxcore.stages.reports import Row, bucket_rows
 from ltxcore.stages.snapshot_changes import SnapshotChanges
 from ltxcore.stages.stamp import Stamp
 from ltxcore.store.blobs import read_json
-from ltxcore.store.snapshot import Sample, Snapshot
+from ltxcore.store.snapshot import AudioPlan, Sample, Snapshot
 from ltxcore.store.texts import TextStore
 
 PAGE = "dataset-report.html"
@@ -37,6 +37,8 @@ class Clip:
     id: str
     verdict: str
     remarks: tuple[str, ...]
+    kind: str = ""
+    """`video`, `image` or `audio`; empty for a rejected file."""
     media_id: str = ""
     bucket: str = ""
     size: str = ""
@@ -88,8 +90,10 @@ class DatasetReport:
         """The figures that stand at the top."""
         taken, rejected = self.taken, len(self.snapshot.rejections)
         source_s, used_s = sum(c.source_s for c in taken), sum(c.used_s for c in taken)
-        used, dropped = sum(c.frames_used for c in taken), sum(c.frames_dropped for c in taken)
+        seen = [c for c in taken if c.kind != "audio"]
+        used, dropped = sum(c.frames_used for c in seen), sum(c.frames_dropped for c in seen)
         sounding = sum(bool(c.sound) for c in taken)
+        could_sound = sum(c.kind != "image" for c in taken)
         return {
             "Files": f"{len(self.clips)}",
             "Taken": f"{len(taken)}",
@@ -97,7 +101,7 @@ class DatasetReport:
             "Buckets": f"{len(self.buckets)}",
             "Length used": f"{_time(used_s)} of {_time(source_s)}",
             "Frames used": f"{used:,} of {used + dropped:,}",
-            "With sound": f"{sounding} of {len(taken)}",
+            "With sound": f"{sounding} of {could_sound}",
             "Captions": f"{len({text for c in taken for text in c.captions})} different",
             "Visits an epoch": f"{sum(c.visits for c in taken):g}",
         }
@@ -106,9 +110,10 @@ class DatasetReport:
         """What its owner should look at first."""
         told = []
         taken = self.taken
-        silent = sum(not clip.sound for clip in taken)
+        clips = [clip for clip in taken if clip.kind == "video"]
+        silent = sum(not clip.sound for clip in clips)
         if self.snapshot.wants_audio and silent:
-            told.append(f"{silent} of {len(taken)} clips have no sound; their audio loss is masked")
+            told.append(f"{silent} of {len(clips)} clips have no sound; their audio loss is masked")
         if cut := [clip for clip in taken if clip.cut_from]:
             told.append(f"{len(cut)} captions are longer than {self.max_tokens} tokens and were cut")
         if quiet := [c for c in taken if c.sound and c.loudness_lufs is not None and c.loudness_lufs < -45]:
@@ -136,7 +141,7 @@ def gather(
     waveforms = pictures.waveforms(snapshot)
     tokens, max_tokens = caption_tokens(ctx, snapshot)
     clips = [
-        _clip(sample, quarantined or {}, loudness.get(sample.media_id), waveforms.get(sample.id, ""), tokens)
+        _clip(sample, quarantined or {}, loudness.get(_heard(sample)), waveforms.get(sample.id, ""), tokens)
         for sample in snapshot.samples
     ]
     clips += [Clip(r.id, "rejected", (r.reason,)) for r in snapshot.rejections]
@@ -150,6 +155,19 @@ def gather(
         max_tokens=max_tokens,
         changes=changes,
     )
+
+
+def _heard(sample: Sample) -> str:
+    """The content that a sample's sound comes from."""
+    linked = sample.audio.sound if sample.audio else None
+    return sample.media_id if linked is None else linked.media_id
+
+
+def _layout(audio: AudioPlan) -> str:
+    """WAV names no layout for the usual ones."""
+    if audio.layout != "unknown":
+        return audio.layout
+    return {1: "mono", 2: "stereo"}.get(audio.channels, f"{audio.channels} channels")
 
 
 def _clip(
@@ -166,19 +184,22 @@ def _clip(
         id=sample.id,
         verdict="taken" if error is None else "quarantined",
         remarks=sample.notes if error is None else (error, *sample.notes),
+        kind=sample.kind,
         media_id=sample.media_id,
         bucket=sample.bucket,
-        size="{}x{}".format(*sample.geometry.source),
+        size="" if sample.kind == "audio" else "{}x{}".format(*sample.geometry.source),
         fps=sample.source_fps,
         source_s=sample.source_duration_s,
-        used_s=sample.frames.duration_s,
+        used_s=sample.audio.duration_s
+        if sample.kind == "audio" and sample.audio
+        else sample.frames.duration_s,
         frames_used=sample.frames.count,
         frames_dropped=there - sample.frames.count,
         visits=sample.visits * sample.probability,
         captions=sample.captions,
         tokens=max((count for count, _ in counted), default=None),
         cut_from=max((cut for _, cut in counted), default=0),
-        sound=sample.audio.layout if sample.audio else "",
+        sound=_layout(sample.audio) if sample.audio else "",
         loudness_lufs=loudness if sample.audio else None,
         waveform=waveform,
     )

@@ -10,7 +10,8 @@ from ltxcore.stages.batches import batches_of_tokens, in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TEXT
 from ltxcore.stages.keys import TextSpace
-from ltxcore.stages.memory_plans import LAYER_BY_LAYER, LAYERED_TOKENS
+from ltxcore.stages.memory_plans import GROUP_OFFLOAD, LAYER_BY_LAYER, LAYERED_TOKENS
+from ltxcore.stages.placing import group_settings
 from ltxcore.stages.prompts import all_texts
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.bf16 import to_bits
@@ -61,6 +62,7 @@ class Embedder:
     def __init__(self, ctx: Context, device: str) -> None:
         import torch
 
+        from ltxcore.memory.group_offload import offload_layers
         from ltxcore.models.gemma_layers import GemmaLayers, LayeredCaptionEncoder
         from ltxcore.models.loading import load_text_encoder, load_tokenizer
         from ltxcore.models.text import CaptionEncoder, load_feature_extractor
@@ -75,9 +77,12 @@ class Embedder:
             extractor = load_feature_extractor(ctx.source, dtype, "cpu")
             self.encoder = LayeredCaptionEncoder(load_tokenizer(ctx.source), gemma, extractor, max_tokens)
         else:
-            tokenizer, text_model = load_text_encoder(ctx.source, dtype, device)
+            offloaded = ctx.recipe.model.text_encoder_loading == GROUP_OFFLOAD
+            tokenizer, text_model = load_text_encoder(ctx.source, dtype, "cpu" if offloaded else device)
+            if offloaded:
+                offload_layers(text_model, device, group_settings(ctx.recipe.memory))
             extractor = load_feature_extractor(ctx.source, dtype, device)
-            self.encoder = CaptionEncoder(tokenizer, text_model, extractor, max_tokens)
+            self.encoder = CaptionEncoder(tokenizer, text_model, extractor, max_tokens, device=device)
 
     def batches(self, captions: Sequence[str]) -> Iterator[Sequence[str]]:
         """Captions that are committed together; where Gemma is read layer by layer, once for each batch."""

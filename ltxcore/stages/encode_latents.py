@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, Undecided
 from ltxcore.media.feed import decode_ahead
 from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
 from ltxcore.stages.keys import LatentSpaces, waveform_key
+from ltxcore.stages.memory_plans import vae_room
 from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.stages.undecided import ClipsUndecided
 from ltxcore.store.bf16 import to_bits
 from ltxcore.store.latents import Encoded, Kind, LatentStore
 from ltxcore.store.snapshot import Sample
@@ -81,6 +83,8 @@ class Encoder:
         self.waveforms = WaveformStore(ctx.store)
         self.device = device
         self.encoded = {"video": 0, "audio": 0}
+        # Measured before anything loads: later the weights themselves would count against what is free.
+        self.room = vae_room(ctx, device)
 
     @cached_property
     def vae(self) -> Any:
@@ -96,7 +100,7 @@ class Encoder:
         """How clips go through the video VAE: as the recipe asks, or in smaller pieces where memory ends."""
         from ltxcore.stages.vae_backoff import VaeBackOff
 
-        return VaeBackOff(self.vae, asked_way(self.ctx.recipe.encode))
+        return VaeBackOff(self.vae, asked_way(self.ctx.recipe.encode), self.room)
 
     @cached_property
     def audio_vae(self) -> Any:
@@ -109,13 +113,19 @@ class Encoder:
         """Encode what a batch misses and commit it: all of it, or, after a crash, none of it.
 
         Needs the caller to hold the writer's lock `latents`.
+
+        Raises:
+            ClipsUndecided: ffmpeg was stopped at some clips; the others are committed.
         """
+        undecided: dict[str, str] = {}
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
         waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]] = {}
         for sample, frames in self._decoded(batch.samples):
             asked = self.spaces.video_key(sample)
-            if isinstance(frames, MediaError):
+            if isinstance(frames, Undecided):
+                undecided[sample.id] = str(frames)
+            elif isinstance(frames, MediaError):
                 broken[asked.value] = (f"{sample.id}: {frames}", asked.inputs)
             elif frames is not None and asked.value not in done:
                 waiting[asked.value] = sample, frames
@@ -137,6 +147,8 @@ class Encoder:
             {key: error for key, (error, _) in broken.items()},
             {key: inputs for key, (_, inputs) in broken.items()},
         )
+        if undecided:
+            raise ClipsUndecided(undecided)
 
     def _encode_videos(
         self, waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]], done: dict[str, Encoded]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from ltxcore.memory.fallback import kind_of
 from ltxcore.memory.out_of_memory import is_out_of_memory
 from ltxcore.memory.plan import GIB, MemoryPlan
 from ltxcore.memory.watchdog import HostMemoryExceeded, Watchdog
@@ -41,27 +42,29 @@ def enforced(run: StageRun) -> Iterator[MemoryPlan | None]:
     setbacks.settle()
     choice = _choose(run, setbacks)
     if choice is not None:
-        run.work_by(choice.strategy.recipe, choice.plan)
+        told = tuple(f"{setback.plan}: {setback.reason}" for setback in setbacks.all())
+        run.work_by(choice.strategy.recipe, choice.plan, told)
         if choice.strategy.name != AS_ASKED:
             run.why += f"; for want of memory {choice.strategy.name}"
     name = AS_ASKED if choice is None else choice.strategy.name
+    plan = None if choice is None else choice.plan
     limit = host_limit_bytes(run.ctx, run.stage)
     watchdog = Watchdog(
         limit,
-        on_breach=lambda use: setbacks.note(name, f"it held {use}"),
+        on_breach=lambda use: setbacks.note(name, f"it held {use}", "host", plan),
         on_peak=lambda use: setbacks.used(use.used_bytes, use.limit_bytes),
     )
-    setbacks.begin(name)
+    setbacks.begin(name, plan)
     try:
         with watchdog:
-            yield None if choice is None else choice.plan
+            yield plan
     except HostMemoryExceeded as error:
         raise _failed(run, name, str(error)) from error
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        setbacks.note(name, reason)
+        setbacks.note(name, reason, kind_of(error, plan is not None and plan.on_device), plan)
         raise _failed(run, name, reason) from error
     finally:
         setbacks.end()
@@ -73,14 +76,15 @@ def _choose(run: StageRun, setbacks: Setbacks) -> Choice | None:
     from ltxcore.memory.device import cap_device_memory, pick_device
 
     device, known = pick_device(), setbacks.all()
-    choice = choose(run.ctx, run.stage, device, {setback.plan for setback in known})
+    choice = choose(run.ctx, run.stage, device, known)
     for setback in known:
         logger.warning("%s ran out of memory with %s: %s", run.stage.name, setback.plan, setback.reason)
     plan = choice.plan
     logger.info(
-        "%s works by this plan: %s; %.2f GiB predicted of %.2f allowed",
+        "%s works by this plan: %s (%s); %.2f GiB predicted of %.2f allowed",
         run.stage.name,
         choice.strategy.name,
+        plan.strategy,
         plan.total_bytes / GIB,
         plan.budget_bytes / GIB,
     )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.memory_check import memory_plans
 from ltxcore.stages.output_sizes import (
     LatentSizes,
     TextSizes,
     adapter_parameters,
+    bytes_per_pixel,
     training_bytes,
     waveform_bytes,
 )
@@ -28,6 +31,7 @@ from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.validation.plan import plan_rendering
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class StageEstimate:
     disk_bytes: int | None = 0
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    memory: MemoryPlan | None = None
+    """What it is predicted to hold; None where it loads no model, or that is not known yet."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +122,10 @@ def estimate(ctx: Context) -> Estimate:
         stages += _most_there_can_be(ctx, len(files))
     else:
         planned = Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=data.snapshot)
-        stages += [_with_reason(stage, rates) for stage in _stages(planned, data, rates)]
+        found = [_with_reason(stage, rates) for stage in _stages(planned, data, rates)]
+        stages += _with_memory(planned, found, data.problems)
     free = shutil.disk_usage(_existing(ctx.workspace.root)).free
-    found = Estimate(
+    whole = Estimate(
         files=len(files),
         looked_at=len(known),
         taken=len(data.samples),
@@ -126,13 +133,13 @@ def estimate(ctx: Context) -> Estimate:
         stages=tuple(stages),
         free_bytes=free,
     )
-    problems = [*data.problems, *_no_step_left(ctx, found)]
-    if found.disk_bytes > free:
+    problems = [*data.problems, *_no_step_left(ctx, whole)]
+    if whole.disk_bytes > free:
         problems.append(
-            f"{found.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
+            f"{whole.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
             f"{free / 1e9:.1f} GB are free there"
         )
-    return Estimate(**{**found.__dict__, "problems": tuple(problems)})
+    return replace(whole, problems=tuple(problems))
 
 
 def _plan(ctx: Context, memo: Memo, known: Sequence[MediaFile], total: int) -> _Data:
@@ -242,51 +249,66 @@ def _train(ctx: Planned, data: _Data, rates: Rates, notes: tuple[str, ...]) -> S
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
     has_sound = any(sample.audio for sample in data.samples)
-    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound)
+    has_video = any(sample.kind != "audio" for sample in data.samples)
+    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video)
     return StageEstimate(
         TRAIN,
         steps,
         "steps",
         0,
         training_bytes(parameters, steps, ctx.recipe.training),
-        rates.seconds(TRAIN, steps, transformer=ctx.source.fingerprint("transformer")),
+        rates.seconds(TRAIN, steps, transformer=ctx.settled.source.fingerprint("transformer")),
         notes if ctx.recipe.training.num_train_epochs else (),
     )
 
 
 def _steps(ctx: Planned, data: _Data) -> int:
     """Optimizer steps, also where the recipe gives epochs."""
-    settings = ctx.recipe.training
-    if not settings.num_train_epochs:
-        return settings.max_train_steps
+    if not ctx.recipe.training.num_train_epochs:
+        return ctx.recipe.training.max_train_steps
+    from ltxcore.training.batch_sizes import batch_sizes
     from ltxcore.training.data import Entry
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
     entries = [
-        Entry(s.id, s.bucket, s.frames.fps, s.audio is not None, len(s.captions), s.visits, s.probability)
+        Entry(
+            sample_id=s.id,
+            bucket=s.bucket,
+            fps=s.frames.fps,
+            has_audio=s.audio is not None,
+            has_video=s.kind != "audio",
+            captions=len(s.captions),
+            visits=s.visits,
+            probability=s.probability,
+        )
         for s in data.samples
     ]
-    plan = BatchPlan(entries, seed=settings.seed, batch_size=settings.train_batch_size, caption_dropout=0.0)
-    return data.scaled(steps_of_epochs(settings, plan.batches_per_epoch))
+    settings = ctx.settled.recipe.training
+    sizes = batch_sizes(entries, settings.train_batch_size)
+    plan = BatchPlan(entries, seed=settings.seed, batch_size=sizes, caption_dropout=0.0)
+    return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:
     renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    plan = plan_rendering(ctx.recipe.validation)
+    rate, measured = bytes_per_pixel(ctx.workspace)
+    source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
     return StageEstimate(
         RENDER,
         renderings,
         "renderings",
         None,
-        None if renderings else 0,
+        round(renderings * plan.width * plan.height * plan.num_frames * rate),
         rates.seconds(RENDER, renderings, vae=ctx.source.fingerprint("vae")),
-        ("disk: videos of a few MB each, as their content compresses",) if renderings else (),
+        (f"disk: about, {source}",) if renderings else (),
     )
 
 
 def _without_model(ctx: Planned, data: _Data, notes: tuple[str, ...]) -> list[StageEstimate]:
     """Counts alone: sizes, and what is in the store already, depend on the model."""
     samples = data.samples
-    tracks = data.scaled(sum(1 + (sample.audio is not None) for sample in samples))
+    tracks = data.scaled(sum((s.kind != "audio") + (s.audio is not None) for s in samples))
     texts = data.scaled(len(all_texts(ctx.recipe, ctx.snapshot)))
     renderings = 2 * len(validation_prompts(ctx.recipe, ctx.snapshot))
     return [
@@ -297,12 +319,24 @@ def _without_model(ctx: Planned, data: _Data, notes: tuple[str, ...]) -> list[St
     ]
 
 
+def _with_memory(ctx: Planned, stages: list[StageEstimate], problems: list[str]) -> list[StageEstimate]:
+    """Add each stage's memory plan; what has none is a problem."""
+    working = [found.stage for found in stages if found.to_do]
+    try:
+        plans, refusals = memory_plans(ctx, working)
+    except ModelError:
+        # `_stages` has said already that the model is not here.
+        return stages
+    problems += refusals
+    return [replace(found, memory=plans.get(found.stage.name)) for found in stages]
+
+
 def _with_reason(found: StageEstimate, rates: Rates) -> StageEstimate:
     """Say why there is no time, where there is work."""
     if found.seconds is not None or not found.to_do:
         return found
     why = f"time: no earlier run of {found.stage.name} with this model on this machine"
-    return StageEstimate(**{**found.__dict__, "notes": (*found.notes, why)})
+    return replace(found, notes=(*found.notes, why))
 
 
 def _no_step_left(ctx: Context, found: Estimate) -> list[str]:

@@ -7,12 +7,19 @@ from math import ceil
 
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
+from ltxcore.stages.contract import RENDER
+from ltxcore.stages.stamp import newest_stamp
 from ltxcore.store.snapshot import Sample
 from ltxcore.store.texts import TextStore
+from ltxcore.store.workspace import Workspace
+from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
+USUAL_BYTES_PER_PIXEL = 0.05
+"""Of H.264 at crf 18: 4 Mbit/s for 768x512 at 25 fps, until videos of this workspace tell."""
 USUAL_TOKENS_PER_CHARACTER = 0.25
 """Of English in Gemma's vocabulary, until captions of this model are in the store."""
 
@@ -87,11 +94,13 @@ class TextSizes:
         return tokens * self.width * BF16_BYTES
 
 
-def adapter_parameters(source: ModelSource, lora: LoraSettings, has_sound: bool) -> int:
+def adapter_parameters(
+    source: ModelSource, lora: LoraSettings, has_sound: bool, has_video: bool = True
+) -> int:
     """Trained numbers of a LoRA: rank times rows and columns of every target."""
     from ltxcore.training.lora import default_targets
 
-    suffixes = lora.lora_targets or default_targets(has_sound)
+    suffixes = lora.lora_targets or default_targets(has_sound, has_video)
     linears = [
         shape
         for name, shape in source.shapes("transformer").items()
@@ -100,6 +109,16 @@ def adapter_parameters(source: ModelSource, lora: LoraSettings, has_sound: bool)
         and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
     ]
     return sum(lora.lora_rank * (rows + columns) for rows, columns in linears)
+
+
+def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:
+    """Of rendered videos, sound and posters with them: of the newest gallery, and whether there is one."""
+    stamp = newest_stamp(workspace, RENDER)
+    if stamp is None or not stamp.outcome.counts.get("renderings"):
+        return USUAL_BYTES_PER_PIXEL, False
+    plan = plan_rendering(ValidationSettings.model_validate(stamp.request["validation"]))
+    pixels = plan.width * plan.height * plan.num_frames * stamp.outcome.counts["renderings"]
+    return sum(file.size_bytes for file in stamp.outcome.files) / pixels, True
 
 
 def training_bytes(parameters: int, steps: int, settings: TrainingSettings) -> int:

@@ -15,11 +15,13 @@ from ltxcore.config.dataset_kinds import AudioDataset, ImageDataset, Media, Vide
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.media.captions import caption_files
 from ltxcore.media.discover import extensions, list_files, sample_id, stray_captions
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, Undecided, cannot_be_read
+from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.media.likeness import alike
 from ltxcore.media.pictures import probe_picture
 from ltxcore.media.probe import probe
 from ltxcore.media.sound_files import probe_sound
+from ltxcore.media.streams import check_file
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
 from ltxcore.stages.plan_samples import plan_files
@@ -31,8 +33,10 @@ from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 logger = logging.getLogger(__name__)
 
 # ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
-PROBES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+PROBES_AT_ONCE = processes_at_once()
 BATCH_FILES = 64
+UNDECIDED = "undecided"
+"""Of a record: nothing was learnt of the file. Of an outcome: how many such files there were."""
 PROBES: dict[Kind, Callable[[Path], Strict]] = {"video": probe, "image": probe_picture, "audio": probe_sound}
 
 
@@ -97,6 +101,9 @@ def _stat(path: Path) -> list[int] | None:
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
+    """Not where a file could not be judged: it is tried again."""
+    if stamp.outcome.counts.get(UNDECIDED):
+        return False
     return (ctx.workspace.snapshots / f"{stamp.outcome.facts['snapshot']}.json").exists()
 
 
@@ -137,6 +144,12 @@ class Memo:
         self.files = Index(ctx.store, "media/files")
         self.probes = Index(ctx.store, "media/probes")
         self._looked_at: dict[str, tuple[str, Record]] = {}
+        """What holds for this process alone."""
+
+    @property
+    def undecided(self) -> int:
+        """Files that could not be judged in this process: another run tries them again."""
+        return sum(UNDECIDED in record for _, record in self._looked_at.values())
 
     def unknown(self, files: Sequence[MediaFile]) -> list[MediaFile]:
         return [file for file in files if self.look_up(file) is None]
@@ -158,13 +171,17 @@ class Memo:
             learnt: dict[str, Record] = {}
             probed: dict[str, Record] = {}
             for file, (media_id, record) in zip(files, pool.map(self._learn, files), strict=True):
+                on_file()
+                if UNDECIDED in record:
+                    logger.warning("%s: %s", file.id, record["error"])
+                    self._looked_at[file.memo_key] = media_id, record
+                    continue
                 learnt[file.memo_key] = {
                     "name": file.name,
                     "stat": stats[file.memo_key],
                     "media_id": media_id,
                 }
                 probed[probe_key(media_id, file.kind)] = record
-                on_file()
         self.probes.commit(probed)
         self.files.commit(learnt)
         return len(files)
@@ -179,14 +196,14 @@ class Memo:
             media_id = hash_file(file.path)
         except (OSError, UnicodeEncodeError) as error:
             # Of the path, not of the content: another file of this content may be good.
-            return f"unreadable-{file.memo_key}", {"version": PROBE.version, "error": _why(file.path, error)}
+            return f"unreadable-{file.memo_key}", _failed(_why(file.path, error))
         known = self.probes.get(probe_key(media_id, file.kind))
         if known is not None and known["version"] == PROBE.version:
             return media_id, known
         try:
             found = PROBES[file.kind](file.path)
         except MediaError as error:
-            return media_id, {"version": PROBE.version, "error": str(error)}
+            return media_id, _failed(error)
         return media_id, {"version": PROBE.version, "probe": found.model_dump(mode="json")}
 
 
@@ -195,13 +212,23 @@ def probe_key(media_id: str, kind: Kind) -> str:
     return media_id if kind == "video" else f"{media_id}-{kind}"
 
 
-def _why(path: Path, error: OSError | UnicodeEncodeError) -> str:
-    """Why a path without content cannot be used; the probe knows broken links and directories better."""
+def _failed(error: MediaError) -> Record:
+    """The record of a file that gave no probe."""
+    record: Record = {"version": PROBE.version, "error": str(error)}
+    return {**record, UNDECIDED: True} if isinstance(error, Undecided) else record
+
+
+def _why(path: Path, error: OSError | UnicodeEncodeError) -> MediaError:
+    """Why a path without content cannot be used; `check_file` knows broken links and directories better.
+
+    Raises:
+        OSError: this process is out of files or memory, which is no fault of the file.
+    """
     try:
-        probe(path)
+        check_file(path)
     except MediaError as reason:
-        return str(reason)
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+        return reason
+    return cannot_be_read(error) if isinstance(error, OSError) else MediaError(f"cannot be read: {error}")
 
 
 def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
@@ -287,7 +314,7 @@ def _refuse_empty(
             )
 
 
-def outcome(snapshot: Snapshot, probed: int) -> Outcome:
+def outcome(snapshot: Snapshot, probed: int, undecided: int = 0) -> Outcome:
     total = len(snapshot.samples) + len(snapshot.rejections)
     return Outcome(
         counts={
@@ -298,6 +325,7 @@ def outcome(snapshot: Snapshot, probed: int) -> Outcome:
             "without_sound": sum(s.audio is None and s.kind == "video" for s in snapshot.samples),
             "done": probed,
             "hits": total - probed,
+            UNDECIDED: undecided,
         },
         facts={"snapshot": snapshot.id, "data": snapshot.data_id},
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.memory.plan import MemoryPlan
-from ltxcore.models.vae_ways import asked_way
+from ltxcore.models.vae_ways import LARGE_TILES, asked_way
 from ltxcore.stages import embed_text, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
@@ -23,6 +23,9 @@ from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
 if TYPE_CHECKING:
+    import torch
+
+    from ltxcore.models.connecting import ConnectedCaption
     from ltxcore.stages.samples import StoredFeatures
     from ltxcore.validation.decoding import TiledOnDemand
     from ltxcore.validation.gallery import Entry, GalleryFacts, Side
@@ -79,13 +82,15 @@ class Session:
     ctx: Context
     directory: Path
     device: str
+    memory_plan: MemoryPlan | None = None
+    """The plan to work by. None: the first of the planner."""
     training: Stamp = field(init=False)
     prompts: dict[str, str] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
-    memory_plan: MemoryPlan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.ctx = self.ctx.settled
         self.training = training_stamp(self.ctx)
         self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
         self.plan = plan_rendering(self.ctx.recipe.validation)
@@ -112,39 +117,71 @@ class Session:
         from ltxcore.stages.samples import StoredFeatures
 
         # Made before anything loads: later the weights themselves would count against what is free.
-        self.memory_plan = plan_stage(self.ctx, RENDER, self.device)
-        self.memory_plan.check()
+        plan = self.memory_plan = self.memory_plan or plan_stage(self.ctx, RENDER, self.device)
+        plan.check()
         features = StoredFeatures(self.ctx)
         negative = self.ctx.recipe.validation.validation_negative_prompt
         missing = features.missing([*self.prompts.values(), negative])
         if missing:
             raise MissingInput(RENDER, f"the text features of {len(missing)} prompts", TEXT)
-        renderer = self._load()
-        base = self._render_all(renderer, features, "base", on_step)
+        captions = self._connected(features, [*self.prompts.values(), negative])
+        renderer = self._load(plan)
+        base = self._render_all(renderer, captions, "base", on_step)
         with renderer.adapter(self.lora_file):
-            lora = self._render_all(renderer, features, "LoRA", on_step)
+            lora = self._render_all(renderer, captions, "LoRA", on_step)
         return list(zip(base, lora, strict=True))
 
-    def _load(self) -> Renderer:
+    @property
+    def _dtype(self) -> torch.dtype:
         import torch
 
+        return torch.bfloat16 if self.ctx.recipe.training.mixed_precision == "bf16" else torch.float32
+
+    def _connected(self, features: StoredFeatures, texts: list[str]) -> dict[str, ConnectedCaption]:
+        """Every text through the connectors, which are gone before the transformer is loaded."""
+        from ltxcore.memory.out_of_memory import release_memory
+        from ltxcore.memory.placement import place_connectors
+        from ltxcore.models.connecting import ConnectedCaption, connect
+        from ltxcore.models.loading import load_connectors
+
+        connectors, slots = (
+            load_connectors(self.ctx.source, self._dtype, "cpu"),
+            self.ctx.source.text_max_tokens,
+        )
+        place_connectors(connectors, self.device, streamed=False)
+        found = {}
+        for text in texts:
+            video, audio = connect(connectors, [features.load(text)], slots)
+            found[text] = ConnectedCaption(video[0].cpu(), audio[0].cpu())
+        del connectors
+        release_memory()
+        return found
+
+    def _load(self, plan: MemoryPlan) -> Renderer:
+        import torch
+
+        from ltxcore.models.connecting import PrecomputedConnectors
         from ltxcore.validation.decoding import decode_within_memory
         from ltxcore.validation.render import Renderer, load_components
 
-        bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        components = load_components(self.ctx.source, dtype, self.device)
-        self.decoding = decode_within_memory(components.vae, asked_way(self.ctx.recipe.encode).tiles)
+        done = PrecomputedConnectors(torch.device(self.device), self._dtype)
+        components = load_components(self.ctx.source, self._dtype, self.device, plan.arrangement, done)
+        tiles = LARGE_TILES if plan.tiled else asked_way(self.ctx.recipe.encode).tiles
+        self.decoding = decode_within_memory(components.vae, tiles)
         return Renderer(components, self.plan)
 
     def _render_all(
-        self, renderer: Renderer, features: StoredFeatures, label: str, on_step: Callable[[str], None]
+        self,
+        renderer: Renderer,
+        captions: dict[str, ConnectedCaption],
+        label: str,
+        on_step: Callable[[str], None],
     ) -> list[Rendering]:
-        negative = features.load(self.ctx.recipe.validation.validation_negative_prompt)
+        negative = captions[self.ctx.recipe.validation.validation_negative_prompt]
 
         def render(name: str, prompt: str) -> Rendering:
             return renderer.render(
-                name, features.load(prompt), negative, lambda done, total: on_step(f"{name}, {label}")
+                name, captions[prompt], negative, lambda done, total: on_step(f"{name}, {label}")
             )
 
         return [render(name, prompt) for name, prompt in self.prompts.items()]

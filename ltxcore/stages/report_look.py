@@ -81,12 +81,13 @@ const picture = (clip) => {
   image.src = "data:image/jpeg;base64," + jpeg;
   return image;
 };
-const waveform = (levels) => {
+const waveform = (levels, width, height) => {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   svg.setAttribute("viewBox", "0 0 " + levels.length * 3 + " 36");
-  svg.setAttribute("width", levels.length * 2.4);
-  svg.setAttribute("height", 28);
+  svg.setAttribute("width", width);
+  svg.setAttribute("height", height);
+  svg.setAttribute("preserveAspectRatio", "none");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", "waveform");
   const path = document.createElementNS(space, "path");
@@ -101,21 +102,26 @@ const waveform = (levels) => {
 };
 const row = (clip) => {
   const line = make("tr"), cells = Array.from({length: 5}, () => make("td"));
-  cells[0].append(picture(clip));
+  const alone = clip.kind === "audio";
+  cells[0].append(alone && clip.wave ? waveform(clip.wave, 112, 63) : picture(clip));
   cells[1].append(make("div", clip.id, "name"));
   for (const remark of clip.remarks) cells[1].append(make("div", remark, "remark"));
   if (clip.captions.length) cells[1].append(make("div", clip.captions.join("\\n"), "caption"));
   cells[2].append(make("span", clip.verdict, "verdict " + clip.verdict));
   if (clip.bucket) {
-    cells[3].append(make("div", clip.bucket), make("div", clip.size + ", " + clip.fps + " fps", "fine"));
-    cells[3].append(make("div", clip.used + " of " + clip.seconds + " s", "fine"));
+    cells[3].append(make("div", clip.bucket));
+    const shape = [clip.size, clip.kind === "video" ? clip.fps + " fps" : ""].filter(Boolean).join(", ");
+    if (shape) cells[3].append(make("div", shape, "fine"));
+    if (clip.kind !== "image") cells[3].append(make("div", clip.used + " of " + clip.seconds + " s", "fine"));
     if (clip.tokens !== null) {
       const cut = clip.cut ? ", cut from " + clip.cut : "";
       cells[3].append(make("div", clip.tokens + " tokens" + cut, clip.cut ? "remark" : "fine"));
     }
     const loud = clip.lufs === null ? "" : ", " + clip.lufs + " LUFS";
-    if (clip.wave) cells[4].append(waveform(clip.wave));
-    cells[4].append(make("div", clip.sound ? clip.sound + loud : "no sound", "fine"));
+    if (clip.wave && !alone) cells[4].append(waveform(clip.wave, 115, 28));
+    if (clip.kind !== "image") {
+      cells[4].append(make("div", clip.sound ? clip.sound + loud : "no sound", "fine"));
+    }
   }
   line.append(...cells);
   return line;
@@ -130,7 +136,7 @@ const show = () => {
 const filter = () => {
   const words = search.value.toLowerCase().split(/\\s+/).filter(Boolean);
   found = data.clips.filter((clip) => (kind.value === "" || clip.verdict === kind.value
-      || (kind.value === "silent" && clip.bucket && !clip.sound)
+      || (kind.value === "silent" && clip.kind === "video" && !clip.sound)
       || (kind.value === "remarks" && clip.remarks.length))
     && words.every((word) => clip.text.includes(word)));
   shown = 0;

@@ -133,7 +133,7 @@ def _rejections(report: DatasetReport) -> str:
 
 
 def _sound(report: DatasetReport) -> str:
-    taken = report.taken
+    taken = [clip for clip in report.taken if clip.kind != "image"]
     if not taken:
         return ""
     layouts: dict[str, int] = {}
@@ -162,10 +162,14 @@ def _captions(report: DatasetReport) -> str:
 
 
 def _lengths(report: DatasetReport) -> str:
-    source = histogram([clip.source_s for clip in report.taken], "s", least_step=0.1)
-    used, dropped = (
-        sum(getattr(clip, name) for clip in report.taken) for name in ("frames_used", "frames_dropped")
-    )
+    lasting = [clip for clip in report.taken if clip.kind != "image"]
+    if not lasting:
+        return ""
+    source = histogram([clip.source_s for clip in lasting], "s", least_step=0.1)
+    clips = [clip for clip in lasting if clip.kind == "video"]
+    if not clips:
+        return _card("Lengths", source)
+    used, dropped = (sum(getattr(clip, name) for clip in clips) for name in ("frames_used", "frames_dropped"))
     whole = max(1, used + dropped)
     bar = (
         f'<div class="bars"><span>frames</span><span class="track">{_fill(used, whole)}'
@@ -177,9 +181,13 @@ def _lengths(report: DatasetReport) -> str:
 def _rates(report: DatasetReport) -> str:
     counts: dict[str, int] = {}
     for clip in report.taken:
+        if clip.kind != "video":
+            continue
         name = f"{clip.fps:.2f}".rstrip("0").rstrip(".")
         counts[name] = counts.get(name, 0) + 1
-    most = max(counts.values(), default=1)
+    if not counts:
+        return ""
+    most = max(counts.values())
     ordered = sorted(counts.items(), key=lambda item: -item[1])[:12]
     bars = "".join(
         f'<span>{name} fps</span><span class="track">{_fill(count, most)}</span>'
@@ -270,6 +278,7 @@ def _data(report: DatasetReport) -> str:
 def _row(clip: Clip) -> dict[str, Any]:
     return {
         "id": clip.id,
+        "kind": clip.kind,
         "media": clip.media_id,
         "verdict": clip.verdict,
         "remarks": clip.remarks,

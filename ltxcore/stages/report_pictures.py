@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ltxcore.media.errors import MediaError
-from ltxcore.media.thumbnail import thumbnail
+from ltxcore.media.errors import MediaError, Undecided
+from ltxcore.media.ffmpeg_process import processes_at_once
+from ltxcore.media.pictures import picture_thumbnail
+from ltxcore.media.thumbnail import EDGE_PX, thumbnail
 from ltxcore.stages.context import Context
 from ltxcore.stages.keys import waveform_key
 from ltxcore.store.blobs import read_json, write_atomic, write_json
@@ -21,7 +22,7 @@ from ltxcore.store.waveforms import Waveform, WaveformStore
 T = TypeVar("T")
 
 MOST_THUMBNAILS, MOST_WAVEFORMS = 600, 2000
-AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+AT_ONCE = processes_at_once()
 BARS = 48
 """Bars of a waveform's picture."""
 LEVELS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -38,11 +39,12 @@ class ReportPictures:
     def thumbnails(self, snapshot: Snapshot) -> dict[str, bytes]:
         """Media id -> JPEG, for at most `MOST_THUMBNAILS` contents, evenly taken from all samples.
 
-        An empty JPEG stands for a file that gives no picture, such as one that has only sound.
+        Sound alone has its waveform instead. An empty JPEG stands for a file that gives no picture.
         """
         first: dict[str, Sample] = {}
         for sample in snapshot.samples:
-            first.setdefault(sample.media_id, sample)
+            if sample.kind != "audio":
+                first.setdefault(sample.media_id, sample)
         wanted = evenly(list(first.values()), MOST_THUMBNAILS)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             found = pool.map(lambda sample: self._thumbnail(snapshot.file(sample), sample), wanted)
@@ -53,7 +55,9 @@ class ReportPictures:
         if kept.exists():
             return kept.read_bytes()
         try:
-            picture = _middle(file, sample.frames.duration_s)
+            picture = _picture(file, sample)
+        except Undecided:
+            return b""
         except MediaError:
             picture = b""
         write_atomic(kept, picture)
@@ -73,6 +77,17 @@ class ReportPictures:
             known |= fresh
             write_json(file, known)
         return {sample_id: known[key] for sample_id, key in keys.items() if key in known}
+
+
+def _picture(file: Path, sample: Sample) -> bytes:
+    """What stands for a sample that has pictures.
+
+    Raises:
+        MediaError: it gives none.
+    """
+    if sample.kind == "image":
+        return picture_thumbnail(file, EDGE_PX)
+    return _middle(file, sample.frames.duration_s)
 
 
 def _middle(file: Path, duration_s: float) -> bytes:

@@ -82,6 +82,8 @@ class StageRun:
     listener: Callable[[ProgressState], None] | None = None
     started_s: float = field(default_factory=time.time)
     plan: MemoryPlan | None = None
+    setbacks: tuple[str, ...] = ()
+    """The plans that ran out of memory before `plan`, each with the reason."""
 
     def __post_init__(self) -> None:
         self.why = why_stale(self.ctx.workspace, self.stage, self.request)
@@ -95,14 +97,15 @@ class StageRun:
         """Where files of this request alone belong."""
         return stage_directory(self.ctx.workspace, self.stage, self.request)
 
-    def work_by(self, recipe: Recipe, plan: MemoryPlan) -> None:
+    def work_by(self, recipe: Recipe, plan: MemoryPlan, setbacks: tuple[str, ...] = ()) -> None:
         """Take a memory plan: its recipe says how, the request what, and the request stays."""
-        self.ctx, self.plan = self.ctx.with_recipe(recipe), plan
+        self.ctx, self.plan, self.setbacks = self.ctx.with_recipe(recipe), plan, setbacks
 
     def finish(self, outcome: Outcome) -> Stamp:
         """Write the stamp, when all that it names is in place, and note it in the run's folder."""
         if self.plan is not None:
-            outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": self.plan.facts()}})
+            memory = {**self.plan.facts(), "setbacks": list(self.setbacks)}
+            outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": memory}})
         stamp = write_stamp(
             self.ctx.workspace, self.stage, self.request, outcome, self.started_s, os.getpid()
         )

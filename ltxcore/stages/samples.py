@@ -86,6 +86,14 @@ class StoredSamples:
             for sample in self._samples.values()
         ]
 
+    def captions(self) -> list[str]:
+        """Every caption that may be asked for, the empty one of the caption dropout among them."""
+        return [EMPTY, *sorted({text for sample in self._samples.values() for text in sample.captions})]
+
+    def caption(self, sample_id: str, number: int | None) -> str:
+        """The text of a sample's caption; None asks for the empty one."""
+        return EMPTY if number is None else self._samples[sample_id].captions[number]
+
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]
         audio, heard = None, (0, 0)
@@ -97,7 +105,7 @@ class StoredSamples:
             audio=audio,
             audio_padding=heard[0],
             audio_valid=heard[1],
-            features=self._features.load(EMPTY if caption is None else sample.captions[caption]),
+            features=self._features.load(self.caption(sample_id, caption)),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
         )

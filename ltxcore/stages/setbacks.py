@@ -15,7 +15,8 @@ import psutil
 
 from ltxcore.config.base import Strict
 from ltxcore.config.memory_settings import MemorySettings
-from ltxcore.memory.plan import GIB
+from ltxcore.memory.fallback import Exhausted, Kind
+from ltxcore.memory.plan import GIB, MemoryPlan
 from ltxcore.store.blobs import read_json, write_json
 
 MAX_SETBACKS = 4
@@ -30,6 +31,16 @@ class Setback(Strict):
     plan: str
     reason: str
     at_s: float
+    kind: Kind = "host"
+    """Which memory was short."""
+    device_bytes: int = 0
+    """What the plan was predicted to take on the device; 0 where there is none."""
+    host_bytes: int = 0
+
+    @property
+    def exhausted(self) -> Exhausted:
+        """The setback as the planner sees it."""
+        return Exhausted(self.kind, self.device_bytes, self.host_bytes)
 
 
 class Attempt(Strict):
@@ -40,6 +51,8 @@ class Attempt(Strict):
     started_s: float
     used_bytes: int = 0
     limit_bytes: int = 0
+    device_bytes: int = 0
+    host_bytes: int = 0
 
 
 class Setbacks:
@@ -57,14 +70,36 @@ class Setbacks:
             return []
         return [Setback.model_validate(entry) for entry in read_json(self._file)["setbacks"]]
 
-    def note(self, plan: str, reason: str) -> None:
-        """Write down that a plan ran out of memory."""
-        known = [*self.all(), Setback(plan=plan, reason=reason, at_s=time.time())]
-        write_json(self._file, {"setbacks": [setback.model_dump() for setback in known]})
+    def note(self, plan: str, reason: str, kind: Kind = "host", predicted: MemoryPlan | None = None) -> None:
+        """Write down that a plan ran out of memory, of which kind, and what it was predicted to take."""
+        device_bytes, host_bytes = _predicted(predicted)
+        self._add(
+            Setback(
+                plan=plan,
+                reason=reason,
+                at_s=time.time(),
+                kind=kind,
+                device_bytes=device_bytes,
+                host_bytes=host_bytes,
+            )
+        )
 
-    def begin(self, plan: str) -> None:
+    def _add(self, setback: Setback) -> None:
+        known = [*self.all(), setback]
+        write_json(self._file, {"setbacks": [entry.model_dump() for entry in known]})
+
+    def begin(self, plan: str, predicted: MemoryPlan | None = None) -> None:
         """Say that this process works by a plan."""
-        self._write(Attempt(plan=plan, process=os.getpid(), started_s=time.time()))
+        device_bytes, host_bytes = _predicted(predicted)
+        self._write(
+            Attempt(
+                plan=plan,
+                process=os.getpid(),
+                started_s=time.time(),
+                device_bytes=device_bytes,
+                host_bytes=host_bytes,
+            )
+        )
 
     def used(self, used_bytes: int, limit_bytes: int) -> None:
         """Say how much this process holds: all that is known of one that the system kills."""
@@ -86,12 +121,25 @@ class Setbacks:
         self.end()
         if attempt.limit_bytes and attempt.used_bytes >= NEARLY_FULL * attempt.limit_bytes:
             held, limit = attempt.used_bytes / GIB, attempt.limit_bytes / GIB
-            self.note(
-                attempt.plan, f"it was killed while it held {held:.2f} of {limit:.2f} GiB of host memory"
+            self._add(
+                Setback(
+                    plan=attempt.plan,
+                    reason=f"it was killed while it held {held:.2f} of {limit:.2f} GiB of host memory",
+                    at_s=time.time(),
+                    device_bytes=attempt.device_bytes,
+                    host_bytes=attempt.host_bytes,
+                )
             )
 
     def _write(self, attempt: Attempt) -> None:
         write_json(self._attempt_file, attempt.model_dump())
+
+
+def _predicted(plan: MemoryPlan | None) -> tuple[int, int]:
+    """Bytes on the device and in host memory."""
+    if plan is None:
+        return 0, 0
+    return (plan.total_bytes, plan.host_bytes) if plan.on_device else (0, plan.total_bytes)
 
 
 class MemoryRetry:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, Undecided
+from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO
 from ltxcore.stages.keys import waveform_key
 from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.stages.undecided import ClipsUndecided
 from ltxcore.store.snapshot import AudioPlan, Sample
 from ltxcore.store.waveforms import Waveform, WaveformStore
 
-DECODES_AT_ONCE = max(2, min(8, os.cpu_count() or 2))
+DECODES_AT_ONCE = processes_at_once()
 BATCH_CLIPS = 64
 
 
@@ -48,6 +49,9 @@ def split_batch(
     """Decode the sound of a batch of clips and commit it; what cannot be decoded is quarantined.
 
     Needs the caller to hold the writer's lock `audio`.
+
+    Raises:
+        ClipsUndecided: ffmpeg was stopped at some clips; the others are committed.
     """
     from ltxcore.media.audio import decode_audio
 
@@ -59,10 +63,13 @@ def split_batch(
 
     waveforms: dict[str, Waveform] = {}
     errors: dict[str, str] = {}
+    undecided: dict[str, str] = {}
     keys = [waveform_key(sample.media_id, _audio(sample)) for sample in samples]
     with ThreadPoolExecutor(DECODES_AT_ONCE) as pool:
-        for key, result in zip(keys, pool.map(decode, samples), strict=True):
-            if isinstance(result, MediaError):
+        for sample, key, result in zip(samples, keys, pool.map(decode, samples), strict=True):
+            if isinstance(result, Undecided):
+                undecided[sample.id] = str(result)
+            elif isinstance(result, MediaError):
                 errors[key.value] = f"its sound cannot be decoded: {result}"
             else:
                 waveforms[key.value] = result
@@ -70,6 +77,8 @@ def split_batch(
     inputs = {key.value: key.inputs for key in keys}
     store.put(waveforms, inputs)
     store.quarantine(errors, inputs)
+    if undecided:
+        raise ClipsUndecided(undecided)
 
 
 def _audio(sample: Sample) -> AudioPlan:

@@ -142,6 +142,8 @@ def why_stale(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> st
     if before is None:
         return "its last result was deleted"
     if before.fingerprint == request_fingerprint(stage, request):
+        if undecided := before.outcome.counts.get("undecided"):
+            return f"{undecided} files could not be judged in its last run"
         return "outputs of its last run are missing"
     changed = sorted(_differences(before.request, request))
     return (

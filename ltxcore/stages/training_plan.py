@@ -3,98 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psutil
 
-from ltxcore.config.memory_settings import MemorySettings
+from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
 from ltxcore.config.recipe import Recipe
-from ltxcore.memory.arrangement import (
-    Arrangement,
-    GroupSettings,
-    StrategyUnavailable,
-    last_streamed,
-    spread_resident,
-)
+from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.cards import Card, card_like
+from ltxcore.memory.fallback import Exhausted, next_plan
 from ltxcore.memory.plan import GIB, MemoryPlan
-from ltxcore.memory.planner import Budget, Forced, Planner, TrainingPlan, Workload
+from ltxcore.memory.planner import Budget, NothingFits, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import choose_or_advise
-from ltxcore.memory.sizes import QUANTISED_BITS, Shapes, TransformerSizes
+from ltxcore.memory.sharing import shared_plan
+from ltxcore.memory.sizes import Shapes, TransformerSizes
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.placing import arrangement_of, forced_by
 from ltxcore.stages.reports import video_tokens
+from ltxcore.store.snapshot import Sample
 
 # What the system and other programs keep of host memory where the recipe names no budget.
 HOST_SHARE = 0.9
+# What the connectors' outputs may take of what is free on the workspace's disk.
+DISK_SHARE = 0.5
 # The feature extractor: its output is stored, so training never loads it to the device.
 _EXTRACTOR = "text_proj_in"
 
 
 @dataclass(frozen=True)
-class TrainingChoice:
-    """The plan for a device, and the arrangement that carries it out."""
+class Machine:
+    """The device that a stage plans for: what it may have of it, and how fast it is."""
 
-    plan: TrainingPlan
-    arrangement: Arrangement
+    card: Card
     budget: Budget
 
-    def as_memory_plan(self) -> MemoryPlan:
-        """The figures in the form that every stage has."""
-        plan = self.plan
-        return MemoryPlan(
-            stage=TRAIN.name,
-            weights_bytes=plan.weights_bytes,
-            adapter_bytes=plan.adapter_bytes,
-            activations_bytes=plan.device_bytes - plan.weights_bytes - plan.adapter_bytes,
-            on_device=True,
-            budget_bytes=self.budget.device_bytes,
-            strategy=plan.way,
-        )
+    @classmethod
+    def of(cls, ctx: Context, device_bytes: int, device_name: str) -> Machine:
+        ram = ctx.recipe.memory.ram_gib or psutil.virtual_memory().total * HOST_SHARE / GIB
+        card = card_like(device_name, device_bytes / GIB, ram)
+        root = next(folder for folder in (ctx.workspace.root, *ctx.workspace.root.parents) if folder.exists())
+        disk = int(shutil.disk_usage(root).free * DISK_SHARE)
+        return cls(card, replace(Budget.of(card), disk_bytes=disk))
 
 
-def choose_for_device(ctx: Context, device_bytes: int, device_name: str) -> TrainingChoice:
-    """The fastest plan that keeps within the budget.
+def plan_on_device(
+    ctx: Context, machine: Machine, failed: Sequence[Exhausted] = (), last: bool = False
+) -> MemoryPlan | None:
+    """The fastest plan that keeps within the budget; after plans that failed, the next smaller one.
+
+    None where every plan takes as much as one that has failed.
+
+    Args:
+        failed: what ran out of memory before.
+        last: there is no try after this one.
 
     Raises:
         NothingFits: none does; says what would.
         StrategyUnavailable: the recipe asks for what this model or machine cannot do.
     """
-    recipe = ctx.recipe
-    ram = recipe.memory.ram_gib or psutil.virtual_memory().total * HOST_SHARE / GIB
-    card = card_like(device_name, device_bytes / GIB, ram)
-    planner = planner_for(
+    planner, work = planner_of(ctx, machine.card), workload_of(ctx)
+    if ctx.recipe.processes.shared_out:
+        return None if failed else _plan_shared(ctx, planner, work, machine)
+    precision = ctx.recipe.model.base_model_precision
+    forced = forced_by(ctx.recipe.memory, planner.sizes.blocks, precision, device="cuda")
+    if not failed:
+        plan = choose_or_advise(planner, work, machine.budget, precision, forced)
+        return _memory_plan(plan, arrangement_of(plan, planner.sizes.blocks, forced), machine)
+    # Recomputing activations gives the same adapter: for want of memory the recipe's `false` gives way.
+    work = replace(work, checkpointing=True)
+    plans = planner.variants(work, machine.budget, precision, forced)
+    found = next_plan(plans, machine.budget, failed, last)
+    if found is None:
+        return None
+    return _memory_plan(found, arrangement_of(found, planner.sizes.blocks, forced), machine)
+
+
+def _plan_shared(ctx: Context, planner: Planner, work: Workload, machine: Machine) -> MemoryPlan:
+    """The one plan of processes that share the transformer out.
+
+    Raises:
+        NothingFits: it does not.
+    """
+    plan = shared_plan(planner, work, ctx.recipe.processes.count)
+    if not plan.fits(machine.budget):
+        raise NothingFits(plan, work, machine.budget, "; more processes would share it further")
+    return _memory_plan(plan, Arrangement("sharded"), machine)
+
+
+def _memory_plan(plan: TrainingPlan, arrangement: Arrangement, machine: Machine) -> MemoryPlan:
+    return MemoryPlan(
+        stage=TRAIN.name,
+        weights_bytes=plan.weights_bytes,
+        adapter_bytes=plan.adapter_bytes,
+        activations_bytes=plan.device_bytes - plan.weights_bytes - plan.adapter_bytes,
+        on_device=True,
+        budget_bytes=machine.budget.device_bytes,
+        strategy=plan.told,
+        arrangement=arrangement,
+        host_bytes=plan.host_bytes,
+    )
+
+
+def planner_of(ctx: Context, card: Card) -> Planner:
+    """The planner for a context's model."""
+    return planner_for(
         ctx.source.shapes("transformer"),
         ctx.source.shapes("connectors"),
         ctx.source.config("transformer"),
         card,
-        value_bytes=2 if recipe.training.mixed_precision == "bf16" else 4,
+        value_bytes=2 if ctx.recipe.training.mixed_precision == "bf16" else 4,
     )
-    budget = Budget.of(card)
-    precision = recipe.model.base_model_precision
-    forced = forced_by(recipe.memory, planner.sizes.blocks, precision, device="cuda")
-    plan = choose_or_advise(planner, workload_of(ctx), budget, precision, forced)
-    return TrainingChoice(plan, arrangement_of(plan, planner.sizes.blocks, forced), budget)
-
-
-def forced_arrangement(ctx: Context) -> Arrangement:
-    """What the recipe forces on a machine without a device, where every strategy takes the same memory.
-
-    Raises:
-        StrategyUnavailable: the strategy needs a device.
-    """
-    blocks = int(ctx.source.config("transformer")["num_layers"])
-    forced = forced_by(ctx.recipe.memory, blocks, ctx.recipe.model.base_model_precision, device="cpu")
-    if forced.way in (None, "resident"):
-        return Arrangement()
-    if forced.way == "group_offload":
-        return Arrangement("group_offload", groups=forced.groups)
-    resident = blocks - forced.swapped_blocks if forced.way == "musubi" else forced.resident_blocks or 0
-    if resident == blocks:
-        return Arrangement()
-    return Arrangement("block_streaming", _positions(forced, blocks, resident))
 
 
 def planner_for(
@@ -107,26 +129,58 @@ def planner_for(
         audio_width=config["audio_num_attention_heads"] * config["audio_attention_head_dim"],
     )
     run = [math.prod(shape) for name, shape in connectors.items() if _EXTRACTOR not in name]
-    return Planner(sizes, sum(run) * value_bytes, card)
+    # Each connector's output is as wide as the registers that fill its padding.
+    widths = sum(shape[-1] for name, shape in connectors.items() if name.endswith("learnable_registers"))
+    return Planner(sizes, sum(run) * value_bytes, card, widths)
 
 
 def workload_of(ctx: Context) -> Workload:
-    """A step on the bucket with the most tokens."""
-    largest = max(ctx.snapshot.samples, key=lambda sample: (video_tokens(sample), sample.id))
-    width, height = largest.geometry.target
-    return workload(
-        ctx.recipe,
-        width=width,
-        height=height,
-        frames=largest.frames.count,
-        fps=largest.frames.fps,
-        audio=any(sample.audio is not None for sample in ctx.snapshot.samples),
-        text_tokens=ctx.source.text_max_tokens,
+    """A step on the bucket whose batch has the most tokens."""
+    largest = largest_sample(ctx.snapshot.samples, ctx.recipe.training.train_batch_size)
+    return workload_on(ctx, largest)
+
+
+def largest_sample(samples: Sequence[Sample], size: BatchSize) -> Sample:
+    """A sample of the bucket whose batch has the most tokens."""
+    return max(samples, key=lambda s: (video_tokens(s) * clips_of(size, s.bucket), s.id))
+
+
+def workload_on(ctx: Context, sample: Sample) -> Workload:
+    """A step on the bucket of a sample."""
+    samples, training = ctx.snapshot.samples, ctx.recipe.training
+    width, height = sample.geometry.target
+    # The empty caption of the caption dropout is one more.
+    captions = 1 + len({caption for sample in samples for caption in sample.captions})
+    size = training.train_batch_size
+    batch = 1 if size == AUTO else clips_of(size, sample.bucket)
+    steps = training.max_train_steps * training.gradient_accumulation_steps * batch
+    epochs = training.num_train_epochs * sum(sample.visits * sample.probability for sample in samples)
+    return replace(
+        workload(
+            ctx.recipe,
+            batch=batch,
+            width=width,
+            height=height,
+            frames=sample.frames.count,
+            fps=sample.frames.fps,
+            audio=any(sample.audio is not None for sample in samples),
+            text_tokens=ctx.source.text_max_tokens,
+        ),
+        captions=captions,
+        visits=int(steps or epochs),
     )
 
 
 def workload(
-    recipe: Recipe, *, width: int, height: int, frames: int, fps: float, audio: bool, text_tokens: int
+    recipe: Recipe,
+    *,
+    batch: int,
+    width: int,
+    height: int,
+    frames: int,
+    fps: float,
+    audio: bool,
+    text_tokens: int,
 ) -> Workload:
     """A step of a recipe on one bucket."""
     from ltxcore.training.lora import default_targets
@@ -136,7 +190,7 @@ def workload(
         width,
         height,
         frames,
-        batch=training.train_batch_size,
+        batch=batch,
         fps=fps,
         audio=audio,
         text_tokens=text_tokens,
@@ -147,67 +201,3 @@ def workload(
         checkpointing=training.gradient_checkpointing,
         value_bytes=2 if training.mixed_precision == "bf16" else 4,
     )
-
-
-def forced_by(memory: MemorySettings, blocks: int, precision: str, device: str) -> Forced:
-    """What the recipe's memory keys leave no choice about.
-
-    Raises:
-        StrategyUnavailable: says which key, why, and what to write instead.
-    """
-    way = memory.forced
-    groups = GroupSettings(
-        memory.group_offload_type,
-        memory.group_offload_blocks_per_group,
-        memory.group_offload_use_stream,
-        memory.group_offload_to_disk_path,
-    )
-    if way == "ramtorch" and device != "cuda":
-        raise StrategyUnavailable(
-            "ramtorch keeps the weights in host memory and computes on a CUDA device, and this machine has "
-            "none; leave ramtorch out (strategy: auto)"
-        )
-    if way == "group_offload" and precision in QUANTISED_BITS:
-        raise StrategyUnavailable(
-            f"group offload cannot move weights of base_model_precision {precision}; use strategy: "
-            "block_streaming, which can, or base_model_precision: no_change"
-        )
-    if way == "group_offload" and groups.use_stream and device != "cuda":
-        raise StrategyUnavailable(
-            "group_offload_use_stream needs a CUDA device, and this machine has none; leave it out"
-        )
-    if memory.musubi_blocks_to_swap >= blocks:
-        raise StrategyUnavailable(
-            f"musubi_blocks_to_swap is {memory.musubi_blocks_to_swap}, but the model has {blocks} blocks and "
-            f"one must stay; give at most {blocks - 1}"
-        )
-    if memory.resident_blocks is not None and memory.resident_blocks >= blocks:
-        raise StrategyUnavailable(
-            f"resident_blocks is {memory.resident_blocks}, but the model has {blocks} blocks; give at most "
-            f"{blocks - 1}, or strategy: resident"
-        )
-    if memory.musubi_blocks_to_swap:
-        return Forced("musubi", swapped_blocks=memory.musubi_blocks_to_swap)
-    if way == "auto":
-        return Forced()
-    return Forced(way, resident_blocks=memory.resident_blocks, groups=groups)
-
-
-def arrangement_of(plan: TrainingPlan, blocks: int, forced: Forced) -> Arrangement:
-    """What carries a plan out. RamTorch and musubi block swap are the project's own streaming."""
-    if plan.way == "resident":
-        return Arrangement(checkpointed=plan.checkpointed)
-    if plan.way == "group_offload":
-        return Arrangement("group_offload", groups=forced.groups, checkpointed=plan.checkpointed)
-    return Arrangement(
-        "block_streaming",
-        _positions(forced, blocks, plan.resident),
-        checkpointed=plan.checkpointed,
-        connectors_streamed=plan.connectors_streamed,
-    )
-
-
-def _positions(forced: Forced, blocks: int, resident: int) -> frozenset[int]:
-    if forced.way == "musubi":
-        return last_streamed(blocks, forced.swapped_blocks)
-    return spread_resident(blocks, resident)

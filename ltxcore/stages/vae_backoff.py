@@ -12,6 +12,7 @@ import torch
 from ltxcore.memory.out_of_memory import is_out_of_memory, release_memory
 from ltxcore.models.vae_ways import VaeWay, ways_from
 from ltxcore.models.video_latents import encode_videos
+from ltxcore.stages.vae_room import Size, VaeRoom
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +22,14 @@ Clip = np.ndarray[Any, Any]
 class VaeBackOff:
     """Encodes clips in the first way that has worked for their size, or in the next smaller one.
 
+    What is not predicted to fit into `room` is not tried.
+
     Pieces along time change no value. Tiles do; the way that was taken is returned, so that the latents'
     key can say so.
     """
 
-    def __init__(self, vae: Any, first: VaeWay) -> None:
-        self._vae, self._first = vae, first
+    def __init__(self, vae: Any, first: VaeWay, room: VaeRoom | None = None) -> None:
+        self._vae, self._first, self._room = vae, first, room
         self._found: dict[tuple[int, ...], VaeWay] = {}
         self._alone = False
         self.steps: list[str] = []
@@ -38,8 +41,13 @@ class VaeBackOff:
         Raises:
             MemoryError: not even the smallest way suffices.
         """
-        if len(clips) > 1 and not self._alone:
-            way = self._way_of(clips[0])
+        way = self._way_of(clips[0])
+        fitting = len(clips)
+        if self._room is not None:
+            fitting = self._room.clips_for(way, _size(clips[0]), len(clips))
+        if 1 < fitting < len(clips) and not self._alone:
+            return [*self.encode(clips[:fitting]), *self.encode(clips[fitting:])]
+        if fitting > 1 and not self._alone:
             found = self._try(clips, way)
             if found is not None:
                 return [(latents, way) for latents in found]
@@ -75,6 +83,8 @@ class VaeBackOff:
         return None
 
     def _way_of(self, clip: Clip) -> VaeWay:
+        if clip.shape not in self._found and self._room is not None:
+            self._found[clip.shape] = self._room.way_for(self._first, _size(clip))
         return self._found.get(clip.shape, self._first)
 
     def _note(self, clip: Clip, failed: str, next_way: str) -> None:
@@ -82,3 +92,9 @@ class VaeBackOff:
         step = f"{frames} frames of {width}x{height} did not fit as {failed}; encoded as {next_way}"
         self.steps.append(step)
         logger.warning("out of memory: %s", step)
+
+
+def _size(clip: Clip) -> Size:
+    """Frames, width and height of `[F, H, W, 3]`."""
+    frames, height, width = clip.shape[:3]
+    return frames, width, height

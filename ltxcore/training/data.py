@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from ltxcore.models.text import TextFeatures
+from ltxcore.models.connecting import Caption
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class TrainingSample:
     """Normalised packed latent [L, D]; None for a clip without sound."""
     audio_valid: int
     """Where in the L the sound ends; the rest is padding and takes no part in the loss."""
-    features: TextFeatures
+    features: Caption
     fps: float
     audio_padding: int = 0
     """How many of the L are padding before the sound begins; they take no part either."""
@@ -78,7 +78,7 @@ class Batch:
     """[B, L, D]; None where no sample has sound."""
     audio_mask: torch.Tensor | None
     """[B, L], 1 where sound is real and 0 on padding."""
-    features: tuple[TextFeatures, ...]
+    features: tuple[Caption, ...]
     fps: float
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""

@@ -7,23 +7,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import torch
-
 from ltxcore.config.recipe import Recipe
-from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.training.batch_sizes import batch_sizes
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.data import Batch, SampleSource, collate
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
+from ltxcore.training.processes import Processes, clip_norm
 from ltxcore.training.state import TrainingState
-from ltxcore.training.step import StepLosses, batch_losses, derived_dropout, mean, require_finite
+from ltxcore.training.step import (
+    BatchLosses,
+    StepLosses,
+    batch_losses,
+    derived_dropout,
+    require_finite,
+)
 
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
@@ -88,71 +94,73 @@ def train(
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
+    entries = source.entries()
     plan = BatchPlan(
-        source.entries(),
+        entries,
         seed=settings.seed,
-        batch_size=settings.train_batch_size,
+        batch_size=batch_sizes(entries, settings.train_batch_size),
         caption_dropout=settings.caption_dropout_probability,
     )
     placement = placement or Placement.as_it_is(transformer)
+    device = placement.device
+    processes = Processes(settings, recipe.processes, device)
     _adapt(transformer, source, recipe, placement)
-    state = TrainingState(lora_parameters(transformer), settings, placement.device)
-    done = state.resume(directory, run_fingerprint)
-
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
-    accelerator = _accelerator(settings, placement.device)
-    model = accelerator.prepare(transformer)
+    state = TrainingState(lora_parameters(transformer), settings, device)
+    model = processes.prepare(transformer, state)
+    state.follow(lora_parameters(transformer))
+    done = state.resume(directory, run_fingerprint)
 
-    def load(number: int) -> Batch:
-        visits = plan.batch_at(number)
+    def load(own: int) -> Batch:
+        visits = plan.batch_at(processes.number(own))
         return collate([v.sample_id for v in visits], [source.load(v.sample_id, v.caption) for v in visits])
 
     def compute(step: int, data: Prefetcher[Batch]) -> StepLosses:
         """Accumulate the gradients of a step."""
-        parts = StepLosses(step)
-        for number in range((step - 1) * accumulation, step * accumulation):
-            batch = data.take().to(placement.device)
-            with (
-                accelerator.accumulate(model),
-                derived_dropout(settings.seed, number, placement.device),
-            ):
+        losses = StepLosses(step)
+        for own in range((step - 1) * accumulation, step * accumulation):
+            number, batch = processes.number(own), data.take().to(device)
+            with processes.accumulate(), derived_dropout(settings.seed, number, device):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                parts.add(loss, batch.sample_ids)
-                accelerator.backward(loss.total)
-        return parts
+                losses.batches.append(BatchLosses.of(number, batch.sample_ids, loss))
+                processes.accelerator.backward(loss.total)
+        return processes.merged(losses)
 
     accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
     with (
         _reference_modulation(transformer),
-        MetricsLog(directory / METRICS_FILE, continue_from=done) as record,
+        MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
         for step in range(done + 1, total + 1):
             started, waited_s = time.monotonic(), data.waited_s
-            parts = compute(step, data)
-            grad_norm = float(accelerator.clip_grad_norm_(state.parameters.values(), settings.max_grad_norm))
-            require_finite("gradient", grad_norm, step, parts.sample_ids)
+            losses = compute(step, data)
+            losses.require_finite()
+            processes.forget_unreached(state.parameters, losses)
+            grad_norm = clip_norm(state.parameters.values(), settings.max_grad_norm)
+            require_finite("gradient", grad_norm, step, losses.sample_ids)
             learning_rate = state.learning_rate
             state.advance()
 
-            epoch = plan.epoch_at(step * accumulation - 1)
+            epoch = plan.epoch_at(step * recipe.batches_a_step - 1)
             times = time.monotonic() - started, data.waited_s - waited_s
-            metrics = _step_metrics(parts, epoch, learning_rate, grad_norm, times)
+            metrics = _step_metrics(losses, epoch, learning_rate, grad_norm, times)
             record.append(metrics)
             on_step(metrics)
 
-            stop = step < total and should_stop()
+            stop = processes.agreed(step < total and should_stop())
             if stop or step == total or step % settings.checkpoint_step_interval == 0:
-                write_checkpoint(
-                    directory, state.checkpoint(step, run_fingerprint), settings.checkpoints_total_limit
-                )
+                checkpoint = state.checkpoint(step, run_fingerprint)
+                if processes.first:
+                    write_checkpoint(directory, checkpoint, settings.checkpoints_total_limit)
             if stop:
                 raise TrainingInterrupted(step)
 
+        processes.wait()
     transformer.eval()
-    return _result(read_metrics(directory / METRICS_FILE))
+    return training_result(directory)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
@@ -168,18 +176,6 @@ def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Pl
     placement.hold_adapter(lora_parameters(transformer).values())
 
 
-def _accelerator(settings: TrainingSettings, device: torch.device) -> Any:
-    from accelerate import Accelerator
-
-    return Accelerator(
-        mixed_precision=settings.mixed_precision,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        cpu=device.type == "cpu",
-        # The model is where its loader put it.
-        device_placement=False,
-    )
-
-
 @contextmanager
 def _reference_modulation(transformer: Any) -> Iterator[None]:
     modulation = install_cross_modulation(transformer)
@@ -190,7 +186,7 @@ def _reference_modulation(transformer: Any) -> Iterator[None]:
 
 
 def _step_metrics(
-    parts: StepLosses,
+    losses: StepLosses,
     epoch: int,
     learning_rate: float,
     grad_norm: float,
@@ -198,28 +194,30 @@ def _step_metrics(
 ) -> StepMetrics:
     peaks = measure_peaks()
     return StepMetrics(
-        step=parts.step,
+        step=losses.step,
         epoch=epoch,
-        loss=mean(parts.totals),
-        video_loss=mean(parts.video) if parts.video else None,
-        audio_loss=mean(parts.audio) if parts.audio else None,
-        measures={name: mean(values) for name, values in sorted(parts.measures.items())},
+        loss=losses.total,
+        video_loss=losses.video,
+        audio_loss=losses.audio,
+        measures=losses.measures,
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],
         data_wait_s=times[1],
         peak_vram_bytes=peaks.vram_bytes,
         peak_rss_bytes=peaks.rss_bytes,
-        sample_ids=tuple(parts.sample_ids),
+        sample_ids=losses.sample_ids,
     )
 
 
-def _result(metrics: list[StepMetrics]) -> TrainResult:
+def training_result(directory: Path) -> TrainResult:
+    """What the training in a directory came to, from its record."""
+    metrics = read_metrics(directory / METRICS_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
-        first_loss=mean([m.loss for m in metrics[:ends]]),
-        last_loss=mean([m.loss for m in metrics[-ends:]]),
+        first_loss=fmean(m.loss for m in metrics[:ends]),
+        last_loss=fmean(m.loss for m in metrics[-ends:]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
     )

@@ -12,6 +12,7 @@ from torch import nn
 from ltxcore.config.errors import nearest
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.store.fingerprint import derive_seed
+from ltxcore.training.shares import spread
 
 ADAPTER = "default"
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -140,4 +141,4 @@ def load_weights(parameters: Mapping[str, nn.Parameter], weights: Mapping[str, t
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(spread(weights[name], like=parameter))

@@ -43,12 +43,18 @@ class StepMetrics:
 class MetricsLog:
     """Appends to a metrics file, and continues one after a checkpoint."""
 
-    def __init__(self, path: Path, continue_from: int) -> None:
-        """Open `path`, dropping the lines of steps after `continue_from`: they are computed again."""
+    def __init__(self, path: Path, continue_from: int, writes: bool = True) -> None:
+        """Open `path`, dropping the lines of steps after `continue_from`: they are computed again.
+
+        One process of a training `writes`; in the others nothing is opened and `append` does nothing.
+        """
+        self._file: TextIO | None = None
+        if not writes:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [m for m in read_metrics(path) if m.step <= continue_from]
         write_atomic(path, "".join(map(_line, kept)).encode())
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -56,12 +62,37 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def append(self, metrics: StepMetrics) -> None:
         """Add a line and hand it to the operating system, so that a killed process loses none."""
-        self._file.write(_line(metrics))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(_line(metrics))
+            self._file.flush()
+
+
+class MetricsReader:
+    """Follows the metrics file of a training that another process is about to start or continue."""
+
+    def __init__(self, path: Path, done: int) -> None:
+        """Wait for `path` to be begun anew, as `MetricsLog` does; steps up to `done` are known already."""
+        self._path, self._done = path, done
+        self._before = path.stat().st_ino if path.exists() else None
+        self._at_bytes = 0
+
+    def new(self) -> list[StepMetrics]:
+        """The whole lines that were added since the last look."""
+        if not self._path.exists() or self._path.stat().st_ino == self._before:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._at_bytes)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._at_bytes += len(whole) + 1
+        found = [_parse(line) for line in whole.decode("utf-8").split("\n")]
+        return [metrics for metrics in found if metrics.step > self._done]
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

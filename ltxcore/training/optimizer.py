@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.training.shares import spread
 
 
 def make_optimizer(
@@ -76,9 +77,9 @@ def load_moments(
     # AdamW keeps its step counts on the device where it is fused, else on the CPU.
     fused = optimizer.param_groups[0].get("fused")
     for name, state in states.items():
-        device = parameters[name].device
-        optimizer.state[parameters[name]] = {
-            kind: tensor.to(device if fused or kind != "step" else "cpu", copy=True)
+        parameter = parameters[name]
+        optimizer.state[parameter] = {
+            kind: tensor.clone() if kind == "step" and not fused else spread(tensor, like=parameter).clone()
             for kind, tensor in state.items()
         }
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
+from ltxcore.training.batch_sizes import BatchSizes
 from ltxcore.training.data import Entry
 
 STAGE = "train-lora"
@@ -35,23 +36,24 @@ PlannedBatch = tuple[Visit, ...]
 
 
 def plan_epoch(
-    entries: Sequence[Entry], *, seed: int, epoch: int, batch_size: int, caption_dropout: float
+    entries: Sequence[Entry], *, seed: int, epoch: int, batch_size: BatchSizes, caption_dropout: float
 ) -> tuple[PlannedBatch, ...]:
     """The batches of an epoch, in order.
 
     Each sample is visited `visits` times. Of the visits that share a group and a probability p, the
     rounded share p (at least one) is kept; which ones changes with the epoch, how many does not, so all
     epochs have equally many batches. Visits are shuffled inside their group and cut into batches of
-    `batch_size`; what is left over forms one smaller batch, so that no sample is seen more often than its
-    visits say. The batches of all groups are then shuffled together.
+    `batch_size`, one for all groups or each its own; what is left over forms one smaller batch, so that no
+    sample is seen more often than its visits say. The batches of all groups are then shuffled together.
     """
     batches: list[tuple[int, PlannedBatch]] = []
     for group, members in sorted(_groups(entries).items()):
         visits = _shuffled_visits(members, seed, epoch)
-        for number, start in enumerate(range(0, len(visits), batch_size)):
+        size = batch_size if isinstance(batch_size, int) else batch_size[group]
+        for number, start in enumerate(range(0, len(visits), size)):
             batch = tuple(
                 Visit(entry.sample_id, _caption(entry, visit, seed, epoch, caption_dropout))
-                for entry, visit in visits[start : start + batch_size]
+                for entry, visit in visits[start : start + size]
             )
             batches.append((derive_seed(seed, STAGE, epoch, *map(str, group), number, "batch order"), batch))
     return tuple(batch for _, batch in sorted(batches, key=lambda keyed: keyed[0]))
@@ -61,7 +63,7 @@ class BatchPlan:
     """The endless sequence of batches: epoch after epoch."""
 
     def __init__(
-        self, entries: Sequence[Entry], *, seed: int, batch_size: int, caption_dropout: float
+        self, entries: Sequence[Entry], *, seed: int, batch_size: BatchSizes, caption_dropout: float
     ) -> None:
         """Plan over `entries`.
 
@@ -107,9 +109,9 @@ class BatchPlan:
         )
 
 
-def steps_of_epochs(settings: TrainingSettings, batches_per_epoch: int) -> int:
+def steps_of_epochs(recipe: Recipe, batches_per_epoch: int) -> int:
     """Optimizer steps in which every batch of all epochs is seen; the last may begin another epoch."""
-    return ceil(settings.num_train_epochs * batches_per_epoch / settings.gradient_accumulation_steps)
+    return ceil(recipe.training.num_train_epochs * batches_per_epoch / recipe.batches_a_step)
 
 
 def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool, bool], list[Entry]]:

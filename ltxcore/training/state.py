@@ -19,6 +19,7 @@ from ltxcore.training.optimizer import (
     moments,
     schedule_state,
 )
+from ltxcore.training.shares import gathered
 
 
 class ForeignCheckpoint(ValueError):
@@ -34,6 +35,10 @@ class TrainingState:
         self.parameters = dict(parameters)
         self.optimizer = make_optimizer(self.parameters, settings, device)
         self.scheduler = make_scheduler(self.optimizer, settings)
+
+    def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take the parameters that took the place of these when they were shared out."""
+        self.parameters = dict(parameters)
 
     @property
     def learning_rate(self) -> float:
@@ -51,8 +56,8 @@ class TrainingState:
         return Checkpoint(
             step=step,
             run_fingerprint=run_fingerprint,
-            lora=dict(self.parameters),
-            moments=moments(self.optimizer, self.parameters),
+            lora=gathered(self.parameters),
+            moments=gathered(moments(self.optimizer, self.parameters)),
             schedule=schedule_state(self.scheduler),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.call import predict_velocity
-from ltxcore.models.text import connect
+from ltxcore.models.connecting import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
 from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
@@ -57,33 +57,65 @@ def derived_dropout(seed: int, number: int, device: torch.device) -> Iterator[No
         yield
 
 
-@dataclass
+@dataclass(frozen=True)
+class BatchLosses:
+    """The losses of one batch, as plain numbers."""
+
+    number: int
+    sample_ids: tuple[str, ...]
+    total: float
+    video: float | None
+    audio: float | None
+    measures: Mapping[str, float]
+
+    @classmethod
+    def of(cls, number: int, sample_ids: Sequence[str], loss: Losses) -> BatchLosses:
+        """The losses of batch `number` of the training."""
+        video, audio = (None if part is None else part.item() for part in (loss.video, loss.audio))
+        measures = {name: value.item() for name, value in loss.measures.items()}
+        return cls(number, tuple(sample_ids), loss.total.item(), video, audio, measures)
+
+
+@dataclass(frozen=True)
 class StepLosses:
-    """The losses of one step's batches, as plain numbers."""
+    """The losses of a step's batches, in the order of their numbers."""
 
     step: int
-    sample_ids: list[str] = field(default_factory=list)
-    totals: list[float] = field(default_factory=list)
-    video: list[float] = field(default_factory=list)
-    audio: list[float] = field(default_factory=list)
-    measures: dict[str, list[float]] = field(default_factory=dict)
+    batches: list[BatchLosses] = field(default_factory=list)
 
-    def add(self, loss: Losses, sample_ids: Sequence[str]) -> None:
-        """Note the losses of a batch.
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        return tuple(sample_id for batch in self.batches for sample_id in batch.sample_ids)
 
-        Raises:
-            TrainingDiverged: the loss is not finite; names the step and the batch's samples.
-        """
-        total = loss.total.item()
-        require_finite("loss", total, self.step, sample_ids)
-        self.sample_ids += sample_ids
-        self.totals.append(total)
-        if loss.video is not None:
-            self.video.append(loss.video.item())
-        if loss.audio is not None:
-            self.audio.append(loss.audio.item())
-        for name, value in loss.measures.items():
-            self.measures.setdefault(name, []).append(value.item())
+    @property
+    def total(self) -> float:
+        return _mean([batch.total for batch in self.batches])
+
+    @property
+    def video(self) -> float | None:
+        """The mean over the batches that have pictures; None where none has."""
+        found = [batch.video for batch in self.batches if batch.video is not None]
+        return _mean(found) if found else None
+
+    @property
+    def audio(self) -> float | None:
+        """The mean over the batches that have sound; None where none has."""
+        found = [batch.audio for batch in self.batches if batch.audio is not None]
+        return _mean(found) if found else None
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """The mean of each series over the batches that have it."""
+        series: dict[str, list[float]] = {}
+        for batch in self.batches:
+            for name, value in batch.measures.items():
+                series.setdefault(name, []).append(value)
+        return {name: _mean(values) for name, values in sorted(series.items())}
+
+    def require_finite(self) -> None:
+        """Raise TrainingDiverged, naming the step and the samples of the batch whose loss is no number."""
+        for batch in self.batches:
+            require_finite("loss", batch.total, self.step, batch.sample_ids)
 
 
 def require_finite(what: str, value: float, step: int, sample_ids: Sequence[str]) -> None:
@@ -95,6 +127,5 @@ def require_finite(what: str, value: float, step: int, sample_ids: Sequence[str]
         )
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean of at least one value."""
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

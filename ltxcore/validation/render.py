@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ltxcore.memory.arrangement import Arrangement
+from ltxcore.memory.placement import Placement
+from ltxcore.models.connecting import Caption, PrecomputedConnectors, connect
 from ltxcore.models.loading import (
     load_audio_vae,
     load_connectors,
@@ -21,7 +24,6 @@ from ltxcore.models.loading import (
 )
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
-from ltxcore.models.text import TextFeatures, connect
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
 
 ADAPTER = "lora"
@@ -44,10 +46,15 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True)
 class Components:
-    """The models that a rendering runs, frozen and on one device."""
+    """The models that a rendering runs, frozen, on one device but for what is streamed."""
 
     transformer: Any
+    placement: Placement
+    """What holds the transformer."""
     connectors: Any
+    """`LTX2TextConnectors`, or what stands in their place for captions that went through them already."""
+    video_width: int
+    """Dv, the width of the video connector's output."""
     vae: Any
     audio_vae: Any
     vocoder: Any
@@ -55,15 +62,33 @@ class Components:
     """Slots of the text: `ModelSource.text_max_tokens`."""
 
 
-def load_components(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Components:
+def load_components(
+    source: ModelSource,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    arrangement: Arrangement | None = None,
+    connectors: PrecomputedConnectors | None = None,
+) -> Components:
     """Load all that a rendering needs, which is all of the model but its text encoder.
+
+    Args:
+        arrangement: where the transformer's weights shall be. None: all of them on the device.
+        connectors: stands in their place where all captions went through them already; they are not loaded.
 
     Raises:
         ModelError: a component is missing or incomplete.
+        PinningFailed, NotOffloadable: the arrangement is not possible here.
     """
+    arrangement = arrangement or Arrangement()
+    # What is resident goes straight to the device; what is streamed never is there as a whole.
+    first = device if arrangement.strategy == "resident" else "cpu"
+    transformer = load_transformer(source, dtype, first)
+    text = source.config("connectors")
     return Components(
-        transformer=load_transformer(source, dtype, device),
-        connectors=load_connectors(source, dtype, device),
+        transformer=transformer,
+        placement=Placement(transformer, arrangement, device),
+        connectors=connectors or load_connectors(source, dtype, device),
+        video_width=text["video_connector_num_attention_heads"] * text["video_connector_attention_head_dim"],
         vae=load_video_vae(source, dtype, device),
         audio_vae=load_audio_vae(source, dtype, device),
         vocoder=load_vocoder(source, dtype, device),
@@ -101,20 +126,20 @@ class Renderer:
         self._components = components
         self._adapted = False
         install_cross_modulation(components.transformer)
-        self._pipeline = _pipeline(components, _embeddings_width(components))
+        self._pipeline = _pipeline(components, components.video_width)
 
     def render(
         self,
         name: str,
-        features: TextFeatures,
-        negative: TextFeatures | None = None,
+        features: Caption,
+        negative: Caption | None = None,
         progress: Progress | None = None,
     ) -> Rendering:
         """Render one prompt.
 
         Args:
             name: the prompt's short name; decides the noise.
-            features: the stored features of the prompt.
+            features: the stored features of the prompt, or what the connectors made of them.
             negative: those of the negative prompt; needed where the guidance is above 1.
 
         Raises:
@@ -176,8 +201,11 @@ class Renderer:
             )
         except (ValueError, RuntimeError, KeyError) as error:
             raise AdapterError(f"{file} does not fit the model: {error}") from error
+        # It was made where the weights are that it goes beside.
+        named = self._components.transformer.named_parameters()
+        self._components.placement.hold_adapter(p for name, p in named if ".lora_" in name)
 
-    def _text(self, features: TextFeatures, negative: TextFeatures | None) -> dict[str, Any]:
+    def _text(self, features: Caption, negative: Caption | None) -> dict[str, Any]:
         """The pipeline's arguments for text that is embedded already."""
         text = self._embedded(features)
         valid = torch.ones(text.shape[:2], dtype=torch.int64, device=text.device)
@@ -189,7 +217,7 @@ class Renderer:
             }
         return arguments
 
-    def _embedded(self, features: TextFeatures) -> torch.Tensor:
+    def _embedded(self, features: Caption) -> torch.Tensor:
         """`[1, T, Dv + Da]`."""
         both = connect(self._components.connectors, [features], self._components.max_tokens)
         return torch.cat(both, dim=-1)
@@ -253,14 +281,6 @@ def _pipeline(components: Components, video_width: int) -> Any:
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _embeddings_width(components: Components) -> int:
-    """Dv, the width of the video connector's output."""
-    config = components.connectors.config
-    heads: int = config.video_connector_num_attention_heads
-    width: int = config.video_connector_attention_head_dim
-    return heads * width
 
 
 def _check_keys(file: Path) -> None:

@@ -159,6 +159,29 @@ ROWS: list[Row] = [
         lambda s: (s["tall_box.mkv"].captions, s["mute.mkv"].captions), (("spare",), ("tags",)),
     ),
     (
+        "identifier_includes_extension",
+        [video(caption_strategy="parquet", parquet={**TABLE, "identifier_includes_extension": True})],
+        lambda s: (s["wide.mkv"].captions, s.reason("mute.mkv")),
+        (("from the table", "again"),
+         "has no caption: no file in t.parquet is 'mute.mkv' (identifier_includes_extension is true)"),
+    ),
+    (
+        "identifier_includes_extension",
+        [video(caption_strategy="parquet", parquet={
+            **TABLE, "identifier_includes_extension": False, "fallback_caption_column": "tags"},
+            audio={"auto_split": False})],
+        lambda s: (s["mute.mkv"].captions, s.reason("wide.mkv")),
+        (("tags",),
+         "has no caption: no file in t.parquet is 'wide' (identifier_includes_extension is false)"),
+    ),
+    *(
+        (
+            key, [video(caption_strategy="parquet", parquet={**TABLE, key: "any"})],
+            lambda s, key=key: f"parquet.{key} has no effect" in s.remarks, True,
+        )
+        for key in ("width_column", "height_column", "bbox_column")
+    ),
+    (
         "caption_filter_list", [video(caption_filter_list="filters.txt")],
         lambda s: s["wide.mkv"].captions[0], "A wide film of a .",
     ),
@@ -212,6 +235,24 @@ ROWS: list[Row] = [
         "crop_aspect_buckets", [video(crop=True, crop_aspect="random", crop_aspect_buckets=[0.5, 2.0])],
         lambda s: {x.geometry.target for x in s.snapshot.samples} <= {(64, 128), (128, 64)}, True,
     ),
+    (
+        "buckets", [video(buckets=["96x64x33", "64x96x25", "64x64x9"], video={"max_frames": 40})],
+        lambda s: {p: s[p].bucket for p in s.paths},
+        {"mute.mkv": "64x64@9", "tall_box.mkv": "64x96@25", "wide.mkv": "96x64@33"},
+    ),
+    (
+        "buckets", [video(buckets=["64x64x25", "96x64x25"])],
+        lambda s: (s["wide.mkv"].bucket, s.reason("mute.mkv")),
+        ("96x64@25", "is too short for every bucket of its dataset: it has 20 frames at 25 fps, and the "
+         "shortest is 64x64x25"),
+    ),
+    (
+        "buckets", [video(buckets=["64x64x9"])],
+        lambda s: [line for line in s.remarks.splitlines() if "buckets" in line],
+        [f"clips: {key} has no effect: the dataset names its buckets"
+         for key in ("resolution", "resolution_type", "video.num_frames")],
+    ),
+    ("buckets", [image(buckets="64x32")], lambda s: s["one.png"].bucket, "64x32@1"),
     ("minimum_aspect_ratio", [video(minimum_aspect_ratio=1)], lambda s: s.paths, ["mute.mkv", "wide.mkv"]),
     (
         "maximum_aspect_ratio", [video(maximum_aspect_ratio=1.2)],
@@ -330,6 +371,20 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([video(s2v_datasets=["sounds"]), sounds(audio={"audio_only": True})], "it cannot be audio_only"),
     ([video(), sounds(id="clips_audio", audio={"audio_only": True})], "give the other set another id"),
     ([image(video={"num_frames": 9})], "0.video: is not a known key"),
+    (
+        [video(buckets=["768x500x50"])],
+        "0.buckets: 768x500x50 is no bucket of LTX-2: edges are multiples of 32, and there are 8n+1 frames; "
+        "the nearest is 768x512x49",
+    ),
+    ([video(buckets=["64x64"])], "0.buckets: 64x64 names no frames; write 64x64x49"),
+    ([video(buckets=["wide"])], "'wide' is no bucket; write width x height x frames, e.g. 768x512x49"),
+    ([video(buckets=["64x64x9", "64x64@9"])], "64x64x9 is given twice"),
+    ([image(buckets=["64x64x9"])], "64x64x9 has 9 frames, and a picture is one; write 64x64"),
+    ([image(buckets=["10x64"])], "the nearest is 32x64"),
+    (
+        [video(video={"num_frames": 50, "max_frames": 40})],
+        "video.max_frames 40 is less than the 50 frames needed",
+    ),
     ([image(disabled=True)], "has no video, image or audio dataset that is not disabled"),
 ]  # fmt: skip
 

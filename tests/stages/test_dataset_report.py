@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 import time
@@ -10,11 +11,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli import app
 from ltxcore.media import thumbnail as thumbnails
+from ltxcore.media.errors import MediaError
 from ltxcore.stages.bucket_advice import advise
 from ltxcore.stages.dataset_pages import of_snapshot, write_comparison, write_report
 from ltxcore.stages.dataset_report import as_markdown
@@ -22,6 +26,7 @@ from ltxcore.stages.probe_media import Memo, find_files
 from ltxcore.stages.report_page import histogram, page
 from ltxcore.stages.report_pictures import BARS, evenly, levels
 from tests.stages.conftest import Bench
+from tests.unit.media_files import caption, tone
 
 NASTY = "</script><script>alert(1)</script> & <b>bold</b>"
 
@@ -139,6 +144,56 @@ def test_ten_thousand_clips_make_a_page_of_bearable_size_in_seconds(bench: Bench
     assert len(text) < 12e6
 
 
+MIXED = """
+- {id: stills, dataset_type: image, instance_data_dir: stills, resolution: 64}
+- id: sounds
+  dataset_type: audio
+  instance_data_dir: sounds
+  audio: {audio_only: true, duration_interval: 0.5}
+- {id: text, dataset_type: text_embeds}
+"""
+
+
+def test_pictures_have_thumbnails_and_sounds_waveforms(bench: Bench) -> None:
+    for name in ("stills", "sounds"):
+        (bench.root / name).mkdir()
+    (bench.root / "datasets.yaml").write_text(MIXED)
+    clear = Image.new("RGBA", (200, 100), (0, 0, 0, 0))
+    clear.paste((255, 0, 0, 255), (0, 0, 100, 100))
+    clear.save(bench.root / "stills/half.png")
+    tone(bench.root / "sounds/tone.wav", 1.2)
+    for name in ("stills/half.png", "sounds/tone.wav"):
+        caption(bench.root / name)
+    bench.probe()
+    bench.split()
+    path, report = write_report(bench.ctx)
+    data = data_of(path.read_text())
+    clips = {clip["id"]: clip for clip in data["clips"]}
+    still, sound = clips["stills/half.png"], clips["sounds/tone.wav"]
+    shown = Image.open(io.BytesIO(base64.b64decode(data["thumbnails"][still["media"]])))
+    assert shown.size == (112, 56)
+    left, right = (np.asarray(shown)[20, column] for column in (20, 90))
+    assert left[0] > 200 > 60 > left[1]
+    assert right.min() > 240, "what is transparent stands on white"
+    assert sound["media"] not in data["thumbnails"]
+    assert len(sound["wave"]) == BARS
+    assert (sound["sound"], sound["size"], sound["used"], sound["seconds"]) == ("mono", "", 1.0, 1.2)
+    assert still["sound"] == ""
+    assert report.facts()["With sound"] == "1 of 1", "pictures cannot sound"
+    assert report.warnings() == []
+    assert "Frame rates" not in path.read_text()
+
+
+def test_a_picture_that_could_not_be_made_in_time_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.probe()
+    with monkeypatch.context() as patched:
+        patched.setattr(thumbnails, "TIMEOUT_S", 0.001)
+        assert set(write_report(bench.ctx)[1].thumbnails.values()) == {b""}
+    assert all(write_report(bench.ctx)[1].thumbnails.values())
+
+
 def test_advice_counts_the_waste_as_configured(bench: Bench) -> None:
     bench.probe()
     ctx = bench.ctx
@@ -151,10 +206,6 @@ def test_advice_counts_the_waste_as_configured(bench: Bench) -> None:
 
 
 def test_small_parts(sample_clips: Path) -> None:
-    import numpy as np
-
-    from ltxcore.media.errors import MediaError
-
     assert evenly(list(range(10)), 4) == [0, 2, 5, 7]
     assert evenly([1, 2], 4) == [1, 2]
     ramp = np.linspace(0, 1, 48_000, dtype=np.float32)

@@ -12,13 +12,14 @@ from typer.testing import CliRunner, Result
 from flows.cli import app
 from flows.cli_validate import duration, size
 from ltxcore.stages import encode_latents, train_lora
-from ltxcore.stages.contract import LATENTS, TRAIN
+from ltxcore.stages.contract import LATENTS, RENDER, TRAIN
 from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
 from ltxcore.stages.keys import waveform_key
-from ltxcore.stages.stamp import Outcome, request_fingerprint, write_stamp
+from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore
 from tests.stages.conftest import Bench
+from tests.unit.media_files import tone
 
 
 def of(found: Estimate, name: str) -> StageEstimate:
@@ -167,3 +168,98 @@ def test_units() -> None:
         "2.5 TB",
     ]
     assert [duration(s) for s in (1.23, 600, 36_000)] == ["1.2 s", "10 min", "10.0 h"]
+
+
+def with_recipe(bench: Bench, **sections: dict[str, object]) -> Bench:
+    """The bench with other values in parts of its recipe."""
+    changed = {
+        name: type(getattr(bench.recipe, name)).model_validate(
+            {**getattr(bench.recipe, name).model_dump(), **values}
+        )
+        for name, values in sections.items()
+    }
+    return Bench(bench.root, bench.recipe.model_copy(update=changed))
+
+
+def test_what_does_not_fit_in_memory_is_told_before_anything_is_spent(bench: Bench, tmp_path: Path) -> None:
+    bench.probe()
+    plenty = estimate(bench.ctx)
+    assert plenty.problems == ()
+    assert of(plenty, "train-lora").memory is not None
+    assert of(plenty, "split-audio").memory is None
+    short = estimate(with_recipe(bench, memory={"ram_gib": 0.5}).ctx)
+    assert any(p.startswith("train-lora needs") and "memory.ram_gib allows 0.5" in p for p in short.problems)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("memory: {ram_gib: 0.5}")
+    done = validate(bench, "--recipe", str(recipe))
+    assert done.exit_code == 1
+    assert "encode-latents needs" in done.output
+    assert not (bench.ctx.workspace.root / "stages/train-lora").exists(), "nothing was spent"
+
+
+def test_a_strategy_that_this_machine_cannot_have_is_told_too(bench: Bench) -> None:
+    bench.probe()
+    found = estimate(with_recipe(bench, memory={"musubi_blocks_to_swap": 40}).ctx)
+    assert any(p.startswith("train-lora: musubi_blocks_to_swap is 40, but") for p in found.problems)
+
+
+SOUNDS = """
+- {id: sounds, dataset_type: audio, instance_data_dir: sounds, audio: {duration_interval: 0.5}}
+- {id: text, dataset_type: text_embeds}
+"""
+
+
+def test_sound_alone_counts_neither_the_video_vae_nor_its_targets(bench: Bench) -> None:
+    bench.probe()
+    with_pictures = estimate(bench.ctx)
+    (bench.root / "sounds").mkdir()
+    for name, hertz in (("one", 300), ("two", 400)):
+        tone(bench.root / f"sounds/{name}.wav", 1.0, hertz)
+        (bench.root / f"sounds/{name}.txt").write_text("a tone")
+    (bench.root / "datasets.yaml").write_text(SOUNDS)
+    bench.probe()
+    found = estimate(bench.ctx)
+    assert of(found, "encode-latents").to_do == 2
+    plan, before = of(found, "encode-latents").memory, of(with_pictures, "encode-latents").memory
+    assert plan is not None
+    assert before is not None
+    source = bench.ctx.source
+    value_bytes = {"bf16": 2, "fp32": 4}[bench.recipe.encode.vae_dtype]
+    assert plan.weights_bytes == source.resident_bytes("audio_vae", value_bytes)
+    assert before.weights_bytes == plan.weights_bytes + source.resident_bytes("vae", value_bytes)
+    assert plan.activations_bytes == 0
+
+    bench.split()
+    assert bench.encode() == {"video": 0, "audio": 2}
+    bench.embed()
+    ctx = bench.ctx
+    directory = ctx.workspace.stages / "train-lora" / "here"
+    train_lora.Training(ctx, directory, train_lora.request(ctx), "cpu").run(
+        lambda metrics: None, lambda: False
+    )
+    written = sum(tensor_bytes(file) for file in directory.rglob("*.safetensors"))
+    assert of(found, "train-lora").disk_bytes == pytest.approx(written, rel=0.01)
+
+
+def test_every_kind_of_dataset_is_listed(bench: Bench) -> None:
+    (bench.root / "stills").mkdir()
+    with (bench.root / "datasets.yaml").open("a") as file:
+        file.write("- {id: stills, dataset_type: image, instance_data_dir: stills}\n")
+    told = validate(bench).output
+    assert f"clips: video, {bench.clips}" in told
+    assert f"stills: image, {bench.root / 'stills'}" in told
+
+
+def test_videos_are_expected_to_take_what_those_of_the_newest_gallery_took(bench: Bench) -> None:
+    bench.probe()
+    before = of(estimate(bench.ctx), "render-validation")
+    assert before.disk_bytes
+    assert any("as usual for H.264" in note for note in before.notes)
+    ctx = bench.ctx
+    video = ctx.workspace.root / "video.mp4"
+    video.write_bytes(bytes(50_000))
+    request = {"validation": ctx.recipe.validation.fingerprint_data()}
+    outcome = Outcome(counts={"renderings": 2}, files=(output_file(ctx.workspace, video),))
+    write_stamp(ctx.workspace, RENDER, request, outcome, time.time(), 0)
+    after = of(estimate(ctx), "render-validation")
+    assert after.disk_bytes == 25_000 * (after.to_do or 0)

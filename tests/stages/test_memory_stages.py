@@ -19,17 +19,18 @@ from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.memory.watchdog import host_use_bytes
 from ltxcore.models import loading
 from ltxcore.models.source import resolve_model
-from ltxcore.models.vae_ways import VaeWay
+from ltxcore.models.vae_ways import LARGE_TILES, SMALL_TILES, VaeWay
 from ltxcore.stages import embed_text, encode_latents
 from ltxcore.stages.contract import LATENTS, PROBE, RENDER, TEXT, TRAIN
 from ltxcore.stages.enforce import StageOutOfMemory, enforced
 from ltxcore.stages.keys import LatentSpaces
 from ltxcore.stages.memory_plans import LAYERED_TOKENS, plan_rows, plan_stage
 from ltxcore.stages.run import StageRun, find_result, logic
-from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setbacks
+from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setback, Setbacks
 from ltxcore.stages.stamp import write_stamp
 from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose, strategies
 from ltxcore.stages.vae_backoff import VaeBackOff
+from ltxcore.stages.vae_room import VaeRoom
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.texts import TextStore
 from ltxcore.validation.decoding import decode_within_memory
@@ -44,6 +45,10 @@ def changed(bench: Bench, section: str, **values: object) -> Bench:
 def opened(bench: Bench, stage: Any = LATENTS) -> StageRun:
     ctx = bench.ctx
     return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+
+
+def setback(plan: str) -> Setback:
+    return Setback(plan=plan, reason="it held too much", at_s=0.0)
 
 
 class CappedDevice:
@@ -205,7 +210,10 @@ def test_strategies_are_the_recipes_own_keys(probed: Bench) -> None:
         "encode.vae_enable_patch_conv: true, encode.vae_enable_temporal_roll: true, "
         "encode.vae_enable_tiling: true",
     ]
-    assert [s.name for s in strategies(TRAIN, probed.recipe)] == [AS_ASKED]
+    assert [s.name for s in strategies(TRAIN, probed.recipe)] == [
+        AS_ASKED,
+        "memory.text_connectors: precomputed",
+    ]
     resident, layered = strategies(TEXT, probed.recipe)
     assert resident.recipe.model.text_encoder_loading == "resident"
     assert layered.recipe.model.text_encoder_loading == "layer_by_layer"
@@ -221,15 +229,44 @@ def test_the_fastest_plan_that_fits_is_chosen(probed: Bench) -> None:
     poor = changed(probed, "memory", ram_gib=(need - 1) / GIB)
     poor = changed(poor, "encode", vae_batch_size=4096)
     choice = choose(poor.ctx, LATENTS, "cpu")
-    assert choice.strategy.name == "encode.vae_batch_size: 1"
-    assert choice.plan.strategy == choice.strategy.name
+    assert choice.strategy.name == AS_ASKED, "fewer clips at once need no other recipe"
     assert choice.plan.total_bytes < need
     # What has failed is passed over, and the end of the list is an error.
-    after = choose(poor.ctx, LATENTS, "cpu", {choice.strategy.name})
-    assert "vae_enable_patch_conv" in after.strategy.name
+    after = choose(poor.ctx, LATENTS, "cpu", [setback(AS_ASKED)])
+    assert after.strategy.name == after.plan.strategy == "encode.vae_batch_size: 1"
     last = strategies(LATENTS, poor.recipe)[-1].name
     with pytest.raises(NoPlanLeft, match=r"its smallest plan: .* allow more or use smaller clips"):
-        choose(poor.ctx, LATENTS, "cpu", {last})
+        choose(poor.ctx, LATENTS, "cpu", [setback(last)])
+
+
+def test_each_size_of_clip_goes_the_fastest_way_that_fits(vae: Any) -> None:
+    small, large = (17, 64, 64), (121, 1280, 704)
+    plenty = VaeRoom(200 * GIB, channels=256, value_bytes=2)
+    assert plenty.way_for(VaeWay(), large) == VaeWay()
+    pieces = VaeRoom(3 * GIB, channels=256, value_bytes=2)
+    assert pieces.way_for(VaeWay(), large) == VaeWay(16)
+    assert pieces.way_for(VaeWay(), small) == VaeWay()
+    assert pieces.way_for(VaeWay(8), large) == VaeWay(8), "what the recipe asks for is where it begins"
+    assert VaeRoom(GIB, channels=256, value_bytes=2).way_for(VaeWay(), large) == VaeWay(8, LARGE_TILES)
+    assert VaeRoom(0, channels=256, value_bytes=2).way_for(VaeWay(), large) == VaeWay(8, SMALL_TILES)
+    two = VaeRoom(2 * plenty.work_bytes(VaeWay(), small), channels=256, value_bytes=2)
+    assert [two.clips_for(VaeWay(), small, asked) for asked in (1, 2, 5)] == [1, 2, 2]
+
+    # Carried out: nothing that is not predicted to fit is tried.
+    clips = list(np.random.default_rng(0).integers(0, 256, (3, 33, 64, 64, 3), dtype=np.uint8))
+    whole = [latents for latents, _ in VaeBackOff(vae, VaeWay()).encode(clips)]
+    room = VaeRoom(0, channels=8, value_bytes=4)
+    room = VaeRoom(room.work_bytes(VaeWay(16), (33, 64, 64)), channels=8, value_bytes=4)
+    seen: list[tuple[int, ...]] = []
+    vae.encoder.conv_in.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    backoff = VaeBackOff(vae, VaeWay(), room)
+    found = backoff.encode(clips)
+    assert not backoff.steps
+    assert {shape[0] for shape in seen} == {1}
+    assert max(shape[2] for shape in seen) <= 16
+    assert {way for _, way in found} == {VaeWay(16)}
+    for (ours, _), theirs in zip(found, whole, strict=True):
+        assert (ours.float() - theirs.float()).abs().max() <= 2**-7 * theirs.float().abs().max()
 
 
 def test_the_layered_plan_counts_two_layers_and_one_pass_of_captions(probed: Bench) -> None:

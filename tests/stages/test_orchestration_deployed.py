@@ -17,10 +17,17 @@ import yaml
 from flows.environment import worker_environment
 from flows.leash import ROOT, start_leashed
 from flows.server import LocalServer, stop
+from tests.stages.conftest import make_bench
 
 pytestmark = pytest.mark.e2e
 
-FLOWS = {"first-stage": "first_stage", "second-stage": "second_stage", "two-stages": "two_stages"}
+FLOWS = {
+    "first-stage": "fake_flows.py:first_stage",
+    "second-stage": "fake_flows.py:second_stage",
+    "two-stages": "fake_flows.py:two_stages",
+    "train-on-a-card": "memory_flows.py:train_on_a_card",
+    "parent-of-a-training": "memory_flows.py:parent_of_a_training",
+}
 
 
 def prefect_file(directory: Path) -> Path:
@@ -29,10 +36,10 @@ def prefect_file(directory: Path) -> Path:
         "deployments": [
             {
                 "name": name,
-                "entrypoint": f"tests/stages/fake_flows.py:{function}",
+                "entrypoint": f"tests/stages/{entrypoint}",
                 "work_pool": {"name": "cpu"},
             }
-            for name, function in FLOWS.items()
+            for name, entrypoint in FLOWS.items()
         ],
     }
     path = directory / "prefect.yaml"
@@ -196,3 +203,42 @@ def test_a_worker_stops_on_sigterm(server: LocalServer) -> None:
     time.sleep(4)
     worker.terminate()
     assert worker.wait(15) == 0
+
+
+def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
+    server: LocalServer, tmp_path: Path, sample_clips: Path, tiny_models: Path
+) -> None:
+    """The child's process fails as on a full card; its next process goes on with the planner's next plan."""
+    from prefect import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+    from prefect.deployments import run_deployment
+
+    from ltxcore.stages.contract import TRAIN
+    from ltxcore.stages.run import find_result
+
+    bench = make_bench(tmp_path, sample_clips, tiny_models)
+    bench.prepare()
+    parameters = {
+        "workspace": str(bench.root / "workspace"),
+        "recipe": bench.recipe.model_dump(mode="json"),
+    }
+    started = run_deployment(
+        "parent-of-a-training/parent-of-a-training", parameters=parameters, timeout=0, as_subflow=False
+    )
+    until(is_final(started.id), 600)
+    assert read(started.id).state.is_completed(), read(started.id).state.message
+    with get_client(sync_client=True) as client:
+        runs = [
+            r for r in client.read_flow_runs() if r.parameters.get("workspace") == parameters["workspace"]
+        ]
+        (child,) = [r for r in runs if r.id != started.id]
+        key = ArtifactFilter(key=ArtifactFilterKey(any_=["memory-train-lora"]))
+        (shown,) = client.read_artifacts(artifact_filter=key)
+    assert (child.run_count, child.state.name) == (2, "Completed")
+    stamp = find_result(TRAIN, bench.ctx)[1]
+    assert stamp is not None
+    memory = stamp.outcome.facts["memory"]
+    assert memory["strategy"].startswith("group_offload"), "all that a model of two blocks can give up"
+    assert memory["setbacks"] == ["as the recipe says: CUDA out of memory. Tried to allocate 2.00 GiB"]
+    assert memory["strategy"] in shown.data
+    assert memory["setbacks"][0] in shown.data, "the step down is in the run's artifact"

@@ -80,8 +80,39 @@ def test_the_seeds_lowest_vram_config_comes_through_value_by_value() -> None:
 def test_what_is_not_built_is_warned_of_and_never_dropped(caplog: pytest.LogCaptureFixture) -> None:
     load_recipe(SEED / "lowest-vram.config.json")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for key in ("ramtorch", "base_model_precision", "vae_enable_tiling"):
+    for key in ("optimizer",):
         assert any(f"{key}: not yet: " in text for text in warned), key
+
+
+def test_the_seeds_memory_keys_are_the_recipes_own() -> None:
+    found = load_recipe(SEED / "lowest-vram.config.json")
+    assert (found.model.model_flavour, found.model.base_model_precision) == ("dev", "int8-quanto")
+    assert found.memory.forced == "ramtorch"
+    assert found.model.text_encoder_loading == "layer_by_layer"
+    encode = found.encode
+    assert encode.vae_enable_tiling
+    assert encode.vae_enable_slicing
+    assert encode.vae_enable_patch_conv
+    assert encode.vae_enable_temporal_roll
+    offload = load_recipe(SEED / "group-offload.config.json").memory
+    assert offload.forced == "group_offload"
+    assert offload.group_offload_use_stream
+
+
+def recipe_keys() -> set[str]:
+    """The names of all keys of all parts of a recipe."""
+    parts = [part.annotation for part in Recipe.model_fields.values()]
+    return {key for part in parts for key in part.model_fields}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_no_key_of_the_seed_that_the_recipe_knows_is_called_not_yet(path: Path) -> None:
+    lines = translate_config(json.loads(path.read_text()), path).lines
+    assert [line.key for line in lines if line.verdict == "not yet" and line.key in recipe_keys()] == []
+
+
+def test_no_rule_calls_a_key_not_yet_that_the_recipe_knows() -> None:
+    assert [key for key, rule in TRAINING.items() if rule.verdict == "not yet" and key in recipe_keys()] == []
 
 
 def test_every_rule_says_something_where_it_does_not_just_take_a_value() -> None:
@@ -110,12 +141,21 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("validation_prompt", "a fox", "renamed"),
         ("peft_lora_target_modules", '["to_q"]', "renamed"),
         ("peft_lora_target_modules", "to_q", "refused"),
-        ("ramtorch", "false", "moot"),
-        ("ramtorch", True, "not yet"),
-        ("musubi_blocks_to_swap", 0, "moot"),
-        ("musubi_blocks_to_swap", 6, "not yet"),
+        ("ramtorch", "false", "taken"),
+        ("ramtorch", True, "taken"),
+        ("ramtorch_text_encoder", True, "renamed"),
+        ("ramtorch_text_encoder", False, "moot"),
+        ("ramtorch_vae", True, "not yet"),
+        ("musubi_blocks_to_swap", 6, "taken"),
         ("musubi_block_swap_device", "cpu", "moot"),
-        ("base_model_precision", "no_change", "moot"),
+        ("group_offload_type", "leaf_level", "moot"),
+        ("enable_group_offload", True, "taken"),
+        ("base_model_precision", "no_change", "taken"),
+        ("base_model_precision", "nf4-bnb", "taken"),
+        ("base_model_precision", "fp4-bnb", "not yet"),
+        ("vae_enable_tiling", True, "taken"),
+        ("vae_batch_size", 4, "taken"),
+        ("model_flavour", "dev-fp8", "taken"),
         ("base_model_precision", "int9-quanto", "refused"),
         ("model_type", "full", "refused"),
         ("model_flavour", "2.5-dev", "refused"),
@@ -161,9 +201,9 @@ def test_what_is_refused_says_what_to_write(config: dict[str, Any], told: str) -
 
 
 def test_strict_refuses_what_is_not_built_and_names_the_line() -> None:
-    found = translate_config({"ramtorch": True}, Path("config.json"), {("ramtorch",): 7})
+    found = translate_config({"ramtorch_vae": True}, Path("config.json"), {("ramtorch_vae",): 7})
     found.check()
-    with pytest.raises(ConfigError, match=r"config\.json:7: ramtorch: not yet: the weights stay"):
+    with pytest.raises(ConfigError, match=r"config\.json:7: ramtorch_vae: not yet: both VAEs are loaded"):
         found.check(strict=True)
 
 
@@ -225,7 +265,7 @@ def test_the_import_writes_two_files_that_load(project: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "refused  " not in done.output
-    for told in ("not yet  ramtorch", "moot     override_dataset_config", "rounded  my-video-dataset.video"):
+    for told in ("taken    ramtorch", "moot     override_dataset_config", "rounded  my-video-dataset.video"):
         assert told in done.output
     written = load_recipe(project / "job/recipe.yaml")
     assert written.training == load_recipe(config).training
@@ -234,7 +274,8 @@ def test_the_import_writes_two_files_that_load(project: Path) -> None:
     assert datasets.directory(datasets.video[0]) == project / "datasets/videos"
     assert datasets.video[0].resolution == 480, "from config.json, since the dataset gives none"
     assert datasets.video[0].video.shortest == 61
-    assert "ramtorch: not yet" in (project / "job/recipe.yaml").read_text()
+    assert written.memory.ramtorch
+    assert "optimizer: not yet" in (project / "job/recipe.yaml").read_text()
 
 
 def test_the_import_refuses_with_status_2_and_writes_nothing(project: Path) -> None:
@@ -258,3 +299,32 @@ def test_a_directory_that_is_not_there_yet_is_told_and_not_refused(project: Path
     files, missing = found.write(project / "job")
     assert "there is no directory" in missing[0]
     assert yaml.safe_load(files[1].read_text())[0]["id"] == "my-video-dataset"
+
+
+def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
+    entry = {
+        "id": "photos", "type": "local", "dataset_type": "image", "instance_data_dir": "p",
+        "caption_strategy": "parquet", "metadata_backend": "parquet", "resolution": 1.0,
+        "resolution_type": "area", "minimum_image_size": 0.75, "maximum_image_size": 2.0,
+        "target_downsample_size": 1.5, "prepend_instance_prompt": False, "instance_prompt": None,
+        "only_instance_prompt": False, "disable": False, "cache_dir_vae": "cache", "probability": 1.0,
+        "skip_file_discovery": "", "preserve_data_backend_cache": False, "vae_cache_clear_each_epoch": True,
+        "repeats": 1, "crop": True, "crop_aspect": "closest", "crop_aspect_buckets": [1.0, 0.75],
+        "parquet": {
+            "path": "table.parquet", "filename_column": "id", "caption_column": "text",
+            "fallback_caption_column": "tags", "width_column": "width", "height_column": "height",
+            "identifier_includes_extension": False,
+        },
+    }  # fmt: skip
+    found = translate_datasets([entry], tmp_path / "m.json")
+    found.check()
+    verdicts = {line.key.removeprefix("photos."): line.verdict for line in found.lines}
+    assert verdicts["parquet.identifier_includes_extension"] == "taken"
+    assert verdicts["disable"] == "renamed"
+    for key in ("parquet.width_column", "parquet.height_column", "metadata_backend"):
+        assert verdicts[key] == "moot"
+    assert found.data[0]["parquet"]["identifier_includes_extension"] is False
+    assert found.data[0]["disabled"] is False
+    wrong = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
+    with pytest.raises(ConfigError, match="write `caption_strategy: instanceprompt`"):
+        wrong.check()

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
+from ltxcore.config.bucket_list import Bucket
 from ltxcore.media.bucket_proposal import (
-    Bucket,
     Shape,
     Waste,
     choose,

@@ -13,7 +13,8 @@ from bench.gpu.model import random_connectors
 from ltxcore.memory.arrangement import Arrangement, GroupSettings
 from ltxcore.memory.group_offload import NotOffloadable
 from ltxcore.memory.placement import Placement, place_connectors
-from ltxcore.models.text import TextFeatures, connect
+from ltxcore.models.connecting import connect
+from ltxcore.models.text import TextFeatures
 from ltxcore.training.lora import lora_parameters
 from tests.unit.toy_transformer import Inputs, Trained, make_transformer, train, velocity
 

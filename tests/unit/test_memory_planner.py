@@ -24,7 +24,8 @@ from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sizes import Tokens, TransformerSizes
 from ltxcore.models.shapes import full_shapes
 from ltxcore.models.versions import VERSIONS
-from ltxcore.stages.training_plan import arrangement_of, forced_by, planner_for
+from ltxcore.stages.placing import arrangement_of, forced_by
+from ltxcore.stages.training_plan import planner_for
 from ltxcore.training.lora import add_lora, target_modules
 from tests.unit.toy_transformer import Inputs, make_transformer, velocity
 
@@ -249,5 +250,10 @@ def test_the_command_prints_every_card_it_is_asked_for() -> None:
     assert run.exit_code == 0, run.output
     for words in ("RTX 4090", "H200", "block_streaming", "Gemma layer by layer", "int8-quanto"):
         assert words in run.output
+    for words in ("render-validation", "pieces of 16 frames"):
+        assert words in run.output
+    newest = CliRunner().invoke(app, ["plan", "--version", "2.5"], env={"COLUMNS": "300"})
+    assert newest.exit_code == 2
+    assert "missing are the text encoder" in newest.output
     wrong = CliRunner().invoke(app, ["plan", "--size", "830x480"])
     assert wrong.exit_code == 2

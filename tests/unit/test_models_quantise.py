@@ -17,12 +17,13 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.validation_settings import ValidationSettings
+from ltxcore.config.weight_precisions import PRECISIONS
 from ltxcore.models.assembling import place, replace_linears
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.errors import ModelError
 from ltxcore.models.loading import load_text_model, load_transformer
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.precisions import PRECISIONS, quantised_names
+from ltxcore.models.precisions import quantised_names
 from ltxcore.models.quantise import quantiser_of
 from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.text import TextFeatures

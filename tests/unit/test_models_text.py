@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models import loading
+from ltxcore.models.connecting import connect
 from ltxcore.models.errors import ModelError
 from ltxcore.models.source import ModelSource, resolve_model
-from ltxcore.models.text import CaptionEncoder, TextFeatures, connect, load_feature_extractor
+from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny import write_tiny
 
 CAPTIONS = ["a red ball rolls over wet grass", "", "  Schnee fällt – 雪  ", "x" * 300]
@@ -132,3 +133,44 @@ def test_connect_refuses_captions_that_do_not_fit(source: ModelSource) -> None:
     if feature.audio is not None:
         with pytest.raises(ValueError, match="features of different versions"):
             connect(connectors, [feature, TextFeatures(feature.video)], 128)
+
+
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+def test_gemma_under_group_offload_gives_the_same_features(kind: str, tmp_path: Path) -> None:
+    from ltxcore.memory.arrangement import GroupSettings
+    from ltxcore.memory.group_offload import NotOffloadable, group_hooks, offload_layers
+
+    write_tiny(tmp_path / "2.0")
+    source = resolve_model(ModelSettings(pretrained_model_name_or_path=str(tmp_path / "2.0")), tmp_path)
+
+    def features(settings: GroupSettings | None) -> list[torch.Tensor]:
+        tokenizer, model = loading.load_text_encoder(source, torch.bfloat16, "cpu")
+        if settings is not None:
+            offload_layers(model, "cpu", settings)
+            assert list(group_hooks(model))
+        extractor = load_feature_extractor(source, torch.bfloat16, "cpu")
+        encoder = CaptionEncoder(tokenizer, model, extractor, source.text_max_tokens, device="cpu")
+        return [feature.video for feature in encoder.encode(CAPTIONS)]
+
+    found = features(GroupSettings(kind=kind))  # type: ignore[arg-type]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, features(None), strict=True))
+    with pytest.raises(NotOffloadable, match="text_encoder_loading: layer_by_layer"):
+        features(GroupSettings(disk=tmp_path))
+
+
+def test_each_caption_is_connected_as_if_it_were_alone(tmp_path: Path) -> None:
+    from ltxcore.models.connecting import ConnectedCaption, PrecomputedConnectors
+
+    write_tiny(tmp_path / "2.0")
+    source = resolve_model(ModelSettings(pretrained_model_name_or_path=str(tmp_path / "2.0")), tmp_path)
+    connectors = loading.load_connectors(source, torch.bfloat16, "cpu")
+    draw = torch.Generator().manual_seed(0)
+    captions = [TextFeatures(torch.randn(n, 48, generator=draw).bfloat16()) for n in (1, 5, 9)]
+    together = connect(connectors, captions, source.text_max_tokens)
+    alone = [connect(connectors, [caption], source.text_max_tokens) for caption in captions]
+    for part in (0, 1):
+        assert torch.equal(together[part], torch.cat([pair[part] for pair in alone]))
+    done = [ConnectedCaption(video[0], audio[0]) for video, audio in alone]
+    stand_in = PrecomputedConnectors(torch.device("cpu"), torch.bfloat16)
+    again = connect(stand_in, done, source.text_max_tokens)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(again, together, strict=True))

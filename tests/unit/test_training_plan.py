@@ -8,6 +8,8 @@ from collections import Counter
 
 import pytest
 
+from ltxcore.config.batch_size import UnsettledBatchSize
+from ltxcore.training.batch_sizes import batch_sizes
 from ltxcore.training.data import Entry
 from ltxcore.training.plan import BatchPlan, NothingToTrain, PlannedBatch, plan_epoch
 from ltxcore.training.prefetch import Prefetcher
@@ -32,6 +34,23 @@ def seen(batches: tuple[PlannedBatch, ...]) -> Counter[str]:
 def test_every_sample_is_visited_as_often_as_it_says() -> None:
     entries = [entry("a"), entry("b", visits=3), entry("c", visits=2)]
     assert seen(plan(entries)) == {"a": 1, "b": 3, "c": 2}
+
+
+def test_each_bucket_may_have_a_batch_size_of_its_own() -> None:
+    entries = [
+        Entry(f"{bucket}-{number}", bucket, 25.0, has_audio=True, captions=1)
+        for bucket in ("64x64@17", "128x64@9")
+        for number in range(6)
+    ]
+    sizes = batch_sizes(entries, {"64x64@17": 3, "128x64@9": 2, "32x32@1": 9})
+    batches = plan_epoch(entries, seed=0, epoch=0, batch_size=sizes, caption_dropout=0.0)
+    found = sorted((visits[0].sample_id.split("-")[0], len(visits)) for visits in batches)
+    assert found == [("128x64@9", 2)] * 3 + [("64x64@17", 3)] * 2
+    assert batch_sizes(entries, 4) == 4
+    with pytest.raises(UnsettledBatchSize, match="the data have a bucket 128x64@9 too; name it"):
+        batch_sizes(entries, {"64x64@17": 3})
+    with pytest.raises(UnsettledBatchSize, match="not been settled"):
+        batch_sizes(entries, "auto")
 
 
 def test_several_buckets_keep_their_batch_size_and_never_mix() -> None:

@@ -1,0 +1,240 @@
+"""Trainings and renderings placed by the planner: equal to the bit in every placing, and after setbacks."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ltxcore.models.vae_ways import LARGE_TILES
+from ltxcore.stages import render_validation, train_lora
+from ltxcore.stages.contract import RENDER, TRAIN
+from ltxcore.stages.enforce import StageOutOfMemory, enforced
+from ltxcore.stages.memory_plans import plan_stage
+from ltxcore.stages.run import StageRun, find_result
+from ltxcore.stages.setbacks import MemoryRetry, Setbacks
+from ltxcore.stages.stamp import request_fingerprint, write_stamp
+from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose
+from tests.stages.conftest import Bench, make_bench
+from tests.stages.simulated_card import simulated_card
+
+STEPS = 4
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
+    """A bench with everything that training needs, and a training that was never disturbed."""
+    bench = make_bench(tmp_path_factory.mktemp("prepared"), sample_clips, tiny_models)
+    bench = changed(bench, "training", max_train_steps=STEPS, train_batch_size=2)
+    bench = changed(
+        bench,
+        "validation",
+        validation_prompts={"box": "A blue box."},
+        validation_num_inference_steps=2,
+        validation_num_video_frames=9,
+    )
+    bench.prepare()
+    return bench
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Bench) -> dict[str, torch.Tensor]:
+    return trained(prepared, "undisturbed")
+
+
+def changed(bench: Bench, section: str, **values: object) -> Bench:
+    settings = getattr(bench.recipe, section).model_copy(update=values)
+    return Bench(bench.root, bench.recipe.model_copy(update={section: settings}))
+
+
+def trained(bench: Bench, folder: str) -> dict[str, torch.Tensor]:
+    """The adapter of a training in a folder of its own."""
+    training = train_lora.Training(bench.ctx, bench.root / folder, train_lora.request(bench.ctx), "cpu")
+    training.run(lambda metrics: None, lambda: False)
+    return load_file(bench.root / folder / "lora" / "pytorch_lora_weights.safetensors")
+
+
+def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"text_connectors": "streamed"},
+        {"text_connectors": "precomputed", "resident_blocks": 1},
+        {"strategy": "block_streaming", "text_connectors": "precomputed"},
+    ],
+    ids=lambda memory: ", ".join(f"{key}: {value}" for key, value in memory.items()),
+)
+def test_every_placing_trains_the_same_adapter(
+    prepared: Bench, undisturbed: dict[str, torch.Tensor], memory: dict[str, Any]
+) -> None:
+    bench = changed(prepared, "memory", **memory)
+    assert train_lora.request(bench.ctx) == train_lora.request(prepared.ctx), "how it is placed is in no key"
+    folder = "-".join(map(str, memory.values()))
+    assert_equal(trained(bench, folder), undisturbed)
+    assert not (bench.root / folder / "connected").exists(), "the connectors' outputs are deleted"
+
+
+def test_captions_that_were_connected_before_are_not_connected_again(
+    prepared: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltxcore.stages import connected
+
+    captions = ["", *sorted(prepared.ctx.snapshot.captions())]
+    first = connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32)
+    first.compute(captions, "cpu")
+    assert len(list((tmp_path / "connected").iterdir())) == len(captions)
+    monkeypatch.setattr(connected, "load_connectors", lambda *args: pytest.fail("loaded again"))
+    connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32).compute(captions, "cpu")
+    other = connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.bfloat16)
+    with pytest.raises(FileNotFoundError):
+        other.load(captions[1])
+
+
+def opened(bench: Bench, stage: Any) -> StageRun:
+    ctx = bench.ctx
+    return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let batch `number` of a training run out of memory."""
+    from ltxcore.training import loop
+    from ltxcore.training.step import batch_losses
+
+    def losses(model: Any, connectors: Any, batch: Any, recipe: Any, at: int, *rest: Any) -> Any:
+        if at == number:
+            raise OUT_OF_MEMORY
+        return batch_losses(model, connectors, batch, recipe, at, *rest)
+
+    monkeypatch.setattr(loop, "batch_losses", losses)
+
+
+def test_a_training_out_of_memory_goes_on_from_its_checkpoint_with_smaller_plans(
+    prepared: Bench, undisturbed: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(prepared.root, tmp_path / "bench")
+    bench = Bench(tmp_path / "bench", prepared.recipe)
+    plans, began_at = [], []
+
+    def work(run: StageRun) -> train_lora.Training:
+        steps: list[int] = []
+        with enforced(run) as plan:
+            assert plan is not None
+            plans.append(plan)
+            training = train_lora.Training(run.ctx, run.directory, run.request, "cpu", plan)
+            try:
+                result = training.run(lambda metrics: steps.append(metrics.step), lambda: False)
+            finally:
+                began_at.append(steps[0] if steps else None)
+            run.finish(training.finish(result))
+        return training
+
+    with simulated_card():
+        retry = MemoryRetry(Setbacks(opened(bench, TRAIN).directory, bench.recipe.memory))
+        fail_at(monkeypatch, 2)
+        with pytest.raises(StageOutOfMemory, match=r"CUDA out of memory\. Tried"):
+            work(opened(bench, TRAIN))
+        told = retry()
+        assert told is not None
+        assert told.endswith("it is started again with the next plan")
+        fail_at(monkeypatch, -1)
+        last = opened(bench, TRAIN)
+        work(last)
+    assert began_at == [1, 3], "it went on from the checkpoint of step 2"
+    # Streaming two blocks through two places saves nothing; the full-size walk is in tests/unit.
+    assert [plan.arrangement.strategy for plan in plans] == ["resident", "group_offload"]
+    assert plans[1].total_bytes < plans[0].total_bytes
+    assert last.why.endswith(f"for want of memory {plans[1].strategy}")
+    stamp = find_result(TRAIN, bench.ctx)[1]
+    assert stamp is not None
+    memory = stamp.outcome.facts["memory"]
+    assert memory["strategy"] == plans[1].strategy
+    assert [line.split(": ")[0] for line in memory["setbacks"]] == [AS_ASKED]
+    lora = load_file(last.directory / "lora" / "pytorch_lora_weights.safetensors")
+    assert_equal(lora, undisturbed)
+
+
+def test_setbacks_end(prepared: Bench, tmp_path: Path) -> None:
+    """Past the smallest plan there is none; a forced strategy that leaves nothing smaller says so."""
+    setbacks = Setbacks(tmp_path, prepared.recipe.memory)
+    with simulated_card():
+        for _ in range(2):
+            plan = choose(prepared.ctx, TRAIN, "cpu", setbacks.all()).plan
+            setbacks.note(plan.strategy, "CUDA out of memory", "device", plan)
+        assert plan.arrangement.connectors != "resident"
+        with pytest.raises(NoPlanLeft, match="no plan takes less; allow more memory or use"):
+            choose(prepared.ctx, TRAIN, "cpu", setbacks.all())
+        forced = changed(prepared, "memory", strategy="resident").ctx
+        with pytest.raises(NoPlanLeft, match=r"set memory\.strategy: auto instead of resident"):
+            choose(forced, TRAIN, "cpu", setbacks.all())
+
+
+@pytest.fixture(scope="module")
+def pictures(prepared: Bench, undisturbed: dict[str, torch.Tensor]) -> Any:
+    """A stamp of the undisturbed training, and what is rendered of it with all weights resident."""
+    ctx = prepared.ctx
+    request = train_lora.request(ctx)
+    folder = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
+    training = train_lora.Training(ctx, folder, request, "cpu")
+    write_stamp(
+        ctx.workspace, TRAIN, request, training.finish(training.run(lambda m: None, lambda: False)), 0, 0
+    )
+    return rendered(prepared)
+
+
+def rendered(bench: Bench, plan: Any = None) -> list[Any]:
+    session = render_validation.Session(bench.ctx, bench.root / "rendered", "cpu", plan)
+    return [rendering for pair in session.render(lambda what: None) for rendering in pair]
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        {"strategy": "block_streaming"},
+        {"resident_blocks": 1},
+        {"musubi_blocks_to_swap": 1},
+        {"enable_group_offload": True},
+        {"enable_group_offload": True, "group_offload_type": "leaf_level"},
+    ],
+    ids=lambda memory: ", ".join(f"{key}: {value}" for key, value in memory.items()),
+)
+def test_every_placing_renders_the_same_pictures_and_sound(
+    prepared: Bench, pictures: list[Any], memory: dict[str, Any]
+) -> None:
+    found = rendered(changed(prepared, "memory", **memory))
+    assert not np.array_equal(pictures[0].frames, pictures[1].frames), "the LoRA changes the picture"
+    for ours, theirs in zip(found, pictures, strict=True):
+        assert np.array_equal(ours.frames, theirs.frames)
+        assert np.array_equal(ours.audio, theirs.audio)
+
+
+def test_a_rendering_out_of_memory_is_placed_smaller(
+    prepared: Bench, pictures: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltxcore.validation.render import Renderer
+
+    with simulated_card():
+        first = plan_stage(prepared.ctx, RENDER, "cuda")
+        assert first.arrangement.strategy == "resident"
+        with monkeypatch.context() as patch:
+            patch.setattr(Renderer, "render", lambda *args, **more: (_ for _ in ()).throw(OUT_OF_MEMORY))
+            run = opened(prepared, RENDER)
+            with pytest.raises(StageOutOfMemory), enforced(run) as plan:
+                rendered(prepared, plan)
+        again = opened(prepared, RENDER)
+        with enforced(again) as plan:
+            assert plan is not None
+            assert plan.total_bytes < first.total_bytes
+            found = rendered(prepared, plan)
+        assert again.setbacks
+    assert all(np.array_equal(a.frames, b.frames) for a, b in zip(found, pictures, strict=True))
+    assert LARGE_TILES.size > 64, "the pictures are smaller than a tile"

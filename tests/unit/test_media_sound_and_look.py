@@ -1,0 +1,68 @@
+"""Sound and pictures measured by one ffmpeg: equal to each alone, and a fault in one costs not the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ltxcore.media import sound_and_look
+from ltxcore.media.errors import MediaError
+from ltxcore.media.ffmpeg_process import run_tool
+from ltxcore.media.likeness import look_of
+from ltxcore.media.loudness import measure_loudness
+from ltxcore.media.probe import probe, read_streams
+from ltxcore.media.sound_and_look import measure
+from tests.unit.media_clips import ffmpeg
+
+
+@pytest.mark.parametrize("name", ["red-disc-right.mp4", "twin.mov", "white-disc-circle-surround.mkv"])
+def test_both_together_are_equal_to_each_alone_and_take_one_process(
+    name: str, sample_clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = sample_clips / name
+    found = read_streams(clip)
+    assert found.audio is not None
+    started = []
+
+    def counted(arguments: list[str], timeout_s: float) -> object:
+        started.append(arguments[0])
+        return run_tool(arguments, timeout_s)
+
+    monkeypatch.setattr(sound_and_look, "run_tool", counted)
+    look, loudness = measure(clip, found.video.index, found.video.duration_s, found.audio)
+    assert started == ["ffmpeg"]
+    assert look == look_of(clip, found.video.index, found.video.duration_s)
+    assert loudness == measure_loudness(clip, found.audio)
+
+
+def test_pictures_that_do_not_decode_leave_the_sound(tmp_path: Path) -> None:
+    clip = tmp_path / "broken.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1", "-f", "lavfi", "-i", "sine=f=500:d=1:r=16000",
+        "-c:v", "mjpeg", "-c:a", "flac", "-bsf:v", "noise=amount=1", str(clip),
+    )  # fmt: skip
+    found = probe(clip)
+    assert found.loudness_lufs is not None
+    assert found.video.frame_count == 25
+
+
+def test_sound_that_does_not_decode_is_the_reason(tmp_path: Path) -> None:
+    clip = tmp_path / "broken.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1", "-f", "lavfi", "-i", "sine=f=500:d=1:r=16000",
+        "-c:v", "ffv1", "-c:a", "flac", "-bsf:a", "noise=amount=1", str(clip),
+    )  # fmt: skip
+    assert look_of(clip, 0, 1.0) is not None
+    with pytest.raises(MediaError, match="its sound cannot be decoded; ffmpeg says: "):
+        probe(clip)
+
+
+def test_tags_of_a_file_are_no_fields_of_its_streams(tmp_path: Path) -> None:
+    clip = tmp_path / "tags.mkv"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=0.4", "-c:v", "ffv1", "-metadata:s:v",
+        "rotate=90|width=7|index=9", str(clip),
+    )  # fmt: skip
+    video = probe(clip).video
+    assert (video.width, video.height, video.index, video.rotation) == (96, 64, 0, 0)
