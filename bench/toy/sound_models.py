@@ -19,7 +19,7 @@ VOCODER_STEPS = 1000
 BATCH, VOCODER_BATCH = 16, 4
 POOL = 1024
 """Sounds that are made once and drawn from."""
-LEARNING_RATE, VOCODER_RATE = 2e-3, 1e-3
+LEARNING_RATE, VOCODER_RATE = 2e-3, 2e-3
 SAMPLE_RATE = 16_000
 MEL_FRAMES, VOCODER_MEL_FRAMES = 65, 33
 KL = 2e-5
@@ -108,6 +108,7 @@ def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> None:
     seed = derive_seed(0, "toy", "sounds")
     pool = mels(seed, POOL, VOCODER_MEL_FRAMES)
     waves = tones(seed, POOL, VOCODER["output_sampling_rate"], VOCODER_MEL_FRAMES)
+    level = waves.abs().mean()
     _settle(vocoder, pool[:64])
 
     def losses(step: int) -> dict[str, torch.Tensor]:
@@ -119,7 +120,7 @@ def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> None:
         heard = vocoder(mel.clamp(min=math.log(FLOOR)))
         length = wanted.shape[-1]
         return {
-            "wave": (heard[..., :length] - wanted).abs().mean(),
+            "wave": (heard[..., :length] - wanted).abs().mean() / level,
             "spectrum": _spectral(heard[..., :length], wanted),
         }
 
