@@ -6,7 +6,7 @@ import secrets
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -73,12 +73,18 @@ def stage(
 
 
 @app.command()
-def samples(directory: Annotated[Path, typer.Argument()] = Path("datasets/samples")) -> None:
+def samples(
+    directory: Annotated[Path, typer.Argument()] = Path("datasets/samples"),
+    name: Annotated[
+        Literal["glimmer", "variety"],
+        typer.Option("--set", help="What the toy LTX-2 learns in `make run`, or every kind of clip."),
+    ] = "variety",
+) -> None:
     """Make the sample clips, where they are not there yet."""
     from ltxcore.media.samples import make_samples
 
     with console.status("making sample clips"):
-        made = make_samples(directory)
+        made = make_samples(directory, name)
     console.print(f"{len(made)} files in {directory}", markup=False, soft_wrap=True)
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ltxcore.config.base import Strict
 
 TINY_MODEL = "tiny"
+TOY_MODEL = "toy"
 Flavour = Literal["dev", "dev-fp8", "dev-fp4", "2.3-dev", "2.3-distilled"]
 WeightPrecision = Literal[
     "no_change",
@@ -30,7 +31,7 @@ class ModelSettings(Strict):
         TINY_MODEL,
         min_length=1,
         description="A combined .safetensors, a directory that holds it or is in the diffusers layout, "
-        "a hub id, or `tiny`, a random LTX-2.",
+        "a hub id, `toy`, a small LTX-2 that bench.toy makes, or `tiny`, a random one.",
     )
     model_flavour: Flavour | None = Field(
         None,

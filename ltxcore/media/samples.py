@@ -1,20 +1,22 @@
 """Sample clips for a first run and for tests: moving shapes with tones that follow them, and bad media.
 
-Everything is made by ffmpeg from its own sources, so the same ffmpeg gives the same bytes.
+Everything is drawn and encoded here, so the same ffmpeg gives the same bytes.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ffmpeg
 
+from ltxcore.media import glimmer
 from ltxcore.media.errors import MediaError
 from ltxcore.media.ffmpeg_process import file_url, last_words, run_tool
 from ltxcore.media.sample_list import BAD_FILES, CAPTIONS, CLIPS, SampleClip
@@ -27,51 +29,73 @@ LAYOUTS = {6: "5.1", 2: "stereo", 1: "mono"}
 QUIET = ["ffmpeg", "-nostdin", "-v", "error", "-filter_threads", "1", "-filter_complex_threads", "1"]
 
 
-def make_samples(directory: Path) -> list[Path]:
+Job = Callable[[Path], object]
+SetName = Literal["glimmer", "variety"]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Files by name, each with what writes it."""
+
+    jobs: Mapping[str, Job]
+    recipe: str
+    """Fingerprint of what the files show."""
+
+
+def make_samples(directory: Path, name: SetName = "variety") -> list[Path]:
     """Write the sample clips and their captions; return the clips' paths, bad ones included.
 
     A directory that is complete is left as it is, with whatever was edited in it. In one that is not
     (another version, or a run that was killed) every file is made anew, each put in place by a rename.
+
+    Args:
+        directory: for the files.
+        name: `glimmer`, what `make run` trains the toy LTX-2 on, or `variety`, every kind of clip.
 
     Raises:
         MediaError: ffmpeg could not make a clip.
         OSError: the directory cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = _jobs()
-    if not _complete(directory):
+    chosen = _glimmer() if name == "glimmer" else _variety()
+    if not _complete(directory, chosen.recipe):
         (directory / MARKER).unlink(missing_ok=True)
-        _make(directory, jobs.items())
-        _publish(directory / MARKER, lambda path: path.write_text(json.dumps({"recipe": _recipe()})))
-    _make(directory, [(name, job) for name, job in jobs.items() if not (directory / name).exists()])
-    return sorted(directory / name for name in jobs if not name.endswith(".txt"))
+        _make(directory, chosen.jobs.items())
+        _publish(directory / MARKER, lambda path: path.write_text(json.dumps({"recipe": chosen.recipe})))
+    missing = [(file, job) for file, job in chosen.jobs.items() if not (directory / file).exists()]
+    _make(directory, missing)
+    return sorted(directory / file for file in chosen.jobs if not file.endswith(".txt"))
 
 
-def _recipe() -> str:
-    return fingerprint([[repr(clip) for clip in CLIPS], repr(BAD_FILES), CAPTIONS])
+def _variety() -> SampleSet:
+    jobs: dict[str, Job] = {clip.name: partial(_render, clip) for clip in CLIPS}
+    jobs |= {name: partial(_damage, bad) for name, bad in BAD_FILES.items()}
+    jobs |= {name: partial(_write, text) for name, text in CAPTIONS.items()}
+    return SampleSet(jobs, fingerprint([[repr(clip) for clip in CLIPS], repr(BAD_FILES), CAPTIONS]))
 
 
-def _complete(directory: Path) -> bool:
+def _glimmer() -> SampleSet:
+    jobs: dict[str, Job] = {name: partial(glimmer.write_clip, clip) for name, clip in glimmer.FILES.items()}
+    jobs |= {name: partial(_write, text) for name, text in glimmer.TEXTS.items()}
+    shown = [repr(clip.moving_shape()) + repr(clip) for clip in glimmer.FILES.values()]
+    return SampleSet(jobs, fingerprint([shown, glimmer.TEXTS]))
+
+
+def _complete(directory: Path, recipe: str) -> bool:
     try:
         marker = json.loads((directory / MARKER).read_text())
     except (FileNotFoundError, ValueError):
         return False
-    return bool(marker == {"recipe": _recipe()})
+    return bool(marker == {"recipe": recipe})
 
 
-def _jobs() -> dict[str, Callable[[Path], object]]:
-    jobs: dict[str, Callable[[Path], object]] = {clip.name: partial(_render, clip) for clip in CLIPS}
-    jobs |= {name: partial(_damage, bad) for name, bad in BAD_FILES.items()}
-    return jobs | {name: partial(_write, text) for name, text in CAPTIONS.items()}
-
-
-def _make(directory: Path, jobs: Iterable[tuple[str, Callable[[Path], object]]]) -> None:
+def _make(directory: Path, jobs: Iterable[tuple[str, Job]]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for done in [pool.submit(_publish, directory / name, job) for name, job in jobs]:
             done.result()
 
 
-def _publish(path: Path, job: Callable[[Path], object]) -> None:
+def _publish(path: Path, job: Job) -> None:
     """Let `job` write under a hidden name, then rename: a file that has its name is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as hidden:

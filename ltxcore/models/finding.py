@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from ltxcore.config.model_settings import TINY_MODEL, ModelSettings
+from ltxcore.config.model_settings import TINY_MODEL, TOY_MODEL, ModelSettings
 from ltxcore.models.combined import CombinedCheckpoint, Storage
 from ltxcore.models.errors import ModelError
 from ltxcore.models.versions import COMPONENTS, Version
 
 MODEL_INDEX = "model_index.json"
+TOY_CHECKPOINT = "ltx-2-toy.safetensors"
 TEXT_COMPONENTS = ("text_encoder", "tokenizer")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OWN_COMPONENTS = tuple(f"{name}/*" for name in COMPONENTS if name not in TEXT_COMPONENTS)
@@ -49,7 +50,12 @@ def find_model(settings: ModelSettings, fetch: bool) -> Path:
         ModelError: it is not here (nor, with `fetch`, on the hub), or it is not clear which file is meant.
     """
     name, flavour = settings.pretrained_model_name_or_path, settings.model_flavour
-    path = Path(name).expanduser()
+    if name == TOY_MODEL and not (toy_directory() / TOY_CHECKPOINT).is_file():
+        raise ModelError(
+            f"the toy LTX-2 is not in {toy_directory()}; `python -m bench.toy.make WORK` makes it, or give "
+            f"`{TINY_MODEL}`"
+        )
+    path = toy_directory() if name == TOY_MODEL else Path(name).expanduser()
     if path.is_file():
         return path.resolve()
     if path.is_dir():
@@ -58,9 +64,14 @@ def find_model(settings: ModelSettings, fetch: bool) -> Path:
         raise ModelError(
             f"{name} is neither a file nor a directory on this machine nor a hub id; give a combined "
             f".safetensors, a directory in the diffusers layout, a hub id such as Lightricks/LTX-2, or "
-            f"`{TINY_MODEL}`"
+            f"`{TOY_MODEL}` or `{TINY_MODEL}`"
         )
     return _in_repository(settings, fetch)
+
+
+def toy_directory() -> Path:
+    """Where the toy LTX-2 is, once it is made: a combined checkpoint and its Gemma."""
+    return Path(__file__).parent / "toy"
 
 
 def find_text(settings: ModelSettings, root: Path, fetch: bool) -> Path:
