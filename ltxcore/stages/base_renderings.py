@@ -78,7 +78,11 @@ def write_rendering(path: Path, rendering: Rendering) -> None:
         "seed": rendering.seed,
         "render_s": rendering.render_s,
     }
-    tensors: dict[str, Any] = {"frames": rendering.frames, "audio": np.ascontiguousarray(rendering.audio)}
+    # The file takes an array's memory as it lies, and both come as views that lie otherwise.
+    tensors: dict[str, Any] = {
+        "frames": np.ascontiguousarray(rendering.frames),
+        "audio": np.ascontiguousarray(rendering.audio),
+    }
     write_atomic(path, save(tensors, metadata={HEADER: json.dumps(facts)}))
 
 

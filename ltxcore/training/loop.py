@@ -48,7 +48,8 @@ class TrainingInterrupted(Exception):
     """The training was asked to stop, and did so after writing a checkpoint of `step`."""
 
     def __init__(self, step: int) -> None:
-        super().__init__(f"training stopped on request after step {step}; its checkpoint is written")
+        kept = "its checkpoint is written" if step else "there is nothing to keep yet"
+        super().__init__(f"training stopped on request after step {step}; {kept}")
         self.step = step
 
 

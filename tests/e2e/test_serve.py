@@ -47,7 +47,7 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     server = find_server(workspace)
     assert server is not None
     found = deployments(server.url)
-    assert len(found) == 7
+    assert len(found) == 8
     parent = found["train-ltx2"]
     assert parent.parameters["recipe"]["training"]["max_train_steps"] == 7
     assert parent.parameters["datasets"] == str(datasets)

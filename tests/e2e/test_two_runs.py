@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, STAGES, TEXT, TRAIN
+from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, STAGES, TEXT, TRAIN
 from ltxcore.stages.stamp import ManifestEntry, read_manifest
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.workspace import Workspace
@@ -25,6 +25,7 @@ DATASETS = """
 """
 RECIPE = """
 training: {max_train_steps: 3, lr_warmup_steps: 0}
+crepa: {crepa_enabled: true, crepa_encoder: tiny, crepa_block_index: 1, crepa_encoder_image_size: 56}
 lora: {lora_rank: 4}
 validation:
   validation_prompts: {one: a disc}
@@ -66,6 +67,7 @@ def test_two_runs_at_once_share_the_work_and_both_complete(tmp_path: Path, sampl
     assert done[PROBE.name] == len(CLIPS)
     assert done[AUDIO.name] == len(CLIPS)
     assert done[LATENTS.name] == 2 * len(CLIPS)
+    assert done[FRAMES.name] == len(CLIPS)
     assert done[TRAIN.name] == 3
     assert done[TEXT.name] == both[0][TEXT.name].counts["captions"]
     rows = [
@@ -73,4 +75,4 @@ def test_two_runs_at_once_share_the_work_and_both_complete(tmp_path: Path, sampl
         for _, record in LatentStore(workspace.store).index.items()
         if record["state"] == "encoded"
     ]
-    assert len(rows) == len(set(rows)) == 2 * len(CLIPS)
+    assert len(rows) == len(set(rows)) == 3 * len(CLIPS)

@@ -15,6 +15,7 @@ from ltxcore.config import dataset_kinds as kinds
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
+from ltxcore.config.recipe import Recipe
 from ltxcore.stages.context import Context
 from ltxcore.stages.probe_media import Memo, find_files, make_snapshot
 from ltxcore.store.fingerprint import hash_file
@@ -89,7 +90,10 @@ def load(folder: Path, *sets: dict[str, Any]) -> Datasets:
 
 def see(folder: Path, *sets: dict[str, Any]) -> Seen:
     datasets = load(folder, *sets)
-    ctx = Context(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml")
+    referred = any(s.get("dataset_type") == "conditioning" for s in sets)
+    conditions = [{"type": "reference"}] if referred else []
+    recipe = Recipe.model_validate({"conditioning": {"video": {"conditions": conditions}}})
+    ctx = Context(Workspace(folder / "workspace"), recipe, folder / "datasets.yaml")
     memo, files = Memo(ctx), find_files(ctx)
     memo.probe_batch(memo.unknown(files), lambda: None)
     return Seen(datasets, make_snapshot(ctx, memo, files))
@@ -253,6 +257,13 @@ ROWS: list[Row] = [
          for key in ("resolution", "resolution_type", "video.num_frames")],
     ),
     ("buckets", [image(buckets="64x32")], lambda s: s["one.png"].bucket, "64x32@1"),
+    (
+        "conditioning_data",
+        [video(conditioning_data="shown"),
+         {"id": "shown", "dataset_type": "conditioning", "conditioning_type": "reference",
+          "instance_data_dir": "clips"}],
+        lambda s: s["wide.mkv"].companions[0].path, "wide.mkv",
+    ),
     ("minimum_aspect_ratio", [video(minimum_aspect_ratio=1)], lambda s: s.paths, ["mute.mkv", "wide.mkv"]),
     (
         "maximum_aspect_ratio", [video(maximum_aspect_ratio=1.2)],

@@ -217,8 +217,8 @@ def test_the_average_is_written_and_rendered(bench: Bench) -> None:
     }
     ctx = beside.ctx
     session = render_validation.Session(ctx, directory, "cpu")
-    assert session.lora_file.name == "pytorch_lora_weights_ema.safetensors"
-    average = load_file(session.lora_file)
+    assert session.lora.file.name == "pytorch_lora_weights_ema.safetensors"
+    average = load_file(session.lora.file)
     last = load_file(directory / "lora" / "pytorch_lora_weights.safetensors")
     assert any(not torch.equal(average[name], last[name]) for name in last)
     instead = train(with_training(bench, use_ema=True, ema_decay=0.5, ema_export="instead"))

@@ -250,7 +250,7 @@ def test_the_command_prints_every_card_it_is_asked_for() -> None:
     assert run.exit_code == 0, run.output
     for words in ("RTX 4090", "H200", "block_streaming", "Gemma layer by layer", "int8-quanto"):
         assert words in run.output
-    for words in ("render-validation", "pieces of 16 frames"):
+    for words in ("render-validation", "pieces of 8 frames"):
         assert words in run.output
     newest = CliRunner().invoke(app, ["plan", "--version", "2.5"], env={"COLUMNS": "300"})
     assert newest.exit_code == 2

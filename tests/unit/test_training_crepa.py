@@ -331,7 +331,10 @@ def test_a_training_with_crepa_learns_the_alignment_and_resumes_to_the_bit(
     straight, resumed = latest(tmp_path / "straight"), latest(tmp_path / "resumed")
     assert straight is not None
     assert resumed is not None
-    for ours, theirs in ((straight.lora, resumed.lora), (straight.moments, resumed.moments)):
+    for ours, theirs in (
+        (straight.lora, resumed.lora),
+        (straight.optimizer.tensors, resumed.optimizer.tensors),
+    ):
         assert ours.keys() == theirs.keys()
         assert any(name.startswith("crepa.linear.weight") for name in ours)
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -344,7 +347,10 @@ def test_a_training_with_crepa_learns_the_alignment_and_resumes_to_the_bit(
     for line in aligned:
         plain = (line.video_loss or 0) + (line.audio_loss or 0)
         assert line.loss == pytest.approx(plain + line.measures["crepa_loss"], rel=1e-5)
-    assert aligned[-1].measures["crepa_similarity"] > aligned[0].measures["crepa_similarity"] + 0.05
+    first = aligned[0]
+    last = [line for line in aligned if line.sample_ids == first.sample_ids][-1]
+    assert last.step > first.step
+    assert last.measures["crepa_similarity"] > first.measures["crepa_similarity"] + 0.01
 
 
 def test_without_crepa_features_change_nothing_and_with_it_they_do(models_dir: Path, tmp_path: Path) -> None:

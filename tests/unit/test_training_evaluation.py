@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ltxcore.config.base import parse
+from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.model_settings import ModelSettings
@@ -27,6 +28,7 @@ from ltxcore.training.step import TrainingDiverged, batch_losses
 from tests.unit.test_training_loop import RandomSamples, assert_equal_ends, recipe, run
 
 CPU = torch.device("cpu")
+NOTHING = ConditioningSettings()
 HELD_OUT = (HeldOutClip("clip0.mp4", "content 0"), HeldOutClip("clip2.mp4", "content 2"))
 
 
@@ -54,7 +56,9 @@ def evaluation(models_dir: Path, clips: Sequence[HeldOutClip] = HELD_OUT, **keys
     connectors = load_connectors(source, torch.float32, CPU)
     # The third clip has no sound.
     samples = RandomSamples((True, True, False))
-    return Evaluation(clips, samples.load, settings, connectors, source.text_max_tokens, CPU)
+    return Evaluation(
+        clips, samples.load, settings, ConditioningSettings(), connectors, source.text_max_tokens, CPU
+    )
 
 
 @dataclass
@@ -102,10 +106,10 @@ def test_each_clip_sigma_and_seed_has_noise_of_its_own(models_dir: Path) -> None
 
     samples = RandomSamples()
     batch = collate(["clip0.mp4"], [samples.load("clip0.mp4", 0)])
-    noised = fixed_noise(batch, 0.25, 42, "content")
-    assert torch.equal(noised.video.target, fixed_noise(batch, 0.25, 42, "content").video.target)
+    noised = fixed_noise(batch, 0.25, 42, "content", NOTHING)
+    assert torch.equal(noised.video.target, fixed_noise(batch, 0.25, 42, "content", NOTHING).video.target)
     for sigma, seed, content in ((0.5, 42, "content"), (0.25, 43, "content"), (0.25, 42, "other")):
-        other = fixed_noise(batch, sigma, seed, content)
+        other = fixed_noise(batch, sigma, seed, content, NOTHING)
         assert not torch.equal(noised.video.target, other.video.target)
     clean = batch.video.float().flatten(2).transpose(1, 2)
     assert torch.allclose(noised.video.tokens, clean + 0.25 * noised.video.target, atol=1e-6)
@@ -183,7 +187,7 @@ def test_training_ends_when_the_loss_no_longer_falls_and_keeps_the_best(
     assert [p.name for p in list_checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-18", "checkpoint-20"]
     assert steps[-1] == 20
     again, _ = run(models_dir, tmp_path, settings, evaluate=script, on_step=lambda m: steps.append(m.step))
-    assert (again, steps[-1], len(script.asked)) == (result, 20, 6), "what has stopped is not gone on with"
+    assert (again, steps[-1], len(script.asked)) == (replace(result, resumed_at=20), 20, 6), "it is over"
 
 
 def test_the_best_checkpoint_is_written_between_the_intervals_too(models_dir: Path, tmp_path: Path) -> None:
