@@ -33,7 +33,14 @@ AUDIO_VAE: dict[str, Any] = {
     "ch_mult": (1, 2, 2),
     "num_res_blocks": 1,
 }
-VOCODER: dict[str, Any] = {**VERSION.vocoder, "in_channels": 2 * MEL_BINS, "hidden_channels": 64}
+VOCODER: dict[str, Any] = {
+    **VERSION.vocoder,
+    "in_channels": 2 * MEL_BINS,
+    "hidden_channels": 64,
+    # Every stage halves the width: after the released five, two channels would be left.
+    "upsample_kernel_sizes": (16, 15, 16),
+    "upsample_factors": (6, 5, 8),
+}
 TRANSFORMER: dict[str, Any] = {
     **VERSION.transformer,
     "in_channels": VIDEO_LATENTS,

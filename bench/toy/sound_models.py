@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ from ltxcore.models.mel import FLOOR, log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 AUDIO_VAE_STEPS = 2000
-VOCODER_STEPS = 1000
-BATCH, VOCODER_BATCH = 16, 4
+VOCODER_STEPS = 500
+BATCH = 16
 POOL = 1024
 """Sounds that are made once and drawn from."""
-LEARNING_RATE, VOCODER_RATE = 2e-3, 1e-3
+LEARNING_RATE = 2e-3
 SAMPLE_RATE = 16_000
 MEL_FRAMES, VOCODER_MEL_FRAMES = 65, 33
 KL = 2e-5
@@ -28,12 +29,14 @@ FRAME_RATE = 100
 """Mel frames a second. A tone of a multiple of it has the same wave in every frame."""
 PITCHES = tuple(FRAME_RATE * number for number in range(2, 25))
 SILENT_SHARE = 0.1
-STFT_SIZES = (256, 512, 1024)
+VOCODER_PITCHES = (300, 400, 600, 900, 1200, 1600, 2000)
+SOUNDS = 64
+"""Of each pitch, for the vocoder."""
 FIRST_LEVEL = 0.1
 """Deviation of the vocoder's wave before training."""
 
 
-def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
+def tones(seed: int, count: int, rate: int, frames: int, pitches: Sequence[int] = PITCHES) -> torch.Tensor:
     """Tones of the pitches at different loudness, some with gaps, some silent.
 
     Returns:
@@ -45,7 +48,7 @@ def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
     time = np.arange((frames - 1) * rate // FRAME_RATE) / rate
     waves = np.zeros((count, 2, len(time)), np.float32)
     for wave in waves:
-        pitch, level = rng.choice(PITCHES), rng.uniform(0.1, 0.5)
+        pitch, level = rng.choice(pitches), rng.uniform(0.1, 0.5)
         begin, end = sorted(rng.uniform(-0.5, duration_s + 0.5, 2))
         sides = level * (1.0 if rng.random() < 0.7 else rng.uniform(0.2, 1, (2, 1)))
         sounding = np.clip(np.minimum(time - begin, end - time) / 0.02, 0, 1)
@@ -54,15 +57,15 @@ def tones(seed: int, count: int, rate: int, frames: int) -> torch.Tensor:
     return torch.from_numpy(waves)
 
 
-def mels(seed: int, count: int, frames: int) -> torch.Tensor:
+def mels(seed: int, count: int, frames: int, pitches: Sequence[int] = PITCHES) -> torch.Tensor:
     """`[count, 2, frames, mel]`, the spectrograms of `tones`."""
-    return log_mel(tones(seed, count, SAMPLE_RATE, frames), MEL_BINS, SAMPLE_RATE)
+    return log_mel(tones(seed, count, SAMPLE_RATE, frames, pitches), MEL_BINS, SAMPLE_RATE)
 
 
-def _drawn(seed: int, count: int) -> tuple[torch.Tensor, torch.Generator]:
+def _drawn(seed: int, pool: int, count: int) -> tuple[torch.Tensor, torch.Generator]:
     """Which of the pool's sounds a step takes, and its generator."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(POOL, (count,), generator=generator), generator
+    return torch.randint(pool, (count,), generator=generator), generator
 
 
 def make_audio_vae() -> Any:
@@ -87,7 +90,7 @@ def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> None:
         vae.decoder.conv_out.conv.bias.fill_(pool.mean())
 
     def losses(step: int) -> dict[str, torch.Tensor]:
-        chosen, generator = _drawn(derive_seed(0, "toy", "audio vae", step), BATCH)
+        chosen, generator = _drawn(derive_seed(0, "toy", "audio vae", step), POOL, BATCH)
         mel = pool[chosen]
         with torch.autocast("cpu", torch.bfloat16):
             mean = vae.encode(mel).latent_dist.mean.float()
@@ -103,27 +106,28 @@ def train_audio_vae(work: Path, steps: int = AUDIO_VAE_STEPS) -> None:
 
 
 def train_vocoder(work: Path, steps: int = VOCODER_STEPS) -> None:
-    """Train, or continue, in `work`: the very wave of a tone, and spectra at three resolutions."""
+    """Train, or continue, in `work`, on the very waves of tones: every pitch once in every batch."""
     vocoder = make_vocoder()
-    seed = derive_seed(0, "toy", "sounds")
-    pool = mels(seed, POOL, VOCODER_MEL_FRAMES)
-    waves = tones(seed, POOL, VOCODER["output_sampling_rate"], VOCODER_MEL_FRAMES)
-    _settle(vocoder, pool[:64])
+    mel, wave = [], []
+    for hz in VOCODER_PITCHES:
+        seed = derive_seed(0, "toy", "sounds", hz)
+        mel.append(mels(seed, SOUNDS, VOCODER_MEL_FRAMES, (hz,)))
+        wave.append(tones(seed, SOUNDS, VOCODER["output_sampling_rate"], VOCODER_MEL_FRAMES, (hz,)))
+    heard_by, wanted_by = torch.stack(mel), torch.stack(wave)
+    power = wanted_by.square().mean()
+    _settle(vocoder, heard_by[:, :8].flatten(0, 1))
+    rows = torch.arange(len(VOCODER_PITCHES))
 
     def losses(step: int) -> dict[str, torch.Tensor]:
-        chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step), VOCODER_BATCH)
+        chosen, generator = _drawn(derive_seed(0, "toy", "vocoder", step), SOUNDS, len(rows))
         # What the transformer and the VAE leave uncertain must not be heard.
-        mel = pool[chosen] + 0.15 * torch.randn(pool[chosen].shape, generator=generator)
-        wanted = waves[chosen]
+        seen, wanted = heard_by[rows, chosen], wanted_by[rows, chosen]
+        seen = seen + 0.1 * torch.randn(seen.shape, generator=generator)
         # Not in bf16: the gradient of transposed convolutions in it is wrong on a CPU (torch 2.11).
-        heard = vocoder(mel.clamp(min=math.log(FLOOR)))
-        length = wanted.shape[-1]
-        return {
-            "wave": (heard[..., :length] - wanted).abs().mean(),
-            "spectrum": _spectral(heard[..., :length], wanted),
-        }
+        heard = vocoder(seen.clamp(min=math.log(FLOOR)))[..., : wanted.shape[-1]]
+        return {"wave": (heard - wanted).square().mean() / power}
 
-    fit(vocoder, losses, steps, VOCODER_RATE, work / "vocoder.safetensors")
+    fit(vocoder, losses, steps, LEARNING_RATE, work / "vocoder.safetensors")
 
 
 @torch.no_grad()
@@ -146,23 +150,6 @@ def _settle(vocoder: Any, mel: torch.Tensor) -> None:
         factor = (FIRST_LEVEL if module is vocoder.conv_out else 1.0) / answer.std()
         module.weight.mul_(factor)
         module.bias.sub_(answer.mean((0, 2))).mul_(factor)
-
-
-def _spectral(heard: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """How far magnitudes are apart over `STFT_SIZES`: their distance by their norm, and their logarithms'.
-
-    R. Yamamoto et al., "Parallel WaveGAN" (2020), equations 3-5.
-    """
-    total = torch.zeros(())
-    for size in STFT_SIZES:
-        window = torch.hann_window(size)
-        one, other = (
-            torch.stft(wave.flatten(0, 1), size, size // 4, window=window, return_complex=True).abs()
-            for wave in (heard, wanted)
-        )
-        total = total + (one - other).norm() / other.norm().clamp(min=1.0)
-        total = total + 0.3 * ((one + 1e-2).log() - (other + 1e-2).log()).abs().mean()
-    return total / len(STFT_SIZES)
 
 
 if __name__ == "__main__":

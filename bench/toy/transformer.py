@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,11 @@ from torch import nn
 
 from bench.toy.fitting import fit
 from bench.toy.latents import Pool
-from bench.toy.sizes import CONNECTORS, MAX_TOKENS, TRANSFORMER
+from bench.toy.sizes import CONNECTORS, MAX_TOKENS, TEXT_WIDTH, TRANSFORMER
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.text import connect
+from ltxcore.models.text import TextFeatures
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import collate
 from ltxcore.training.objective import losses as flow_losses
@@ -25,8 +25,6 @@ STEPS = 3000
 BATCH = 16
 LEARNING_RATE = 1.5e-3
 CAPTION_DROPOUT = 0.1
-# The stages' own `connect` serves frozen connectors; here they learn too.
-connect_learning = inspect.unwrap(connect)
 
 
 class Denoiser(nn.Module):
@@ -44,6 +42,16 @@ class Denoiser(nn.Module):
         # Text features are made once, by the extractor in bf16 as it is shipped.
         self.connectors.text_proj_in.to(torch.bfloat16).float().requires_grad_(False)
 
+    def texts(self, captions: Sequence[TextFeatures]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the stages' `connect` gives, of a whole batch at once and with gradients."""
+        text = torch.zeros(len(captions), MAX_TOKENS, TEXT_WIDTH)
+        mask = torch.full((len(captions), 1, 1, MAX_TOKENS), torch.finfo(torch.float32).min)
+        for row, caption in enumerate(captions):
+            tokens = len(caption.video)
+            text[row, :tokens], mask[row, ..., :tokens] = caption.video, 0
+        video, audio = self.connectors.video_connector, self.connectors.audio_connector
+        return video(text, mask)[0], audio(text, mask)[0]
+
 
 def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> None:
     """Train, or continue, in `work`."""
@@ -58,7 +66,7 @@ def train_denoiser(pool: Pool, work: Path, steps: int = STEPS) -> None:
         noised = noise_batch(batch, settings, step)
         video, audio = noised.video, noised.audio
         assert audio is not None
-        texts = connect_learning(model.connectors, batch.features, MAX_TOKENS)
+        texts = model.texts([sample.features for sample in samples])
         velocities = predict_velocity(
             model.transformer,
             video=unpatchify(video.tokens, like=batch.video),
