@@ -20,7 +20,7 @@ from flows.cli_report import report
 from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
-from ltxcore.stages.contract import STAGES, UnknownStage, stage_named
+from ltxcore.stages.contract import UnknownStage, asked_stages, stage_named
 from ltxcore.store.workspace import LATEST, Workspace
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", help=__doc__)
@@ -43,7 +43,7 @@ def run(
     except ConfigError as error:
         raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
-    raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in STAGES]))
+    raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in asked_stages(chosen)]))
 
 
 @app.command()

@@ -15,15 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from ltxcore.config.batch_size import AUTO
+from ltxcore.config.crepa_settings import PATCH
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.cards import CARDS, Card, card_like
-from ltxcore.memory.plan import GIB, OverBudget
+from ltxcore.memory.plan import GIB, OverBudget, teacher_activations_bytes
 from ltxcore.memory.planner import CONTEXT_BYTES, RESERVE, Budget, Forced, Planner, TrainingPlan, Workload
 from ltxcore.memory.remedies import remedies
 from ltxcore.memory.render_planner import RenderPlanner, RenderWorkload
+from ltxcore.models.teacher import RELEASED
 from ltxcore.models.vae_ways import LARGE_TILES, WAYS, ways_from
 from ltxcore.models.versions import LOADABLE, TEXT_MAX_TOKENS, VERSIONS, Version
 from ltxcore.stages.placing import forced_by
@@ -161,7 +163,10 @@ def _stage_table(
     for stage, ways in (
         ("encode-latents", _encoding(released, shapes, work)),
         ("embed-text", _embedding(released, shapes)),
+        ("embed-frames", _teaching(recipe)),
     ):
+        if not ways:
+            continue
         taken: dict[str, list[str]] = {}
         for card in cards:
             room = (card.vram_gib * GIB - CONTEXT_BYTES) * (1 - RESERVE)
@@ -196,6 +201,22 @@ def _embedding(released: Version, shapes: Mapping[str, Any]) -> dict[str, tuple[
     return {
         "Gemma resident": (2 * (GEMMA_VALUES + projection), states * (GEMMA_LAYERS + 1)),
         "Gemma layer by layer": (2 * (layers + projection), 8 * states),
+    }
+
+
+def _teaching(recipe: Recipe) -> dict[str, tuple[float, float]]:
+    """The same of CREPA's teacher; nothing where there is none of a known size."""
+    settings = recipe.crepa
+    if not settings.crepa_enabled or settings.crepa_encoder not in RELEASED:
+        return {}
+    teacher = RELEASED[settings.crepa_encoder]
+    patches = (settings.crepa_encoder_image_size // PATCH) ** 2 + 1
+    return {
+        f"{frames} frames at a time": (
+            2 * teacher.values,
+            teacher_activations_bytes(tokens=patches, width=teacher.width, frames=frames, value_bytes=2),
+        )
+        for frames in dict.fromkeys((settings.crepa_encoder_batch_size, 1))
     }
 
 

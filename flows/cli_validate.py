@@ -15,9 +15,14 @@ from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, rea
 from ltxcore.config.errors import ConfigError
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import check_adapter
 from ltxcore.models.source import check_model
+from ltxcore.models.teacher import check_teacher
 from ltxcore.stages.context import Context
-from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.stages.crepa_checks import check_crepa
+from ltxcore.stages.estimate import Estimate, estimate
+from ltxcore.stages.stage_estimates import StageEstimate
+from ltxcore.stages.training_checks import check_training
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.plan import plan_rendering
 
@@ -40,6 +45,12 @@ def validate(
         ctx = Context(Workspace(workspace), chosen, datasets)
         found = ctx.datasets
         check_model(chosen.model)
+        check_training(ctx, audio_only=found.audio_only)
+        if chosen.crepa.crepa_enabled:
+            check_teacher(chosen.crepa, ctx.workspace.models)
+            check_crepa(ctx, audio_only=found.audio_only)
+        for adapter in chosen.validation.adapter_paths:
+            check_adapter(adapter)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
     except (ConfigError, ModelError, ValueError) as error:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ltxcore.stages import summary as summaries
-from ltxcore.stages.contract import LATENTS, stage_named
+from ltxcore.stages.contract import stage_named
 from ltxcore.stages.progress import read_progress
 from ltxcore.stages.stamp import read_manifest
 from ltxcore.store.workspace import Workspace
@@ -75,8 +75,7 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
 def _clips(summary: summaries.RunSummary) -> Group:
     snapshot = summary.snapshot
     taken, rejected = len(snapshot.samples), len(snapshot.rejections)
-    encode = summary.stamp(LATENTS.name)
-    broken = {} if encode is None else encode.outcome.facts["quarantined"]
+    broken = summaries.quarantined(summary)
     parts: list[Table | str] = [
         f"[bold]Clips[/]    {taken} taken in {len(snapshot.buckets())} buckets, "
         f"{rejected} rejected, {len(broken)} quarantined"
@@ -111,6 +110,8 @@ def _places(
 ) -> Iterator[tuple[str, str]]:
     if (loss := summaries.losses(summary)) is not None:
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
+    if (held_out := summaries.held_out_losses(summary)) is not None:
+        yield "Held out", f"{held_out[0]:.4f} -> {held_out[1]:.4f}"
     for path in summaries.loras(workspace, summary):
         yield "LoRA", _short(path)
     dataset = summaries.dataset_page(workspace, summary)

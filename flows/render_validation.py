@@ -17,6 +17,7 @@ def render_validation(
     recipe: Recipe = Recipe(),
     snapshot: str = "latest",
     pipeline_run: str = "",
+    step: int = 0,
 ) -> None:
     """Render the prompts with the base and with the LoRA, side by side in a gallery.
 
@@ -25,8 +26,9 @@ def render_validation(
         recipe: what was trained, and what to render.
         snapshot: id of a snapshot of probe-media, or `latest`.
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
+        step: render the LoRA that a training has left after this step. 0: that of the finished training.
     """
-    run = open_stage(RENDER, context(workspace, recipe, snapshot=snapshot), pipeline_run)
+    run = open_stage(RENDER, context(workspace, recipe, snapshot=snapshot, step=step), pipeline_run)
     if run is None:
         return
     with only_run(run) as needed:

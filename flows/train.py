@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from prefect import Flow, flow
 from prefect.logging import get_run_logger
 
+from flows.embed_frames import embed_frames
 from flows.embed_text import embed_text
 from flows.encode_latents import encode_latents
 from flows.probe_media import probe_media
@@ -15,14 +17,28 @@ from flows.run_stage import run_stage
 from flows.split_audio import split_audio
 from flows.train_lora import train_lora
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.contract import PROBE, STAGES
-from tasks.model import prepare
-from tasks.pipeline import begin_run, memory_retry, report_run, snapshot_of, up_to_date
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import PROBE, RENDER, TRAIN, asked_stages
+from ltxcore.stages.crepa_checks import check_crepa
+from ltxcore.stages.held_out import check_held_out
+from ltxcore.stages.rendered_lora import training_directory
+from ltxcore.stages.sample_steps import reached_step, sample_steps, waiting_steps
+from ltxcore.stages.training_checks import check_training
+from tasks.model import prepare, prepare_crepa
+from tasks.pipeline import begin_run, is_done, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
 
 STAGE_FLOWS: dict[str, Flow[..., Any]] = {
     stage_flow.name: stage_flow
-    for stage_flow in (probe_media, split_audio, encode_latents, embed_text, train_lora, render_validation)
+    for stage_flow in (
+        probe_media,
+        split_audio,
+        encode_latents,
+        embed_text,
+        embed_frames,
+        train_lora,
+        render_validation,
+    )
 }
 
 
@@ -47,14 +63,43 @@ def train_ltx2(
     ctx = context(workspace, recipe, datasets=datasets)
     run = run_folder(ctx, pipeline_run)
     begin_run(ctx, run)
+    check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
+    # Before hours of encoding, and as soon as the model says how many blocks it has.
+    check_training(ctx, audio_only=ctx.datasets.audio_only)
+    if recipe.crepa.crepa_enabled:
+        prepare_crepa(ctx)
     shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
-    for stage in STAGES:
+    for stage in asked_stages(recipe):
         if stage is not PROBE:
             ctx = context(workspace, recipe, datasets=datasets, snapshot=snapshot_of(ctx, run))
+            check_held_out(ctx)
         if up_to_date(stage, ctx, run):
             continue
         extra = {"datasets": datasets} if stage is PROBE else {"snapshot": ctx.snapshot_id}
         get_run_logger().info("%s starts in a process of its own", stage.name)
-        run_stage(STAGE_FLOWS[stage.name], {**shared, **extra}, again=memory_retry(stage, ctx))
+        if stage is TRAIN:
+            train_with_samples(ctx, {**shared, **extra})
+        else:
+            run_stage(STAGE_FLOWS[stage.name], {**shared, **extra}, again=memory_retry(stage, ctx))
     report_run(ctx, run)
+
+
+def train_with_samples(ctx: Context, parameters: dict[str, Any]) -> None:
+    """Train, with a pause after each step that is sampled: one process has the transformer at a time.
+
+    The training goes on from the checkpoint of its pause, to the same bits. What is done already, in this
+    run or an earlier one, is passed over.
+    """
+    for step in sample_steps(ctx.recipe):
+        sampling, training = replace(ctx, step=step), training_directory(ctx)
+        waits = step in waiting_steps(training)
+        if is_done(RENDER, sampling) or (not waits and step <= reached_step(training)):
+            continue
+        if not waits:
+            run_stage(train_lora, {**parameters, "pause_at": step}, again=memory_retry(TRAIN, ctx))
+        if is_done(TRAIN, ctx):
+            return
+        get_run_logger().info("the training pauses: its samples of step %d are rendered", step)
+        run_stage(render_validation, {**parameters, "step": step}, again=memory_retry(RENDER, sampling))
+    run_stage(train_lora, parameters, again=memory_retry(TRAIN, ctx))

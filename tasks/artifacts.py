@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
+from prefect import get_client
 from prefect.artifacts import (
     create_image_artifact,
     create_link_artifact,
@@ -18,6 +19,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from ltxcore.stages.progress import ProgressState
 
@@ -39,9 +41,32 @@ def markdown(key: str, text: str, description: str) -> None:
 
 def picture(key: str, path: Path, description: str) -> None:
     """A picture inside the artifact itself: the UI's server cannot reach files of the workspace."""
+    create_image_artifact(image_url=_data_url(path), key=key, description=description)
+
+
+def _data_url(path: Path) -> str:
     kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
-    data = base64.b64encode(path.read_bytes()).decode()
-    create_image_artifact(image_url=f"data:image/{kind};base64,{data}", key=key, description=description)
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+class LivePicture:
+    """A picture that is drawn anew while the run goes on: one artifact, not one for each drawing."""
+
+    def __init__(self, key: str, description: str) -> None:
+        self._key, self._description = key, description
+        self._id: UUID | None = None
+
+    def show(self, path: Path) -> None:
+        """Show the picture as it is now."""
+        if self._id is None:
+            self._id = _uuid(create_image_artifact(_data_url(path), self._key, self._description))
+            return
+        with get_client(sync_client=True) as client:
+            client.update_artifact(self._id, ArtifactUpdate(data=_data_url(path)))
+
+
+def _uuid(created: object) -> UUID:
+    return created if isinstance(created, UUID) else UUID(str(created))
 
 
 def link(key: str, path: Path, workspace: Path, description: str) -> None:
@@ -73,9 +98,10 @@ class ProgressArtifact:
         now = time.monotonic()
         if self._id is None:
             created = create_progress_artifact(percent, self._key, self._description)
-            self._id = created if isinstance(created, UUID) else UUID(str(created))
+            self._id = _uuid(created)
         elif percent >= 100 or now - self._updated_s >= UPDATE_EVERY_S:
-            update_progress_artifact(self._id, percent)
+            told = f"{self._description}: {state.done} of {state.total} {state.unit}, {state.message}"
+            update_progress_artifact(self._id, percent, told)
         else:
             return
         self._updated_s = now

@@ -12,13 +12,14 @@ from prefect.logging import get_run_logger
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.plan import GIB
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, PROBE, STAGES, Stage
+from ltxcore.stages.contract import PROBE, STAGES, Stage
 from ltxcore.stages.dataset_pages import write_report
+from ltxcore.stages.held_out import check_datasets
 from ltxcore.stages.memory_plans import plan_rows
 from ltxcore.stages.run import find_result, note_up_to_date
 from ltxcore.stages.setbacks import MemoryRetry, Setbacks
 from ltxcore.stages.stamp import read_manifest, read_stamp, stage_directory
-from ltxcore.stages.summary import stage_rows
+from ltxcore.stages.summary import quarantined, read_summary, stage_rows
 from ltxcore.store.blobs import write_json
 from tasks import artifacts
 
@@ -26,6 +27,7 @@ from tasks import artifacts
 @task(name="check-configuration", cache_policy=NO_CACHE)
 def begin_run(ctx: Context, run: Path) -> None:
     """Refuse a broken dataset file before any stage starts, and note what this run was asked for."""
+    check_datasets(ctx.recipe.evaluation, ctx.datasets)
     request = {
         "datasets": str(ctx.datasets.source),
         "recipe": ctx.recipe.fingerprint_data(),
@@ -44,6 +46,11 @@ def up_to_date(stage: Stage, ctx: Context, run: Path) -> bool:
     entry = note_up_to_date(stage, ctx, stamp, run)
     get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
     return True
+
+
+def is_done(stage: Stage, ctx: Context) -> bool:
+    """Whether a stage's result is in place, without a note of it in a run's folder."""
+    return find_result(stage, ctx)[1] is not None
 
 
 def memory_retry(stage: Stage, ctx: Context) -> MemoryRetry:
@@ -72,9 +79,8 @@ def report_run(ctx: Context, run: Path) -> None:
     artifacts.table("summary", rows, "What each stage did")
     measured = {row["stage"]: int(max(row["peak GPU GiB"], row["peak GiB"]) * GIB) for row in rows}
     artifacts.table("memory", plan_rows(ctx, measured), "Predicted and measured peaks of memory")
-    encoded = read_manifest(run, LATENTS)
-    quarantined = {} if encoded is None else read_stamp(ctx.workspace, encoded).outcome.facts["quarantined"]
-    page, _ = write_report(ctx, quarantined=quarantined)
+    summary = read_summary(ctx.workspace, run)
+    page, _ = write_report(ctx, quarantined={} if summary is None else quarantined(summary))
     artifacts.link("dataset-page", page, ctx.workspace.root, "The dataset with sound and token counts")
     parent = {"process": os.getpid(), "peak_rss_bytes": measure_peaks().rss_bytes}
     write_json(run / "parent.json", parent)

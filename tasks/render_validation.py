@@ -23,10 +23,15 @@ def render(session: stage.Session, run: StageRun) -> list[stage.Pair]:
 def write_gallery(session: stage.Session, pairs: list[stage.Pair]) -> None:
     """Write the videos and the page that shows them."""
     session.write(pairs)
-    root = session.ctx.workspace.root
-    artifacts.picture("contact-sheet", session.directory / stage.CONTACT_SHEET, "Frames of every rendering")
-    artifacts.link("gallery", session.directory / stage.PAGE, root, "Base and LoRA side by side")
-    artifacts.link("lora", session.lora_file, root, "The LoRA for diffusers")
+    root, step = session.ctx.workspace.root, session.ctx.step
+    sheet, page = session.directory / stage.CONTACT_SHEET, session.directory / stage.PAGE
+    if step:
+        artifacts.picture("samples", sheet, f"Frames of every rendering, base and LoRA, after step {step}")
+        artifacts.link(f"samples-step-{step}", page, root, f"Base and LoRA after step {step}")
+        return
+    artifacts.picture("contact-sheet", sheet, "Frames of every rendering")
+    artifacts.link("gallery", page, root, "Base and LoRA side by side")
+    artifacts.link("lora", session.lora.file, root, "The LoRA for diffusers")
 
 
 def render_all(run: StageRun) -> None:
@@ -41,3 +46,4 @@ def render_all(run: StageRun) -> None:
             get_run_logger().info("validation_disable is set: nothing is rendered")
         outcome = session.finish()
     run.finish(outcome)
+    session.forget_samples()

@@ -29,15 +29,22 @@ from tasks.artifacts import ProgressArtifact
 
 
 def context(
-    workspace: str, recipe: Recipe, *, datasets: str = "datasets.yaml", snapshot: str = LATEST
+    workspace: str,
+    recipe: Recipe,
+    *,
+    datasets: str = "datasets.yaml",
+    snapshot: str = LATEST,
+    step: int = 0,
 ) -> Context:
     """The context of a stage from a flow's parameters; relative paths count from the working directory."""
-    return Context(Workspace(workspace), recipe, Path(datasets), snapshot)
+    return Context(Workspace(workspace), recipe, Path(datasets), snapshot, step)
 
 
 def run_folder(ctx: Context, pipeline_run: str) -> Path:
     """The folder of the pipeline run that a stage belongs to; a stage on its own has one of its own."""
-    return ctx.workspace.run(pipeline_run or str(runtime.flow_run.id))
+    run = ctx.workspace.run(pipeline_run or str(runtime.flow_run.id))
+    # The samples of a step are a part of the run, and not its result.
+    return run / f"step-{ctx.step:06d}" if ctx.step else run
 
 
 def open_stage(stage: Stage, ctx: Context, pipeline_run: str) -> StageRun | None:

@@ -122,7 +122,7 @@ def parse(
 
 
 def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -> list[Problem]:
-    at = (*base, *_path_in_document(fault["loc"], data))
+    at = (*base, *_path_in_document(fault["loc"], data, to_absent=fault["type"] == "missing"))
     if fault["type"] == UNKNOWN_KEYS:
         return [
             Problem(_dotted((*at, key)), f"is not a known key; {advice}", _line((*at, key), lines))
@@ -136,12 +136,15 @@ def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -
     return [Problem(_dotted(at), message, _line(at, lines))]
 
 
-def _path_in_document(loc: tuple[str | int, ...], data: Any) -> KeyPath:
-    """Pydantic's location without the levels that the file does not have, such as a union's tag."""
+def _path_in_document(loc: tuple[str | int, ...], data: Any, to_absent: bool) -> KeyPath:
+    """Pydantic's location without the levels that the file does not have, such as a union's tag.
+
+    `to_absent`: its last level is a key that is missing, and is named nevertheless.
+    """
     path: list[str | int] = []
     here = data
     for position, part in enumerate(loc):
-        if isinstance(here, dict) and (part in here or position == len(loc) - 1):
+        if isinstance(here, dict) and (part in here or (to_absent and position == len(loc) - 1)):
             path.append(part)
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int) and part < len(here):

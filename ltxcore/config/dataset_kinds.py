@@ -136,7 +136,9 @@ class MediaDataset(Strict):
     repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
     probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
     disabled: bool = False
-    is_regularisation_data: bool = Field(False, description="Recorded on every sample.")
+    is_regularisation_data: bool = Field(
+        False, description="Its targets are the base model's own answers: nothing shall change there."
+    )
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
@@ -145,10 +147,19 @@ class MediaDataset(Strict):
     def _listed(cls, value: Any) -> Any:
         return () if value is None else _one_or_many(value)
 
+    @property
+    def trigger(self) -> str:
+        """The instance prompt, where captions are made of it."""
+        return (self.instance_prompt or "").strip() if self._wants_instance_prompt else ""
+
+    @property
+    def _wants_instance_prompt(self) -> bool:
+        of_it = self.caption_strategy in ("instanceprompt", "instance_prompt")
+        return of_it or self.prepend_instance_prompt
+
     @model_validator(mode="after")
     def _captions_given(self) -> MediaDataset:
-        wants = self.caption_strategy in ("instanceprompt", "instance_prompt") or self.prepend_instance_prompt
-        if wants and not (self.instance_prompt or "").strip():
+        if self._wants_instance_prompt and not (self.instance_prompt or "").strip():
             raise ValueError(f"caption_strategy {self.caption_strategy} needs a text in `instance_prompt`")
         if self.caption_strategy == "parquet" and self.parquet is None:
             raise ValueError(
@@ -195,6 +206,15 @@ class PictureDataset(MediaDataset):
     def fixed_buckets(self) -> tuple[Bucket, ...]:
         """The buckets that the dataset names; none where they follow from the clips."""
         return tuple(read_bucket(text) for text in self.buckets)
+
+    conditioning_data: tuple[str, ...] = Field(
+        (), description="Conditioning datasets that hold the clips' references or masks, matched by stem."
+    )
+
+    @field_validator("conditioning_data", mode="before")
+    @classmethod
+    def _listed_companions(cls, value: Any) -> Any:
+        return () if value is None else _one_or_many(value)
 
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
@@ -297,6 +317,38 @@ class AudioDataset(MediaDataset):
     audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
+class ConditioningDataset(Strict):
+    """A directory of videos or pictures that belong to clips of other datasets, by their stems.
+
+    A reference is given beside the clip (IC-LoRA). A mask is white where the clip is made and black where it
+    is given. Both show the clip's own picture, from its first frame on.
+    """
+
+    id: Id
+    type: Local = "local"
+    dataset_type: Literal["conditioning"]
+    conditioning_type: Literal["reference", "mask"]
+    instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
+    reference_downscale_factor: Literal[1, 2, 4] = Field(
+        1, description="References are used so many times smaller than the clips."
+    )
+    reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
+        1, description="References are used with so many times fewer frames a second than the clips."
+    )
+    disabled: bool = False
+    cache_dir: str | None = Field(None, description=NOT_USED)
+    cache_dir_vae: str | None = Field(None, description=NOT_USED)
+
+    @model_validator(mode="after")
+    def _factors_are_of_references(self) -> ConditioningDataset:
+        for key in ("reference_downscale_factor", "reference_temporal_scale_factor"):
+            if self.conditioning_type == "mask" and getattr(self, key) != 1:
+                raise ValueError(
+                    f"{key} has no meaning for conditioning_type mask: masks have the clips' size and length"
+                )
+        return self
+
+
 class TextEmbedsDataset(Strict):
     """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
 
@@ -315,10 +367,11 @@ class TextEmbedsDataset(Strict):
 
 
 Media = VideoDataset | ImageDataset | AudioDataset
-Entry = VideoDataset | ImageDataset | AudioDataset | TextEmbedsDataset
+Entry = VideoDataset | ImageDataset | AudioDataset | ConditioningDataset | TextEmbedsDataset
 KINDS: dict[str, type[Entry]] = {
     "video": VideoDataset,
     "image": ImageDataset,
     "audio": AudioDataset,
+    "conditioning": ConditioningDataset,
     "text_embeds": TextEmbedsDataset,
 }

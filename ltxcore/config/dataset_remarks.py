@@ -34,7 +34,7 @@ def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
         if getattr(dataset, key) is not None:
             yield f"{key} is not used: the workspace holds the store"
     if dataset.is_regularisation_data:
-        yield "is_regularisation_data is recorded on its samples; they are trained like the others"
+        yield "is_regularisation_data: its targets are the base model's answers, so nothing changes there"
     if dataset.parquet is not None:
         for key in ("width_column", "height_column"):
             if getattr(dataset.parquet, key) is not None:

@@ -7,10 +7,12 @@ from typing import Any
 
 from ltxcore.config.base import KeyPath, Strict, parse, read_document
 from ltxcore.config.caption_filters import read_filters
+from ltxcore.config.companion_links import companion_problems
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import (
     KINDS,
     AudioDataset,
+    ConditioningDataset,
     Entry,
     ImageDataset,
     Media,
@@ -30,11 +32,12 @@ class Datasets(Strict):
     video: tuple[VideoDataset, ...]
     image: tuple[ImageDataset, ...] = ()
     audio: tuple[AudioDataset, ...] = ()
+    conditioning: tuple[ConditioningDataset, ...] = ()
     text_embeds: TextEmbedsDataset
 
     @property
     def media(self) -> tuple[Media, ...]:
-        """Every dataset of files."""
+        """Every dataset of files that are trained on, or heard with them."""
         return (*self.video, *self.image, *self.audio)
 
     @property
@@ -47,7 +50,17 @@ class Datasets(Strict):
         """Whether nothing but sound is trained."""
         return not self.image and all(dataset.audio.audio_only for dataset in self.video)
 
-    def directory(self, dataset: Media) -> Path:
+    @property
+    def files(self) -> tuple[Media | ConditioningDataset, ...]:
+        """Every dataset of files, also of files that belong to others'."""
+        return (*self.media, *self.conditioning)
+
+    def companions(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
+        """The conditioning datasets that a dataset of clips names."""
+        names = dataset.conditioning_data if isinstance(dataset, VideoDataset | ImageDataset) else ()
+        return tuple(other for other in self.conditioning if other.id in names)
+
+    def directory(self, dataset: Media | ConditioningDataset) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""
         return find_directory(self.source, dataset.instance_data_dir)
 
@@ -92,7 +105,12 @@ def parse_datasets(
             [Problem("", f"must be a list of datasets, each beginning with `- id:`; found {found}", 1)],
         )
     entries = _entries([defaults.fill(item) for item in data], source, lines)
-    problems = [*_same_ids(entries, lines), *_roles(entries, lines), *_links(entries, lines)]
+    problems = [
+        *_same_ids(entries, lines),
+        *_roles(entries, lines),
+        *_links(entries, lines),
+        *companion_problems(entries, lines),
+    ]
     if problems:
         raise ConfigError(source, problems)
     used = {number: entry for number, entry in enumerate(entries) if not entry.disabled}
@@ -108,17 +126,22 @@ def parse_datasets(
     if directories:
         raise ConfigError(source, directories)
     for_all = _filters(path, text, entries.index(text), lines)
-    media = [_with_files(path, entry, number, for_all, lines) for number, entry in chosen.items()]
+    media = [
+        _with_files(path, entry, number, for_all, lines)
+        for number, entry in chosen.items()
+        if not isinstance(entry, ConditioningDataset)
+    ]
     return Datasets(
         source=path.resolve(),
         video=tuple(e for e in media if isinstance(e, VideoDataset)),
         image=tuple(e for e in media if isinstance(e, ImageDataset)),
         audio=tuple(e for e in media if isinstance(e, AudioDataset)),
+        conditioning=tuple(e for e in chosen.values() if isinstance(e, ConditioningDataset)),
         text_embeds=text,
     )
 
 
-def _directory(file: Path, dataset: Media) -> Path:
+def _directory(file: Path, dataset: Media | ConditioningDataset) -> Path:
     return find_directory(file, dataset.instance_data_dir)
 
 
@@ -204,7 +227,7 @@ def _roles(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
         problems.append(
             Problem("", "has no text_embeds dataset; add `- {id: text-embeds, dataset_type: text_embeds}`")
         )
-    if all(isinstance(e, TextEmbedsDataset) for e in used):
+    if all(isinstance(e, TextEmbedsDataset | ConditioningDataset) for e in used):
         problems.append(
             Problem(
                 "",

@@ -11,15 +11,20 @@ from pydantic import Field, model_validator
 
 from ltxcore.config.base import Strict, parse, read_document
 from ltxcore.config.batch_size import AUTO
+from ltxcore.config.conditioning_settings import ConditioningSettings
+from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
+from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.processes_settings import ProcessSettings
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.config.validation_settings import ValidationSettings
 
 
@@ -30,6 +35,11 @@ class Recipe(Strict):
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
+    scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
+    tread: TreadSettings = Field(default_factory=TreadSettings)
+    crepa: CrepaSettings = Field(default_factory=CrepaSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)
@@ -63,6 +73,16 @@ class Recipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _adapter_fits_weights(self) -> Recipe:
+        precision = self.model.base_model_precision
+        if self.lora.lycoris is not None and precision.endswith("-bnb"):
+            raise ValueError(
+                f"lora.lora_type is lycoris, which peft cannot train over the packed weights of "
+                f"model.base_model_precision {precision}; use int8-quanto, or lora_type standard"
+            )
+        return self
+
     @property
     def batches_a_step(self) -> int:
         """Batches that one optimizer step is made of, in all processes together."""
@@ -82,11 +102,30 @@ class Recipe(Strict):
             raise ValueError(
                 f"training.train_batch_size: auto does not know what {file} shares out; write a number"
             )
+        if self.training.optimizer != "adamw":
+            raise ValueError(
+                f"{file} shares the adapter out among the processes, and training.optimizer "
+                f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
+            )
         if self.model.base_model_precision != "no_change":
             raise ValueError(
                 f"{file} shares the transformer out among the processes, which cannot share weights of "
                 f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
             )
+        return self
+
+    @property
+    def given(self) -> ConditioningSettings:
+        """What is given of each sample, the seed's first-frame key included.
+
+        Raises:
+            ValueError: the key contradicts `conditioning`.
+        """
+        return self.conditioning.with_first_frame(self.training.ltx2_first_frame_conditioning_probability)
+
+    @model_validator(mode="after")
+    def _conditions_agree(self) -> Recipe:
+        _ = self.given
         return self
 
 

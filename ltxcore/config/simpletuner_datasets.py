@@ -12,9 +12,9 @@ from ltxcore.config.base import KeyPath
 from ltxcore.config.datasets import KINDS
 from ltxcore.config.errors import nearest
 from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, not_yet, refuse, take, unknown
-from ltxcore.config.simpletuner_values import channels, flag, kept_frames
+from ltxcore.config.simpletuner_values import as_reference, channels, flag, kept_frames
 
-KNOWN_KINDS: Final = ("video", "audio", "image", "text_embeds")
+KNOWN_KINDS: Final = ("video", "audio", "image", "conditioning", "text_embeds")
 STORE: Final = "the workspace holds the store, keyed by content"
 MEASURED: Final = "probe-media measures every file"
 ANY_SIZE: Final = "clips of any size from 16 pixels on are taken"
@@ -62,6 +62,22 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "repeats": take("repeats"),
     "probability": take("probability"),
     "s2v_datasets": take("s2v_datasets"),
+    "conditioning_data": take("conditioning_data"),
+    "conditioning_type": refuse(
+        "is not a known type; known: reference_strict, reference_loose, mask, controlnet",
+        {
+            "mask": take("conditioning_type"),
+            **dict.fromkeys(
+                ("reference", "reference_strict"), take("conditioning_type", convert=as_reference)
+            ),
+            **dict.fromkeys(
+                ("reference_loose", "controlnet"),
+                refuse(
+                    "references show the clip's own picture here; write reference_strict, or remove the set"
+                ),
+            ),
+        },
+    ),
     "is_regularisation_data": take("is_regularisation_data"),
     "video.num_frames": take("video.num_frames", convert=kept_frames),
     "video.min_frames": take("video.min_frames"),

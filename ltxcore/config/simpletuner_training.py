@@ -20,34 +20,37 @@ from ltxcore.config.simpletuner import (
     take,
     unknown,
 )
+from ltxcore.config.simpletuner_flow import FLOW, settle_flow
 from ltxcore.config.simpletuner_values import (
+    adapter_file,
+    adapter_runs,
     by_layers,
     guidance,
     legal_frames,
+    lycoris_config,
     modules,
     one_prompt,
     prompt_library,
     resolution,
+    routes,
 )
 
 SEED_MODEL: Final = "Lightricks/LTX-2"
 ONE_PROCESS: Final = "always so: every stage is a process of its own"
-VAE_WHOLE: Final = "both VAEs are loaded whole: 1.4 GiB"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
-NO_CREPA: Final = "the loss has no temporal term, so nothing holds frames together beyond the plain objective"
-NO_ROLLOUT: Final = "every step starts from true latents, as without scheduled sampling"
-NOISE: Final = "noise levels are drawn by the reference's shifted_logit_normal"
-ADAMW: Final = "AdamW with float32 weights and moments trains instead"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
 PRECISIONS_TO_COME: Final = ("fp8uz-quanto", "fp4-bnb")
+OPTIMIZERS: Final = ("adamw", "adamw_bf16", "adamw8bit", "prodigy")
 CREPA: Final = (
     "block_index", "lambda", "adjacent_distance", "adjacent_tau", "encoder", "encoder_image_size",
-    "drop_vae_encoder",
 )  # fmt: skip
-SCHEDULED_SAMPLING: Final = (
-    "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape", "reflexflow",
-    "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
+SCHEDULED_SAMPLING: Final = tuple(
+    f"scheduled_sampling_{name}"
+    for name in (
+        "max_step_offset", "strategy", "prob_start", "prob_end", "ramp_steps", "start_step", "ramp_shape",
+        "reflexflow", "reflexflow_alpha", "reflexflow_beta1", "reflexflow_beta2",
+    )
 )  # fmt: skip
 
 
@@ -80,28 +83,24 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "num_train_epochs": take("training.num_train_epochs", off=(0, -1)),
     "max_train_steps": take("training.max_train_steps", off=(0, -1)),
     "learning_rate": take("training.learning_rate"),
-    "lr_scheduler": Rule(
-        "taken",
-        to=("training.lr_scheduler",),
-        cases={
-            name: not_yet("constant_with_warmup is used")
-            for name in ("sine", "polynomial", "cosine_with_restarts")
-        },
-    ),
+    "lr_scheduler": take("training.lr_scheduler"),
     "lr_warmup_steps": take("training.lr_warmup_steps"),
+    "lr_num_cycles": take("training.lr_num_cycles"),
+    "lr_power": take("training.lr_power"),
+    "lr_end": take("training.lr_end"),
     "max_grad_norm": take("training.max_grad_norm", why="the norm of all gradients together, as it says"),
-    "grad_clip_method": refuse(
-        "is not a known method; known: norm, value",
-        {"norm": moot("gradients are clipped by their norm"), "value": not_yet("the norm is clipped")},
-    ),
+    "grad_clip_method": take("training.grad_clip_method"),
     "optimizer": refuse(
-        "is not a known optimizer; known: adamw, adamw_bf16, adamw8bit, prodigy",
-        {
-            "adamw": moot("AdamW is what trains"),
-            "adamw_bf16": not_yet(f"{ADAMW}: more exact, and a few MiB more for each million of parameters"),
-            "adamw8bit": not_yet(ADAMW),
-            "prodigy": not_yet(f"{ADAMW}, with learning_rate as it stands: look at that number"),
-        },
+        f"is not a known optimizer; known: {', '.join(OPTIMIZERS)}",
+        {name: take("training.optimizer") for name in OPTIMIZERS},
+    ),
+    "use_ema": take("training.use_ema"),
+    "ema_decay": take("training.ema_decay"),
+    "ema_update_interval": take("training.ema_update_interval"),
+    "ema_validation": Rule(
+        "taken",
+        to=("training.ema_validation",),
+        cases={"comparison": not_yet("the last weights are rendered; ema_only renders the average")},
     ),
     "adam_beta1": take("training.adam_beta1"),
     "adam_beta2": take("training.adam_beta2"),
@@ -114,10 +113,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "checkpoint_step_interval": take("training.checkpoint_step_interval"),
     "checkpointing_steps": take("training.checkpoint_step_interval"),
     "checkpoints_total_limit": take("training.checkpoints_total_limit"),
-    "resume_from_checkpoint": not_yet(
-        "the newest whole checkpoint is continued from",
-        cases={"latest": moot("the newest whole checkpoint is always continued from")},
-    ),
+    "resume_from_checkpoint": take("training.resume_from_checkpoint"),
     "caption_dropout_probability": take("training.caption_dropout_probability"),
     "ltx2_first_frame_conditioning_probability": take("training.ltx2_first_frame_conditioning_probability"),
     # the adapter
@@ -126,16 +122,17 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "lora_dropout": take("lora.lora_dropout"),
     "lora_type": refuse(
         "is not a known type; known: standard, lycoris",
-        {"standard": moot("a standard LoRA is trained"), "lycoris": not_yet("a standard LoRA is trained")},
+        {name: take("lora.lora_type") for name in ("standard", "lycoris")},
     ),
+    "use_dora": take("lora.use_dora"),
+    "use_rslora": take("lora.use_rslora"),
     "lora_format": moot("both formats are always written"),
     "peft_lora_target_modules": take("lora.lora_targets", convert=modules),
-    "lycoris_config": not_yet("a standard LoRA is trained", needs="lora_type=lycoris"),
+    "lycoris_config": Rule(
+        "taken", to=("lora.lycoris_config",), convert=lycoris_config, needs="lora_type=lycoris"
+    ),
     # noise levels
-    "flow_schedule_shift": not_yet(NOISE),
-    "flow_schedule_auto_shift": not_yet(NOISE, off=(False,)),
-    "flow_use_uniform_schedule": not_yet(NOISE, off=(False,)),
-    "flow_use_beta_schedule": not_yet(NOISE, off=(False,)),
+    **FLOW,
     # data
     "resolution": take("data.resolution", why="for datasets that give none"),
     "resolution_type": take("data.resolution_type", why="for datasets that give none"),
@@ -156,7 +153,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "musubi_block_swap_device": take("memory.musubi_block_swap_device", needs="musubi_blocks_to_swap"),
     "ramtorch": take("memory.ramtorch"),
     "ramtorch_text_encoder": take("model.text_encoder_loading", convert=by_layers, off=(False,)),
-    "ramtorch_vae": not_yet(VAE_WHOLE, off=(False,)),
+    "ramtorch_vae": take("memory.ramtorch_vae", off=(False,)),
     **{
         f"vae_{name}": take(f"encode.vae_{name}")
         for name in (
@@ -175,20 +172,37 @@ TRAINING: Final[Mapping[str, Rule]] = {
             "fp16": refuse("fp16 overflows in this VAE; write bf16 or fp32"),
         },
     ),
-    "dynamo_mode": not_yet("the model runs without torch.compile: slower, equal results", off=("no",)),
+    "dynamo_mode": take("training.dynamo_mode", why="torch_compile is on", off=("no",)),
+    "dynamo_backend": take("training.dynamo_backend", why="torch_compile is on", off=("no",)),
     # techniques
-    "tread_config": not_yet("every token goes through every block: only the time is not saved"),
-    "crepa_enabled": not_yet(NO_CREPA, off=(False,)),
-    **{f"crepa_{name}": not_yet(NO_CREPA, needs="crepa_enabled") for name in CREPA},
-    "scheduled_sampling_max_step_offset": not_yet(NO_ROLLOUT, off=(0,)),
-    **{
-        f"scheduled_sampling_{name}": not_yet(NO_ROLLOUT, needs="scheduled_sampling_max_step_offset")
-        for name in SCHEDULED_SAMPLING
-    },
+    "tread_config": take("tread.routes", convert=routes),
+    "crepa_enabled": take("crepa.crepa_enabled"),
+    **{f"crepa_{name}": Rule("taken", to=(f"crepa.crepa_{name}",), needs="crepa_enabled") for name in CREPA},
+    "crepa_drop_vae_encoder": moot("training never loads a VAE: the teacher sees the clips' own frames"),
+    **{name: take(f"scheduled_sampling.{name}") for name in SCHEDULED_SAMPLING},
+    "scheduled_sampling_probability": Rule(
+        "taken",
+        to=(
+            "scheduled_sampling.scheduled_sampling_prob_start",
+            "scheduled_sampling.scheduled_sampling_prob_end",
+        ),
+        needs="scheduled_sampling_max_step_offset",
+    ),
+    "scheduled_sampling_sampler": refuse(
+        "is not known here; rollouts take steps of Euler: write euler, or leave it out",
+        {
+            "euler": moot("rollouts take steps of Euler"),
+            **{
+                name: not_yet("rollouts take steps of Euler, of 1/1000")
+                for name in ("unipc", "dpm", "rk4", "heun")
+            },
+        },
+    ),
+    "scheduled_sampling_order": moot("rollouts take steps of Euler, which have no order to choose"),
     # validation
     "validation_disable": take("validation.validation_disable"),
-    "validation_step_interval": not_yet("base and LoRA are rendered once, after the training"),
-    "validation_steps": not_yet("base and LoRA are rendered once, after the training"),
+    "validation_step_interval": take("validation.validation_step_interval"),
+    "validation_steps": take("validation.validation_step_interval"),
     "validation_prompt": take("validation.validation_prompts", convert=one_prompt),
     "validation_prompt_library": take("validation.validation_prompts", convert=prompt_library, off=(False,)),
     "user_prompt_library": take("validation.validation_prompts", convert=prompt_library),
@@ -198,11 +212,13 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "validation_num_video_frames": take("validation.validation_num_video_frames", convert=legal_frames),
     "validation_resolution": take("validation.validation_resolution", convert=resolution),
     "validation_seed": take("validation.validation_seed"),
-    "validation_disable_unconditional": moot("the empty prompt is never rendered"),
-    "validation_using_datasets": not_yet("prompts are rendered from text alone", off=(False,)),
-    "eval_dataset_id": not_yet("prompts are rendered from text alone", needs="validation_using_datasets"),
-    "validation_adapter_path": not_yet("the trained LoRA alone is rendered beside the base"),
-    "validation_adapter_config": not_yet("the trained LoRA alone is rendered beside the base"),
+    "validation_disable_unconditional": take("validation.validation_disable_unconditional"),
+    "validation_audio_guidance": take("validation.validation_audio_guidance"),
+    "validation_guidance_rescale": take("validation.validation_guidance_rescale"),
+    "validation_using_datasets": take("validation.validation_using_datasets"),
+    "eval_dataset_id": Rule("taken", to=("validation.eval_dataset_id",), needs="validation_using_datasets"),
+    "validation_adapter_path": take("validation.validation_adapter_path", convert=adapter_file),
+    "validation_adapter_config": take("validation.validation_adapter_config", convert=adapter_runs),
     "evaluation_type": not_yet("renderings are measured, but not scored by a model", off=("none",)),
     "disable_benchmark": moot("the base is always rendered beside the LoRA"),
     # records
@@ -237,6 +253,7 @@ def translate_config(
         for path, found in sets.items():
             _put(translation, key, path, found, given[key])
     _settle_steps(translation, config, given)
+    settle_flow(translation, config)
     _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
     if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):
         _put(translation, "", "model.pretrained_model_name_or_path", SEED_MODEL, None)

@@ -12,6 +12,8 @@ from ltxcore.config.simpletuner import Converted, Unfit
 SPATIAL, TEMPORAL = 32, 8
 PROMPT_NAME = "prompt"
 USUAL_GUIDANCE = (2.0, 6.0)
+LEVELS_ABOVE = 2
+"""A config.json lies in `config/` or deeper and names files from the project's root."""
 
 
 def legal_frames(value: Any, base: Path) -> Converted:
@@ -77,6 +79,42 @@ def modules(value: Any, base: Path) -> Converted:
     return Converted(names)
 
 
+def lycoris_config(value: Any, base: Path) -> Converted:
+    """LyCORIS' own keys: an object, or the JSON file of one, beside the file that names it or above."""
+    if isinstance(value, dict):
+        return Converted(value)
+    if not isinstance(value, str):
+        raise Unfit(f"found {value!r}; write an object of LyCORIS' keys, or the path of its JSON file")
+    named = Path(value).expanduser()
+    places = [folder / named for folder in (base, *base.resolve().parents[:LEVELS_ABOVE])]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise Unfit(f"there is no file {places[0]}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unfit(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise Unfit(f'{path} must hold an object: {{"algo": "lokr", "linear_dim": 16, …}}')
+    return Converted(found, f"the keys of {path.name}")
+
+
+def routes(value: Any, base: Path) -> Converted:
+    """The routes of a tread_config, also as the text of a JSON object."""
+    config = value
+    if isinstance(value, str):
+        try:
+            config = json.loads(value)
+        except ValueError:
+            config = None
+    if not isinstance(config, dict) or set(config) != {"routes"} or not isinstance(config["routes"], list):
+        raise Unfit(
+            f'found {value!r}; write {{"routes": [{{"selection_ratio": 0.5, "start_layer_idx": 2, '
+            '"end_layer_idx": -2}]}'
+        )
+    return Converted(config["routes"])
+
+
 def one_prompt(value: Any, base: Path) -> Converted:
     """A prompt, letter for letter, under a short name of its own."""
     if not isinstance(value, str):
@@ -106,11 +144,58 @@ def prompt_library(value: Any, base: Path) -> Converted:
     return Converted(named, "; ".join([f"{len(named)} prompts of {path.name}", *changed]))
 
 
+def adapter_file(value: Any, base: Path) -> Converted:
+    """A LoRA file relative to the file that names it, or `repo_id:weight_name`."""
+    if not isinstance(value, str):
+        raise Unfit(f"found {value!r}; write a .safetensors file or repo_id:weight_name")
+    beside = base / Path(value).expanduser()
+    return Converted(str(beside.resolve()) if beside.is_file() else value)
+
+
+def adapter_runs(value: Any, base: Path) -> Converted:
+    """A list of labelled LoRAs, also as the text of such a list or a JSON file that holds it."""
+    runs = value
+    if isinstance(value, str):
+        runs = _adapter_list(value, base)
+    if isinstance(runs, dict):
+        # A file that repeats the key around its list, as the documentation prints it.
+        runs = runs.get("validation_adapter_config")
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise Unfit(f'found {value!r}; write a list such as [{{"label": "canny", "path": "repo_id:name"}}]')
+    return Converted([_with_files(run, base) for run in runs])
+
+
+def _adapter_list(value: str, base: Path) -> Any:
+    path = base / Path(value).expanduser()
+    try:
+        return json.loads(path.read_text(encoding="utf-8") if path.suffix == ".json" else value)
+    except (OSError, ValueError) as error:
+        raise Unfit(f"{value} cannot be read as JSON: {error}") from None
+
+
+def _with_files(run: dict[str, Any], base: Path) -> dict[str, Any]:
+    found = dict(run)
+    if "path" in run:
+        found["path"] = adapter_file(run["path"], base).value
+    if isinstance(run.get("adapters"), list):
+        found["adapters"] = [
+            _with_files(a, base) if isinstance(a, dict) else adapter_file(a, base).value
+            for a in run["adapters"]
+        ]
+    return found
+
+
 def channels(value: Any, base: Path) -> Converted:
     """1 and 2 are both taken."""
     if value != 1:
         return Converted(value)
     return Converted(value, "the audio VAE gets stereo always: mono is duplicated")
+
+
+def as_reference(value: Any, base: Path) -> Converted:
+    """reference_strict is what a reference is here."""
+    note = "" if value == "reference" else f"{value} is a reference that shows the clip's own picture"
+    return Converted("reference", note)
 
 
 def flag(value: Any, base: Path) -> Converted:

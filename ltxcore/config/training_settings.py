@@ -6,14 +6,15 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from ltxcore.config.base import Strict
 from ltxcore.config.batch_size import BatchSize
+from ltxcore.config.flow_settings import FlowSettings
+from ltxcore.config.optimizer_settings import OptimizerSettings
 
 Precision = Literal["bf16", "no"]
 
 
-class TrainingSettings(Strict):
-    """The optimisation."""
+class TrainingSettings(OptimizerSettings, FlowSettings):
+    """The optimisation: its length, its data, its noise, its optimizer and what is saved."""
 
     seed: int = Field(42, ge=0, lt=2**63)
     max_train_steps: int = Field(60, ge=0, description="0 where num_train_epochs says how long.")
@@ -25,24 +26,22 @@ class TrainingSettings(Strict):
         description="Clips a step: a number, a number for each bucket as `{WxH@F: n}`, or auto, the largest "
         "that fits memory.vram_gib and memory.ram_gib.",
     )
+    allow_small_buckets: bool = Field(
+        False, description="Train buckets with fewer visits an epoch than a batch holds, in smaller batches."
+    )
     gradient_accumulation_steps: PositiveInt = 1
-    learning_rate: float = Field(6e-5, gt=0)
-    lr_scheduler: Literal["constant_with_warmup", "constant", "linear", "cosine"] = "constant_with_warmup"
-    lr_warmup_steps: int = Field(0, ge=0)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    adam_weight_decay: float = Field(0.01, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0, description="The norm of all gradients together.")
     mixed_precision: Precision = "bf16"
     gradient_checkpointing: bool = True
     caption_dropout_probability: float = Field(0.1, ge=0, le=1)
     ltx2_first_frame_conditioning_probability: float = Field(0.0, ge=0, le=1)
-    sigma_sampling: Literal["independent", "shared"] = Field(
-        "independent", description="Whether video and sound draw their noise levels apart or together."
-    )
     checkpoint_step_interval: PositiveInt = 500
     checkpoints_total_limit: PositiveInt = 5
+    resume_from_checkpoint: str = Field(
+        "latest",
+        min_length=1,
+        description="latest; none: from the start; or a checkpoint-<step>, of this training or with its path "
+        "of another one.",
+    )
 
     @model_validator(mode="before")
     @classmethod

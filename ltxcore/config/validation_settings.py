@@ -2,25 +2,82 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
 
 
 class ValidationSettings(Strict):
     """What is rendered after training, from the base and from the LoRA."""
 
     validation_disable: bool = False
+    validation_step_interval: int = Field(
+        100, ge=0, description="Steps between samples while the training goes on; 0: only at its end."
+    )
     validation_prompts: dict[str, str] = Field(
         default_factory=dict, description="Short name -> prompt. Empty: the first captions of the dataset."
     )
     validation_negative_prompt: str = "worst quality, inconsistent motion, blurry, jittery, distorted"
     validation_guidance: float = Field(5.0, ge=1)
+    validation_audio_guidance: float | None = Field(
+        None, ge=1, description="The same for the sound. Default: 7, or 1 where validation_guidance is 1."
+    )
+    validation_stg_scale: float | None = Field(
+        None,
+        ge=0,
+        description="Guidance away from a model whose self-attention is left out in validation_stg_blocks; "
+        "0: none. Default: 1, or 0 where validation_guidance is 1.",
+    )
+    validation_stg_blocks: tuple[int, ...] | None = Field(
+        None, min_length=1, description="Default: 29 for LTX-2.0, 28 for 2.3."
+    )
+    validation_modality_scale: float | None = Field(
+        None,
+        ge=1,
+        description="Guidance away from a model in which pictures and sound do not see each other; 1: none. "
+        "Default: 3, or 1 where validation_guidance is 1.",
+    )
+    validation_guidance_rescale: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="How far the guided prediction gets back the spread of the unguided one. Default: 0.7, "
+        "or 0 where validation_guidance is 1.",
+    )
+    validation_disable_unconditional: bool = Field(
+        True, description="False: the empty prompt is rendered as well, as `unconditional`."
+    )
     validation_num_inference_steps: int = Field(40, ge=2, description="One step alone divides by zero.")
     validation_num_video_frames: PositiveInt = 49
     validation_resolution: str = Field("768x512", pattern=r"^\d+x\d+$", description="Width x height.")
     validation_frame_rate: float = Field(25.0, gt=0)
+    validation_adapter_path: str | None = Field(
+        None,
+        description="A LoRA that every rendering has beside the trained one: a file, or "
+        "`repo_id:weight_name`.",
+    )
+    validation_adapter_config: tuple[AdapterRun, ...] = Field(
+        (), description="Further renderings of each prompt, each with LoRAs of its own and a label."
+    )
     validation_seed: int = Field(42, ge=0, lt=2**63)
+    validation_using_datasets: bool = Field(
+        False,
+        description="Render clips of a dataset with what the recipe's conditioning gives of them, else from "
+        "their sound (S2V) or first frame (I2V); at their size and with their captions.",
+    )
+    eval_dataset_id: str | None = Field(
+        None, description="That dataset. Default: all of them, of which the first clips are taken."
+    )
+
+    @model_validator(mode="after")
+    def _a_set_is_used(self) -> ValidationSettings:
+        if self.eval_dataset_id is not None and not self.validation_using_datasets:
+            raise ValueError(
+                f"eval_dataset_id {self.eval_dataset_id!r} has no effect without validation_using_datasets: "
+                "true; add that, or leave it out"
+            )
+        return self
 
     @field_validator("validation_prompts")
     @classmethod
@@ -31,3 +88,36 @@ class ValidationSettings(Strict):
             if not prompt.strip():
                 raise ValueError(f"the prompt of {name!r} is empty")
         return prompts
+
+    @field_validator("validation_stg_blocks")
+    @classmethod
+    def _blocks(cls, blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if blocks is not None and (min(blocks) < 0 or len(set(blocks)) < len(blocks)):
+            raise ValueError(f"found {list(blocks)}; write each block once, counted from 0, e.g. [29]")
+        return blocks
+
+    @model_validator(mode="after")
+    def _adapters(self) -> ValidationSettings:
+        if self.validation_adapter_path and self.validation_adapter_config:
+            raise ValueError(
+                "validation_adapter_path and validation_adapter_config are both given; keep one of them"
+            )
+        labels = [run.label for run in self.validation_adapter_config]
+        twice = sorted({label for label in labels if labels.count(label) > 1})
+        if twice:
+            raise ValueError(
+                f"validation_adapter_config has the label {twice[0]!r} twice; give each run its own"
+            )
+        return self
+
+    @property
+    def adapter_runs(self) -> tuple[tuple[str, tuple[AdapterFile, ...]], ...]:
+        """The ways in which each prompt is rendered: a label, empty where there is none, and the adapters."""
+        if self.validation_adapter_path:
+            return (("", (AdapterFile(path=self.validation_adapter_path),)),)
+        return (("", ()), *((run.label, run.adapters) for run in self.validation_adapter_config))
+
+    @property
+    def adapter_paths(self) -> tuple[str, ...]:
+        """Every adapter once, as it is written."""
+        return tuple(sorted({adapter.path for _, adapters in self.adapter_runs for adapter in adapters}))

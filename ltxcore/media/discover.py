@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ltxcore.config.dataset_kinds import AudioDataset, ImageDataset, Media
+from ltxcore.config.dataset_kinds import AudioDataset, ConditioningDataset, ImageDataset, Media
 
 EXTENSIONS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpeg", ".mpg", ".gif"})
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
@@ -16,10 +16,12 @@ MEDIA = EXTENSIONS | IMAGES | SOUNDS
 CAPTION = ".txt"
 
 
-def extensions(dataset: Media) -> frozenset[str]:
+def extensions(dataset: Media | ConditioningDataset) -> frozenset[str]:
     """Which files are for a dataset. Containers may hold sound alone, so an audio dataset takes them too."""
     if isinstance(dataset, ImageDataset):
         return IMAGES
+    if isinstance(dataset, ConditioningDataset):
+        return EXTENSIONS | IMAGES
     return WITH_SOUND if isinstance(dataset, AudioDataset) else EXTENSIONS
 
 
@@ -84,7 +86,7 @@ def _is_special(entry: Path) -> bool:
     return os.path.exists(entry) and not os.path.isfile(entry)  # noqa: PTH110, PTH113 - as above
 
 
-def sample_id(dataset: Media, root: Path, path: Path) -> str:
+def sample_id(dataset: Media | ConditioningDataset, root: Path, path: Path) -> str:
     """`dataset/relative path with its extension`; bytes that are not UTF-8 are written as `\\xNN`."""
     relative = path.relative_to(root).as_posix()
     printable = os.fsencode(relative).decode("utf-8", "backslashreplace")

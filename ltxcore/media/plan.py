@@ -151,6 +151,7 @@ def _identity(dataset: Media, root: Path, path: Path, media_id: str) -> dict[str
         "visits": dataset.repeats + 1,
         "probability": dataset.probability,
         "regularisation": dataset.is_regularisation_data,
+        "trigger": dataset.trigger,
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,27 @@ class GroupOffloading:
             _fix_members(group)
         for part in (transformer, *transformer.transformer_blocks):
             part.forward = _keeping_values(part.forward)
+        self._transformer, self._blocks = transformer, transformer.transformer_blocks
         self._turns = [
             block.register_forward_pre_hook(turn)
             for block, turn in _turns(transformer, transformer.transformer_blocks)
         ]
+
+    @contextmanager
+    def reading(self, number: int | None) -> Iterator[None]:
+        """Within, the weights of the block may be read, on the device; None: those outside of all blocks."""
+        inside = {id(hook) for block in self._blocks for hook in group_hooks(block)}
+        hooks = (
+            [hook for hook in group_hooks(self._transformer) if id(hook) not in inside]
+            if number is None
+            else list(group_hooks(self._blocks[number]))
+        )
+        groups = {id(hook.group): hook.group for hook in hooks}.values()
+        for group in groups:
+            group.onload_()
+        yield
+        for group in groups:
+            group.offload_()
 
     def remove(self) -> None:
         """Delete the files on disk and stop turning; diffusers' hooks stay."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.group_offload import GroupOffloading
 from ltxcore.memory.streaming import BlockStreaming
+
+_BLOCKS = "transformer_blocks"
 
 
 class Placement:
@@ -51,6 +54,16 @@ class Placement:
         """Bring a new adapter to the device; it was made where the weights are that it goes beside."""
         for parameter in parameters:
             parameter.data = parameter.data.to(self.device)
+
+    @contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Within, the frozen weights of the module of that name may be read; elsewhere they may be away."""
+        if self._held is None:
+            yield
+            return
+        _, _, within = name.partition(f"{_BLOCKS}.")
+        with self._held.reading(int(within.partition(".")[0]) if within else None):
+            yield
 
     def enable_checkpointing(self) -> None:
         """Gradient checkpointing of as many blocks as are arranged.

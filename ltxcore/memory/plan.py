@@ -128,6 +128,15 @@ def vae_activations_bytes(*, frames: int, width: int, height: int, channels: int
     return 4 * frames * (height // 4) * (width // 4) * channels * value_bytes
 
 
+def teacher_activations_bytes(*, tokens: int, width: int, frames: int, value_bytes: int) -> int:
+    """Peak of a batch of frames through a vision transformer, beside its weights.
+
+    A block holds its input, the norm, query, key and value, the result, and the feed-forward's two widest
+    maps of four widths each (SwiGLU: of 16/3 together); pictures and their copies are small beside them.
+    """
+    return frames * tokens * width * 16 * value_bytes
+
+
 def text_activations_bytes(*, tokens: int, width: int, states: int, captions: int, value_bytes: int) -> int:
     """All hidden states of a batch of captions, and as much again for the stacked copy."""
     return 2 * tokens * width * states * captions * value_bytes

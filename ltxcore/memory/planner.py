@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ltxcore.memory.activations import Activations
+from ltxcore.memory.alignment import alignment_bytes, projector_values
 from ltxcore.memory.arrangement import Connectors, GroupSettings
 from ltxcore.memory.cards import Card
 from ltxcore.memory.plan import ADAPTER_BYTES_PER_PARAMETER, GIB, PROCESS_BYTES, OverBudget
@@ -58,12 +59,17 @@ class Workload:
     """Different captions of the data; None where the data are not known."""
     visits: int = 0
     """Samples that the whole training looks at."""
+    reference_tokens: int = 0
+    """Of a video that is given beside this one (IC-LoRA)."""
+    teacher_width: int = 0
+    """Of CREPA's teacher; 0 without it."""
 
     @property
     def tokens(self) -> Tokens:
-        return Tokens.of(
+        own = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
         )
+        return replace(own, video=own.video + self.reference_tokens)
 
     @property
     def activations(self) -> Activations:
@@ -260,6 +266,10 @@ class Planner:
         }[connectors]
         adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
         activations = workload.activations.step_bytes(sizes, checkpointed)
+        if workload.teacher_width:
+            widths = {"width": sizes.width, "teacher_width": workload.teacher_width}
+            adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
+            activations += alignment_bytes(tokens=workload.tokens.video, batch=workload.batch, **widths)
         held = on_device + connectors_here + adapter + activations
         return TrainingPlan(
             way=way,

@@ -8,7 +8,8 @@ without gradient checkpointing, of either kind, whichever blocks it covers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,13 @@ class BlockStreaming:
     def slot_bytes(self) -> int:
         """Device memory of the ring."""
         return sum(slot.buffer.numel() for slot in self.ring.slots)
+
+    @contextmanager
+    def reading(self, number: int | None) -> Iterator[None]:
+        """Within, the weights of the block may be read, on the device; None: those outside, which stay."""
+        if number is not None:
+            self._enter(number)
+        yield
 
     def remove(self) -> None:
         """Take the streaming off: the streamed blocks own their weights again, on the host."""

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ltxcore.models.versions import TIME_SCALE
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A video that the model is given beside the one it makes (IC-LoRA), clean and at time 0."""
+
+    latents: torch.Tensor
+    """Normalised `[B, C, F', H', W']`."""
+    spatial_factor: int = 1
+    """How many times smaller its edges are than the video's; its positions are multiplied by it."""
+    temporal_factor: int = 1
+    """How many times fewer frames a second it has."""
+
+    def to(self, device: torch.device) -> Reference:
+        return replace(self, latents=self.latents.to(device))
 
 
 def predict_velocity(
@@ -22,6 +38,7 @@ def predict_velocity(
     audio_embeds: torch.Tensor,
     fps: float | torch.Tensor,
     isolated: bool = False,
+    reference: Reference | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The velocities that the model predicts.
 
@@ -39,6 +56,7 @@ def predict_velocity(
         audio_embeds: `[B, T, Da]`.
         fps: the frames a second of the samples, a number or `[B]`.
         isolated: keep the modalities from seeing each other; always so without audio.
+        reference: its tokens come after the video's own, at the places of the video that they show.
 
     Returns:
         Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
@@ -58,8 +76,16 @@ def predict_velocity(
         audio_times = audio_sigma = torch.zeros_like(video_sigma)
     rate = fps if isinstance(fps, float | int) else fps.to(video.device, torch.float32).view(-1, 1, 1)
     length = audio.shape[1]
+    tokens = LTX2Pipeline._pack_latents(video)
+    coords = transformer.rope.prepare_video_coords(batch, frames, height, width, video.device, fps=rate)
+    own = tokens.shape[1]
+    if reference is not None:
+        given = LTX2Pipeline._pack_latents(reference.latents.to(video))
+        video_times = _with_time_zero(video_times, own, given.shape[1])
+        tokens = torch.cat([tokens, given], 1)
+        coords = torch.cat([coords, reference_coords(transformer, reference, rate, video.device)], 2)
     video_velocity, audio_velocity = transformer(
-        hidden_states=LTX2Pipeline._pack_latents(video),
+        hidden_states=tokens,
         audio_hidden_states=audio,
         encoder_hidden_states=video_embeds,
         audio_encoder_hidden_states=audio_embeds,
@@ -73,13 +99,33 @@ def predict_velocity(
         height=height,
         width=width,
         audio_num_frames=length,
-        video_coords=transformer.rope.prepare_video_coords(
-            batch, frames, height, width, video.device, fps=rate
-        ),
+        video_coords=coords,
         audio_coords=transformer.audio_rope.prepare_audio_coords(batch, length, video.device),
         isolate_modalities=isolated or silent,
         use_cross_timestep=True,
         return_dict=False,
     )
-    unpacked = LTX2Pipeline._unpack_latents(video_velocity, frames, height, width)
+    unpacked = LTX2Pipeline._unpack_latents(video_velocity[:, :own], frames, height, width)
     return unpacked, None if silent else audio_velocity
+
+
+def reference_coords(
+    transformer: Any, reference: Reference, fps: float | torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """Where a reference's tokens are in the video that it belongs to: [start, end) in s, rows and columns.
+
+    Returns:
+        `[B, 3, F' * H' * W', 2]`, in seconds and in pixels of the video.
+    """
+    batch, _, frames, height, width = reference.latents.shape
+    coords: torch.Tensor = transformer.rope.prepare_video_coords(
+        batch, frames, height, width, device, fps=fps
+    )
+    space, time = reference.spatial_factor, reference.temporal_factor
+    return coords * coords.new_tensor([time, space, space]).view(1, 3, 1, 1)
+
+
+def _with_time_zero(times: torch.Tensor, own: int, given: int) -> torch.Tensor:
+    """Times `[B]` or `[B, N]` with those of the given tokens after them: `[B, N + given]`."""
+    each = times[:, None].expand(-1, own) if times.ndim == 1 else times
+    return torch.cat([each, each.new_zeros(len(each), given)], 1)

@@ -92,6 +92,38 @@ def find_text(settings: ModelSettings, root: Path, fetch: bool) -> Path:
     )
 
 
+def find_adapter(name: str, fetch: bool) -> Path:
+    """The LoRA file that a recipe names: a path, or `repo_id:weight_name`.
+
+    Raises:
+        ModelError: it is not here (nor, with `fetch`, on the hub).
+    """
+    check_adapter(name)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.resolve()
+    repo, _, weight = name.partition(":")
+    file = hub_snapshot(repo, None, (weight,), fetch) / weight
+    if not file.is_file():
+        raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
+    return file
+
+
+def check_adapter(name: str) -> None:
+    """Refuse what can be no adapter, without asking the hub.
+
+    Raises:
+        ModelError: it is neither a file nor `repo_id:weight_name`.
+    """
+    repo, _, weight = name.partition(":")
+    on_hub = weight.endswith(".safetensors") and may_be_hub_id(repo)
+    if not Path(name).expanduser().is_file() and not on_hub:
+        raise ModelError(
+            f"the adapter {name} is no file on this machine; give a .safetensors, or repo_id:weight_name, "
+            "e.g. Lightricks/LTX-2-19b-distilled-lora-384:ltx-2-19b-distilled-lora-384.safetensors"
+        )
+
+
 def require_flavour(
     settings: ModelSettings, root: Path, version: Version, combined: CombinedCheckpoint | None
 ) -> None:
@@ -148,7 +180,7 @@ def _text_directory(name: str, fetch: bool) -> Path:
             f"the text encoder {name} is neither a directory on this machine nor a hub id; set "
             "model.text_encoder to a directory or hub id of Gemma 3 12B, such as google/gemma-3-12b-it"
         )
-    return _snapshot(name, None, _TEXT_FILES, fetch)
+    return hub_snapshot(name, None, _TEXT_FILES, fetch)
 
 
 def may_be_hub_id(name: str) -> bool:
@@ -164,10 +196,10 @@ def _in_repository(settings: ModelSettings, fetch: bool) -> Path:
     flavour = FLAVOURS[settings.model_flavour or _DEFAULT_FLAVOUR]
     text = () if settings.text_encoder else _OWN_TEXT
     if flavour.storage == "bf16":
-        root = _snapshot(repo, revision, (MODEL_INDEX,), fetch)
+        root = hub_snapshot(repo, revision, (MODEL_INDEX,), fetch)
         if (root / MODEL_INDEX).is_file():
-            return _snapshot(repo, revision, (MODEL_INDEX, "scheduler/*", *_OWN_COMPONENTS, *text), fetch)
-    file = _snapshot(repo, revision, (flavour.file, *text), fetch) / flavour.file
+            return hub_snapshot(repo, revision, (MODEL_INDEX, "scheduler/*", *_OWN_COMPONENTS, *text), fetch)
+    file = hub_snapshot(repo, revision, (flavour.file, *text), fetch) / flavour.file
     if not file.is_file():
         where = "" if fetch else " on this machine; train-ltx2 and probe-media download what the hub has"
         raise ModelError(
@@ -177,7 +209,7 @@ def _in_repository(settings: ModelSettings, fetch: bool) -> Path:
     return file
 
 
-def _snapshot(repo: str, revision: str | None, wanted: Iterable[str], fetch: bool) -> Path:
+def hub_snapshot(repo: str, revision: str | None, wanted: Iterable[str], fetch: bool) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 

@@ -164,7 +164,7 @@ class ModelSource:
             config: dict[str, Any] = {}
             files = _tokenizer_files(self.component(name))
         else:
-            config = _content(self.config(name))
+            config = config_content(self.config(name))
             files = self.weight_files(name)
         if self.combined is not None and name in COMBINED_COMPONENTS:
             stored = {
@@ -189,12 +189,12 @@ def _tokenizer_files(directory: Path) -> list[Path]:
     return files
 
 
-def _content(config: Any) -> Any:
+def config_content(config: Any) -> Any:
     """A configuration without what its writer noted about itself, at any depth."""
     if isinstance(config, dict):
-        return {key: _content(value) for key, value in config.items() if key not in _NOT_CONTENT}
+        return {key: config_content(value) for key, value in config.items() if key not in _NOT_CONTENT}
     if isinstance(config, list):
-        return [_content(value) for value in config]
+        return [config_content(value) for value in config]
     return config
 
 

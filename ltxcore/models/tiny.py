@@ -46,27 +46,27 @@ def write_tiny(directory: Path, version: str = "2.0", seed: int = 0) -> None:
     if version not in LOADABLE:
         raise ModelError(f"LTX-2 version {version!r} is not known; give one of {', '.join(LOADABLE)}")
     stamp = tiny_stamp(version, seed)
-    if _stamp_of(directory) == stamp:
+    if stamp_of(directory) == stamp:
         return
     directory.parent.mkdir(parents=True, exist_ok=True)
     building = directory.parent / f".{directory.name}-{uuid.uuid4().hex}"
     try:
         _build(VERSIONS[version], seed).save_pretrained(building, safe_serialization=True)
         (building / TINY_STAMP).write_text(stamp, encoding="utf-8")
-        _publish(building, directory, stamp)
+        publish_model(building, directory, stamp)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _stamp_of(directory: Path) -> str | None:
+def stamp_of(directory: Path) -> str | None:
     path = directory / TINY_STAMP
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _publish(building: Path, directory: Path, stamp: str) -> None:
+def publish_model(building: Path, directory: Path, stamp: str) -> None:
     """Put the finished directory in its place; of two writers of the same model either may win."""
     if directory.exists() and any(directory.iterdir()):
-        found = _stamp_of(directory)
+        found = stamp_of(directory)
         if found == stamp:
             return
         if found is None:
@@ -77,7 +77,7 @@ def _publish(building: Path, directory: Path, stamp: str) -> None:
     try:
         building.rename(directory)
     except OSError:
-        if _stamp_of(directory) != stamp:
+        if stamp_of(directory) != stamp:
             raise
 
 
@@ -85,7 +85,7 @@ def _build(version: Version, seed: int) -> Any:
     from diffusers import AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
 
     def make(component: str, build: Callable[[], Any]) -> Any:
-        with _seeded(derive_seed(seed, "tiny", version.name, component)):
+        with seeded(derive_seed(seed, "tiny", version.name, component)):
             return build().eval()
 
     per_modality = version.text_features == "per_modality"
@@ -104,7 +104,7 @@ def _build(version: Version, seed: int) -> Any:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Let the constructors draw from a known seed, and give the caller's own state back after."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

@@ -26,6 +26,7 @@ from ltxcore.stages.samples import StoredFeatures, StoredSamples
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.training.data import Entry, TrainingSample
+from ltxcore.training.evaluation import HeldOutClip
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,9 @@ class ConnectedSamples:
 
     def entries(self) -> Sequence[Entry]:
         return self._samples.entries()
+
+    def held_out(self) -> list[HeldOutClip]:
+        return self._samples.held_out()
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples.load(sample_id, caption)

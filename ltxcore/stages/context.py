@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from ltxcore.config.agreement import check_agreement
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.source import ModelSource, resolve_model
+from ltxcore.models.teacher import TeacherSource, resolve_teacher
 from ltxcore.stages.contract import PROBE, MissingInput, Stage
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.snapshot import Snapshot
@@ -24,10 +26,19 @@ class Context:
     recipe: Recipe = field(default_factory=Recipe)
     datasets_file: Path = Path("datasets.yaml")
     snapshot_id: str = LATEST
+    step: int = 0
+    """For render-validation: the step of a training that goes on, whose LoRA it renders; 0: its end."""
 
     @cached_property
     def datasets(self) -> Datasets:
-        return load_datasets(self.datasets_file, self.recipe.data)
+        """The datasets.
+
+        Raises:
+            ConfigError: they are wrong, or contradict the recipe.
+        """
+        found = load_datasets(self.datasets_file, self.recipe.data)
+        check_agreement(self.recipe, found)
+        return found
 
     @cached_property
     def snapshot(self) -> Snapshot:
@@ -36,6 +47,10 @@ class Context:
     @cached_property
     def source(self) -> ModelSource:
         return resolve_model(self.recipe.model, self.workspace.models)
+
+    @cached_property
+    def teacher(self) -> TeacherSource:
+        return resolve_teacher(self.recipe.crepa, self.workspace.models)
 
     @cached_property
     def store(self) -> Blobs:

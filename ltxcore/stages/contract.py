@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ltxcore.config.errors import nearest
+from ltxcore.config.recipe import Recipe
 
 Pool = Literal["cpu", "gpu"]
 
@@ -29,6 +30,8 @@ class Stage:
     outputs: tuple[str, ...]
     ram_gib: float
     """Its budget of host memory beside the weights it loads, unless the recipe says otherwise."""
+    inputs_if_asked: tuple[str, ...] = ()
+    """Stages whose outputs it reads where the recipe asks for them; their keys are in its request then."""
 
 
 PROBE = Stage(
@@ -71,6 +74,16 @@ TEXT = Stage(
     outputs=("text features",),
     ram_gib=8,
 )
+FRAMES = Stage(
+    name="embed-frames",
+    title="frames to the teacher's features",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media",),
+    models=("teacher",),
+    outputs=("teacher features",),
+    ram_gib=8,
+)
 TRAIN = Stage(
     name="train-lora",
     title="train the adapter",
@@ -80,6 +93,7 @@ TRAIN = Stage(
     models=("transformer", "connectors"),
     outputs=("LoRA", "metrics"),
     ram_gib=8,
+    inputs_if_asked=("embed-frames",),
 )
 RENDER = Stage(
     name="render-validation",
@@ -92,8 +106,13 @@ RENDER = Stage(
     ram_gib=8,
 )
 
-STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, TRAIN, RENDER)
+STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, FRAMES, TRAIN, RENDER)
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
+
+
+def asked_stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe's pipeline has: embed-frames only where CREPA is on."""
+    return tuple(stage for stage in STAGES if stage is not FRAMES or recipe.crepa.crepa_enabled)
 
 
 def versions(stage: Stage) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.stages.bucket_advice import BucketAdvice, NothingProbed, advise
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
+from ltxcore.stages.held_out import WHY, held_out
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.probe_media import Memo, find_files
 from ltxcore.stages.report_pictures import ReportPictures
@@ -94,10 +95,12 @@ class DatasetReport:
         used, dropped = sum(c.frames_used for c in seen), sum(c.frames_dropped for c in seen)
         sounding = sum(bool(c.sound) for c in taken)
         could_sound = sum(c.kind != "image" for c in taken)
+        apart = sum(WHY in c.remarks for c in taken)
         return {
             "Files": f"{len(self.clips)}",
             "Taken": f"{len(taken)}",
             "Rejected": f"{rejected}",
+            **({"Held out": f"{apart}"} if apart else {}),
             "Buckets": f"{len(self.buckets)}",
             "Length used": f"{_time(used_s)} of {_time(source_s)}",
             "Frames used": f"{used:,} of {used + dropped:,}",
@@ -144,6 +147,8 @@ def gather(
         _clip(sample, quarantined or {}, loudness.get(_heard(sample)), waveforms.get(sample.id, ""), tokens)
         for sample in snapshot.samples
     ]
+    apart = held_out(ctx.recipe.evaluation, snapshot)
+    clips = [replace(c, visits=0.0, remarks=(WHY, *c.remarks)) if c.id in apart else c for c in clips]
     clips += [Clip(r.id, "rejected", (r.reason,)) for r in snapshot.rejections]
     return DatasetReport(
         snapshot=snapshot,
@@ -226,7 +231,7 @@ def caption_tokens(ctx: Context, snapshot: Snapshot) -> tuple[dict[str, tuple[in
 def _advice(ctx: Context, memo: Memo, snapshot: Snapshot) -> list[BucketAdvice]:
     """Advice, where the dataset file at hand is the one that the snapshot was made from."""
     try:
-        here = {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.media}
+        here = {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.files}
         if not here.items() <= snapshot.roots.items():
             return []
         return advise(ctx, memo, find_files(ctx))

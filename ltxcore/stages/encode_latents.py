@@ -12,17 +12,18 @@ import numpy as np
 
 from ltxcore.media.errors import MediaError, Undecided
 from ltxcore.media.feed import decode_ahead
+from ltxcore.media.masks import white_shares
 from ltxcore.models.vae_ways import asked_way
 from ltxcore.stages.batches import in_batches
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, MissingInput
-from ltxcore.stages.keys import LatentSpaces, waveform_key
+from ltxcore.stages.keys import Key, LatentSpaces, waveform_key
 from ltxcore.stages.memory_plans import vae_room
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.stages.undecided import ClipsUndecided
 from ltxcore.store.bf16 import to_bits
 from ltxcore.store.latents import Encoded, Kind, LatentStore
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.waveforms import WaveformStore
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPACE_DIGITS = 12
+
+Waiting = dict[str, tuple[Sample | Companion, np.ndarray[Any, Any]]]
+"""Key -> clip or reference and its frames, all of one size."""
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -120,19 +124,18 @@ class Encoder:
         undecided: dict[str, str] = {}
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
-        waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]] = {}
-        for sample, frames in self._decoded(batch.samples):
-            asked = self.spaces.video_key(sample)
+        waiting: Waiting = {}
+        for shown, frames in self._decoded(shown_by(batch.samples)):
+            asked = self.spaces.picture_key(shown)
             if isinstance(frames, Undecided):
-                undecided[sample.id] = str(frames)
+                undecided[shown.id] = str(frames)
             elif isinstance(frames, MediaError):
-                broken[asked.value] = (f"{sample.id}: {frames}", asked.inputs)
+                broken[asked.value] = (f"{shown.id}: {frames}", asked.inputs)
             elif frames is not None and asked.value not in done:
-                waiting[asked.value] = sample, frames
-            if len(waiting) == self.ctx.recipe.encode.vae_batch_size:
-                self._encode_videos(waiting, done)
-            self._encode_audio(sample, done, broken)
-            on_clip()
+                self._take(shown, frames, asked, waiting, done)
+            if isinstance(shown, Sample):
+                self._encode_audio(shown, done, broken)
+                on_clip()
         self._encode_videos(waiting, done)
         by_array: dict[str, list[Encoded]] = {}
         for encoded in done.values():
@@ -140,7 +143,8 @@ class Encoder:
         for array, rows in by_array.items():
             self.store.reserve(array, rows[0].bits.shape, len(rows) + batch.after)
             self.store.put(array, rows)
-            self.encoded[rows[0].inputs["kind"]] += len(rows)
+            kind = rows[0].inputs["kind"]
+            self.encoded[kind] = self.encoded.get(kind, 0) + len(rows)
         for error, _ in broken.values():
             logger.warning("quarantined: %s", error)
         self.store.quarantine(
@@ -150,9 +154,28 @@ class Encoder:
         if undecided:
             raise ClipsUndecided(undecided)
 
-    def _encode_videos(
-        self, waiting: dict[str, tuple[Sample, np.ndarray[Any, Any]]], done: dict[str, Encoded]
+    def _take(
+        self,
+        shown: Sample | Companion,
+        frames: np.ndarray[Any, Any],
+        asked: Key,
+        waiting: Waiting,
+        done: dict[str, Encoded],
     ) -> None:
+        """Measure a mask; let other pictures wait until a batch of one size goes through the VAE."""
+        if isinstance(shown, Companion) and shown.purpose == "mask":
+            import torch
+
+            bits = to_bits(torch.from_numpy(white_shares(frames, shown.frames.count)))
+            done[asked.value] = Encoded(asked.value, bits, asked.inputs)
+            return
+        if any(others.shape != frames.shape for _, others in waiting.values()):
+            self._encode_videos(waiting, done)
+        waiting[asked.value] = shown, frames
+        if len(waiting) == self.ctx.recipe.encode.vae_batch_size:
+            self._encode_videos(waiting, done)
+
+    def _encode_videos(self, waiting: Waiting, done: dict[str, Encoded]) -> None:
         """Encode clips of one size together. Those that had to be tiled get the key of that tiling."""
         if not waiting:
             return
@@ -186,16 +209,16 @@ class Encoder:
         done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
     def _decoded(
-        self, samples: Sequence[Sample]
-    ) -> Iterator[tuple[Sample, np.ndarray[Any, Any] | MediaError | None]]:
-        """Each sample with its frames, an error, or None where its video latents are there already."""
-        return decode_ahead(samples, self._decode)
+        self, pictures: Sequence[Sample | Companion]
+    ) -> Iterator[tuple[Sample | Companion, np.ndarray[Any, Any] | MediaError | None]]:
+        """Each with its frames, an error, or None where what is made of them is there already."""
+        return decode_ahead(pictures, self._decode)
 
-    def _decode(self, sample: Sample) -> np.ndarray[Any, Any] | MediaError | None:
+    def _decode(self, sample: Sample | Companion) -> np.ndarray[Any, Any] | MediaError | None:
         from ltxcore.media.decode import decode_frames
         from ltxcore.media.pictures import decode_picture
 
-        if sample.kind == "audio" or not self.store.missing([self.spaces.video_key(sample).value]):
+        if sample.kind == "audio" or not self.store.missing([self.spaces.picture_key(sample).value]):
             return None
         try:
             if sample.kind == "image":
@@ -206,8 +229,15 @@ class Encoder:
 
     def _array(self, encoded: Encoded) -> str:
         kind: Kind = encoded.inputs["kind"]
-        space = f"{encoded.inputs['vae'][:SPACE_DIGITS]}-{self.spaces.dtype}"
+        # Masks belong to no VAE.
+        space = f"{encoded.inputs['vae'][:SPACE_DIGITS]}-{self.spaces.dtype}" if kind != "mask" else "cells"
         return self.store.array_name(kind, space, encoded.bits.shape)
+
+
+def shown_by(samples: Sequence[Sample]) -> list[Sample | Companion]:
+    """The samples, and then what belongs to them, sizes together."""
+    companions = [companion for sample in samples for companion in sample.companions]
+    return [*samples, *sorted(companions, key=lambda c: (c.purpose, c.geometry.target, c.frames.count, c.id))]
 
 
 def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
@@ -249,12 +279,13 @@ def outcome(ctx: Context, encoder: Encoder | None, store: LatentStore) -> Outcom
     errors = quarantined(ctx, store)
     keys = set(all_keys(ctx, store))
     encoded = {"video": 0, "audio": 0} if encoder is None else encoder.encoded
-    done = encoded["video"] + encoded["audio"]
+    done = sum(encoded.values())
     return Outcome(
         counts={
             "clips": len(ctx.snapshot.samples),
             "video_encoded": encoded["video"],
             "audio_encoded": encoded["audio"],
+            "masks": encoded.get("mask", 0),
             "done": done,
             "hits": len(keys) - done - sum(store.error(key) is not None for key in keys),
             "quarantined": len(errors),

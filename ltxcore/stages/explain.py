@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ltxcore.config.errors import nearest
+from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import probe_media
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, STAGES, TEXT, MissingInput
+from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, TEXT, MissingInput, asked_stages
+from ltxcore.stages.held_out import WHY, held_out_ids
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
@@ -25,6 +26,7 @@ MAKERS = {
     "video latents": LATENTS.name,
     "audio latents": LATENTS.name,
     "text features": TEXT.name,
+    "teacher features": FRAMES.name,
 }
 
 
@@ -115,12 +117,17 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
         clip_id,
         str(file.path),
         "in" if broken is None else "quarantined",
-        broken or "; ".join(verdict.notes),
+        broken or "; ".join([*_held_out(ctx, verdict), *verdict.notes]),
         tracks,
         work,
         saw,
         runs,
     )
+
+
+def _held_out(ctx: Context, sample: Sample) -> list[str]:
+    others = [entry for entry in _seen(ctx).values() if isinstance(entry, Sample)]
+    return [WHY] if sample.id in held_out_ids(ctx.recipe.evaluation, [*others, sample]) else []
 
 
 def _seen(ctx: Context) -> dict[str, Sample | Rejection]:
@@ -191,10 +198,10 @@ def explain_stages(ctx: Context) -> list[StageReport]:
     """For each stage: up to date, or why it would run; and what its work would be."""
     reports = []
     work = _work(ctx)
-    for stage in STAGES:
+    for stage in asked_stages(ctx.recipe):
         try:
             request, stamp = find_result(stage, ctx)
-        except (MissingInput, ModelError) as error:
+        except (MissingInput, ModelError, ConfigError) as error:
             reports.append(StageReport(stage.name, "waits", [str(error)]))
             continue
         if stamp is not None:

@@ -12,7 +12,7 @@ from ltxcore.models.vae_ways import NO_TILING, TILINGS, VaeWay, asked_way
 from ltxcore.stages.contract import AUDIO, LATENTS, TEXT
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.index import Index
-from ltxcore.store.snapshot import AudioPlan, Sample
+from ltxcore.store.snapshot import AudioPlan, Companion, Sample
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class LatentSpaces:
             committed,
         )
 
-    def video_key(self, sample: Sample, tiling: str | None = None) -> Key:
+    def video_key(self, sample: Sample | Companion, tiling: str | None = None) -> Key:
         """Frames (source index and the time each stands for), box, size, VAE, and tiles where they matter.
 
         Without a `tiling` the one that is committed: the recipe's own before the picture whole, and that
@@ -87,9 +87,30 @@ class LatentSpaces:
         return next((key for key in others if key.value in self.committed), first)
 
     def tiled(self, samples: Iterable[Sample]) -> dict[str, str]:
-        """Sample id -> tiling, of the samples whose latents are made of tiles."""
-        tilings = ((sample.id, self.video_key(sample).inputs["tiling"]) for sample in samples)
-        return {sample_id: tiling for sample_id, tiling in tilings if tiling != NO_TILING}
+        """Id -> tiling, of the samples and references whose latents are made of tiles."""
+        shown = [
+            picture for sample in samples for picture in (sample, sample.reference) if picture is not None
+        ]
+        tilings = ((picture.id, self.video_key(picture).inputs["tiling"]) for picture in shown)
+        return {picture_id: tiling for picture_id, tiling in tilings if tiling != NO_TILING}
+
+    def picture_key(self, shown: Sample | Companion) -> Key:
+        """What is kept of a clip, a reference or a mask."""
+        if isinstance(shown, Companion) and shown.purpose == "mask":
+            return self.mask_key(shown)
+        return self.video_key(shown)
+
+    def mask_key(self, mask: Companion) -> Key:
+        """Masks pass no VAE: they are measured in the cells of the latents."""
+        return Key(
+            {
+                "kind": "mask",
+                "media": mask.media_id,
+                "frames": fingerprint([mask.frames.fps, *mask.frames.indices]),
+                "geometry": mask.geometry.model_dump(mode="json"),
+                "version": LATENTS.version,
+            }
+        )
 
     def audio_key(self, sample: Sample, plan: AudioPlan) -> Key:
         return Key(
@@ -104,7 +125,8 @@ class LatentSpaces:
 
     def keys(self, sample: Sample) -> list[str]:
         """All keys that a sample needs before it can be trained on."""
-        keys = [] if sample.kind == "audio" else [self.video_key(sample).value]
+        keys = [self.picture_key(companion).value for companion in sample.companions]
+        keys += [] if sample.kind == "audio" else [self.video_key(sample).value]
         if sample.audio is not None:
             keys.append(self.audio_key(sample, sample.audio).value)
         return keys

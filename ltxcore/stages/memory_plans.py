@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ltxcore.config.batch_size import clips_of
+from ltxcore.config.crepa_settings import PATCH
+from ltxcore.memory.alignment import alignment_bytes, projector_values
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.device import device_budget_bytes, device_name
 from ltxcore.memory.fallback import Exhausted
 from ltxcore.memory.plan import (
+    ADAPTER_BYTES_PER_PARAMETER,
     GIB,
     MemoryPlan,
     OverBudget,
@@ -17,17 +20,20 @@ from ltxcore.memory.plan import (
     host_budget_bytes,
     largest_layer_bytes,
     layer_count,
+    teacher_activations_bytes,
     text_activations_bytes,
     training_activations_bytes,
 )
+from ltxcore.models.teacher import width_of
 from ltxcore.models.vae_ways import WAYS, VaeWay, asked_way
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, RENDER, STAGES, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage, asked_stages
 from ltxcore.stages.placing import forced_arrangement
 from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
 from ltxcore.stages.training_plan import Machine, largest_sample, plan_on_device
 from ltxcore.stages.vae_room import VaeRoom
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -60,7 +66,7 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
     if stage is LATENTS:
         return _plan_encoding(ctx, device)
     value_bytes = BF16_BYTES
-    work = {TEXT.name: _text_bytes, RENDER.name: _decoding_bytes}[stage.name]
+    work = {TEXT.name: _text_bytes, FRAMES.name: _teacher_bytes, RENDER.name: _decoding_bytes}[stage.name]
     plan = _plan(ctx, stage, device, _weights(ctx, stage, value_bytes), 0, work(ctx, value_bytes))
     if stage is RENDER:
         arrangement = forced_arrangement(ctx)
@@ -117,7 +123,7 @@ def _plan_encoding(ctx: Context, device: str) -> MemoryPlan:
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
-    plan = plan_rendering(ctx.recipe.validation)
+    plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     size = plan.num_frames, plan.width, plan.height
     channels = ctx.source.config("vae")["decoder_block_out_channels"][0]
     # Pieces along time are for the encoder, which looks back alone.
@@ -132,6 +138,16 @@ def _text_bytes(ctx: Context, value_bytes: int) -> int:
         width=connectors["caption_channels"],
         states=connectors["text_proj_in_factor"],
         captions=1,
+        value_bytes=value_bytes,
+    )
+
+
+def _teacher_bytes(ctx: Context, value_bytes: int) -> int:
+    settings = ctx.recipe.crepa
+    return teacher_activations_bytes(
+        tokens=(settings.crepa_encoder_image_size // PATCH) ** 2 + 1,
+        width=width_of(settings),
+        frames=settings.crepa_encoder_batch_size,
         value_bytes=value_bytes,
     )
 
@@ -174,15 +190,20 @@ def _plan_training(ctx: Context) -> MemoryPlan:
     config = ctx.source.config("transformer")
     width = config["num_attention_heads"] * config["attention_head_dim"]
     largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size)
+    tokens, batch = video_tokens(largest), clips_of(settings.train_batch_size, largest.bucket)
     activations = training_activations_bytes(
-        tokens=video_tokens(largest),
+        tokens=tokens,
         width=width,
         blocks=config["num_layers"],
         checkpointing=settings.gradient_checkpointing,
-        batch=clips_of(settings.train_batch_size, largest.bucket),
+        batch=batch,
     )
     suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
-    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.lora_rank)
+    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.rank_by_size)
+    if ctx.recipe.crepa.crepa_enabled:
+        widths = {"width": width, "teacher_width": width_of(ctx.recipe.crepa)}
+        adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
+        activations += alignment_bytes(tokens=tokens, batch=batch, **widths)
     arrangement = forced_arrangement(ctx)
     weights = _weights(ctx, TRAIN, value_bytes)
     if arrangement.connectors == "precomputed":
@@ -195,7 +216,7 @@ def _plan_training(ctx: Context) -> MemoryPlan:
 def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
     """One row for each stage that loads models, with the measured peak where there is one."""
     rows = []
-    for stage in STAGES:
+    for stage in asked_stages(ctx.recipe):
         if not stage.models:
             continue
         try:
@@ -228,6 +249,8 @@ def host_limit_bytes(ctx: Context, stage: Stage) -> int:
 
 
 def _weights(ctx: Context, stage: Stage, value_bytes: int) -> int:
+    if stage is FRAMES:
+        return ctx.teacher.resident_bytes(value_bytes)
     parts = {"text_projection": "connectors"}
     components = {parts.get(name, name) for name in stage.models if name != "tokenizer"}
     if stage is LATENTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.plan import GIB, MemoryPlan
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, TEXT
+from ltxcore.stages.contract import FRAMES, LATENTS, TEXT
 from ltxcore.stages.stamp import Stamp, newest_stamp
 
 
@@ -13,7 +13,7 @@ def memory_tags(ctx: Context, plan: MemoryPlan) -> dict[str, str]:
     """Of the stage at work by `plan`, with this process's peak so far, and of the stages before it."""
     peaks = measure_peaks()
     tags = _tags(plan.stage, plan.facts(), peaks.vram_bytes if plan.on_device else peaks.rss_bytes)
-    for stage in (LATENTS, TEXT):
+    for stage in (LATENTS, TEXT, *([FRAMES] if ctx.recipe.crepa.crepa_enabled else [])):
         stamp = newest_stamp(ctx.workspace, stage)
         if stamp is not None and "memory" in stamp.outcome.facts:
             tags |= _tags(stage.name, stamp.outcome.facts["memory"], _measured(stamp))

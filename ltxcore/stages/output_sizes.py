@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import ceil
 
+from ltxcore.config.conditioning_settings import Modality
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.config.validation_settings import ValidationSettings
@@ -12,7 +13,7 @@ from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
 from ltxcore.stages.contract import RENDER
 from ltxcore.stages.stamp import newest_stamp
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.plan import plan_rendering
@@ -58,13 +59,19 @@ class LatentSizes:
 
     def tracks(self, sample: Sample) -> list[int]:
         """Bytes of each latent track of a sample, in the order of its keys."""
-        width, height = sample.geometry.target
-        frames = (sample.frames.count - 1) // self.temporal + 1
-        picture = self.channels * frames * (width // self.spatial) * (height // self.spatial) * BF16_BYTES
+        pictures = [] if sample.reference is None else [self._latents(sample.reference) * self.channels]
+        pictures += [] if sample.mask is None else [self._latents(sample.mask)]
+        pictures += [self._latents(sample) * self.channels]
         if sample.audio is None:
-            return [picture]
+            return pictures
         length = max(1, round(sample.audio.duration_s * AUDIO_LATENTS_PER_SECOND))
-        return [picture, length * self.audio_width * BF16_BYTES]
+        return [*pictures, length * self.audio_width * BF16_BYTES]
+
+    def _latents(self, shown: Sample | Companion) -> int:
+        """Bytes of one channel."""
+        width, height = shown.geometry.target
+        frames = (shown.frames.count - 1) // self.temporal + 1
+        return frames * (width // self.spatial) * (height // self.spatial) * BF16_BYTES
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,16 @@ class TextSizes:
 
 
 def adapter_parameters(
-    source: ModelSource, lora: LoraSettings, has_sound: bool, has_video: bool = True
+    source: ModelSource,
+    lora: LoraSettings,
+    has_sound: bool,
+    has_video: bool = True,
+    frozen: Modality | None = None,
 ) -> int:
     """Trained numbers of a LoRA: rank times rows and columns of every target."""
     from ltxcore.training.lora import default_targets
 
-    suffixes = lora.lora_targets or default_targets(has_sound, has_video)
+    suffixes = lora.lora_targets or default_targets(has_sound, has_video, frozen)
     linears = [
         shape
         for name, shape in source.shapes("transformer").items()
@@ -108,7 +119,7 @@ def adapter_parameters(
         and len(shape) == 2
         and f".{name.removesuffix('.weight')}".endswith(tuple(f".{suffix}" for suffix in suffixes))
     ]
-    return sum(lora.lora_rank * (rows + columns) for rows, columns in linears)
+    return sum(lora.rank_by_size * (rows + columns) for rows, columns in linears)
 
 
 def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:

@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.base import Strict
-from ltxcore.config.dataset_kinds import AudioDataset, ImageDataset, Media, VideoDataset
+from ltxcore.config.dataset_kinds import (
+    AudioDataset,
+    ConditioningDataset,
+    ImageDataset,
+    Media,
+    VideoDataset,
+)
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.media.captions import caption_files
-from ltxcore.media.discover import extensions, list_files, sample_id, stray_captions
+from ltxcore.media.discover import IMAGES, extensions, list_files, sample_id, stray_captions
 from ltxcore.media.errors import MediaError, Undecided, cannot_be_read
 from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.media.likeness import alike
@@ -24,6 +30,7 @@ from ltxcore.media.sound_files import probe_sound
 from ltxcore.media.streams import check_file
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
+from ltxcore.stages.learnable import NothingLearnt, learnable
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
@@ -48,13 +55,15 @@ class NothingToTrain(RuntimeError):
 class MediaFile:
     """A file that was found in a dataset."""
 
-    dataset: Media
+    dataset: Media | ConditioningDataset
     root: Path
     path: Path
 
     @property
     def kind(self) -> Kind:
         """As what it is looked at: of an audio_only video dataset only the sound is wanted."""
+        if isinstance(self.dataset, ConditioningDataset):
+            return "image" if self.path.suffix.lower() in IMAGES else "video"
         if isinstance(self.dataset, ImageDataset):
             return "image"
         alone = isinstance(self.dataset, VideoDataset) and self.dataset.audio.audio_only
@@ -83,8 +92,8 @@ def request(ctx: Context) -> dict[str, Any]:
     media = ctx.datasets.media
     listing |= {d.parquet.path: [_stat(Path(d.parquet.path))] for d in media if d.parquet is not None}
     return {
-        "datasets": [d.fingerprint_data() for d in media],
-        "roots": {d.id: str(ctx.datasets.directory(d)) for d in media},
+        "datasets": [d.fingerprint_data() for d in ctx.datasets.files],
+        "roots": {d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.files},
         "files": fingerprint(listing),
     }
 
@@ -116,7 +125,7 @@ def find_files(ctx: Context) -> list[MediaFile]:
     """The media files of all datasets, in a fixed order."""
     found = []
     skip = (ctx.workspace.root,)
-    for dataset in ctx.datasets.media:
+    for dataset in ctx.datasets.files:
         root = ctx.datasets.directory(dataset)
         found += [MediaFile(dataset, root, path) for path in list_files(root, skip, extensions(dataset))]
     return found
@@ -163,6 +172,20 @@ class Memo:
             return None
         record = self.probes.get(probe_key(known["media_id"], file.kind))
         return None if record is None or record["version"] != PROBE.version else (known["media_id"], record)
+
+    def require(self, file: MediaFile) -> tuple[str, object]:
+        """Media id and probe of a file.
+
+        Raises:
+            MediaError: it could not be probed, and why.
+        """
+        known = self.look_up(file)
+        if known is None:
+            raise MediaError("changed while it was being looked at; run probe-media again")
+        media_id, record = known
+        if "error" in record:
+            raise MediaError(record["error"])
+        return media_id, record["probe"]
 
     def probe_batch(self, files: Sequence[MediaFile], on_file: Callable[[], None]) -> int:
         """Hash and probe a batch of files and commit what was learnt. Returns how many were probed."""
@@ -252,7 +275,7 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     wants_audio = bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
     return Snapshot(
-        roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.media},
+        roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.files},
         samples=tuple(_mark_alike(_mark_duplicates(samples), memo)),
         rejections=tuple(rejections),
         wants_audio=wants_audio,
@@ -304,6 +327,10 @@ def _refuse_empty(
             f"sound was asked for and none of the {len(samples)} clips in {where} has any; "
             "add clips with sound, or write `audio: {auto_split: false}`"
         )
+    try:
+        learnable(samples, ctx.recipe.given)
+    except NothingLearnt as error:
+        raise NothingToTrain(str(error)) from error
     for dataset in ctx.datasets.video:
         clips = [sample for sample in samples if sample.dataset == dataset.id]
         if dataset.demands_sound and clips and not any(sample.audio for sample in clips):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.store.snapshot import Snapshot
+from ltxcore.store.snapshot import Sample, Snapshot
 
 EMPTY = ""
+UNCONDITIONAL = "unconditional"
 DEFAULT_PROMPTS = 2
 
 
@@ -15,8 +17,15 @@ def validation_prompts(recipe: Recipe, snapshot: Snapshot) -> dict[str, str]:
     """Short name -> prompt: the recipe's, or the captions of the first clips."""
     if recipe.validation.validation_disable:
         return {}
+    if recipe.validation.validation_using_datasets:
+        return {name: clip.captions[0] for name, clip in dataset_clips(recipe, snapshot).items()}
+    empty = {} if recipe.validation.validation_disable_unconditional else {UNCONDITIONAL: EMPTY}
     if recipe.validation.validation_prompts:
-        return dict(recipe.validation.validation_prompts)
+        return {**recipe.validation.validation_prompts, **empty}
+    return {**_first_captions(snapshot), **empty}
+
+
+def _first_captions(snapshot: Snapshot) -> dict[str, str]:
     prompts: dict[str, str] = {}
     for sample in sorted(snapshot.samples, key=lambda s: s.id):
         if len(prompts) == DEFAULT_PROMPTS:
@@ -27,7 +36,26 @@ def validation_prompts(recipe: Recipe, snapshot: Snapshot) -> dict[str, str]:
     return prompts
 
 
-def _slug(path: str, taken: dict[str, str]) -> str:
+def dataset_clips(recipe: Recipe, snapshot: Snapshot) -> dict[str, Sample]:
+    """Short name -> clip, of the clips that renderings are conditioned on: the first ones of one size.
+
+    Empty without `validation_using_datasets`.
+    """
+    settings = recipe.validation
+    if settings.validation_disable or not settings.validation_using_datasets:
+        return {}
+    of_set = sorted(
+        (s for s in snapshot.samples if settings.eval_dataset_id in (None, s.dataset) and s.kind != "audio"),
+        key=lambda s: s.id,
+    )
+    clips: dict[str, Sample] = {}
+    for sample in of_set:
+        if sample.bucket == of_set[0].bucket and len(clips) < DEFAULT_PROMPTS:
+            clips[_slug(sample.path, clips)] = sample
+    return clips
+
+
+def _slug(path: str, taken: Mapping[str, object]) -> str:
     stem = re.sub(r"[^A-Za-z0-9]+", "-", path.rsplit(".", 1)[0]).strip("-").lower() or "prompt"
     return stem if stem not in taken else f"{stem}-{len(taken) + 1}"
 

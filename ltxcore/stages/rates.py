@@ -20,7 +20,7 @@ class Rates:
         self._workspace = workspace
         self._host = socket.gethostname()
 
-    def seconds(self, stage: Stage, units: int, **model: str) -> float | None:
+    def seconds(self, stage: Stage, units: int, **model: str | int) -> float | None:
         """How long so many units would take, or None where no earlier run tells.
 
         Args:

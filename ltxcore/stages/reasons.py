@@ -11,9 +11,10 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.encode_latents import spaces_of
 from ltxcore.stages.keys import Key, TextSpace, waveform_key
 from ltxcore.stages.prompts import all_texts
+from ltxcore.stages.teacher_space import TeacherSpace
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.snapshot import Sample
+from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
 
@@ -33,7 +34,10 @@ WORDS = {
     "tokenizer": "tokenizer fingerprint",
     "projection": "text projection fingerprint",
     "max_tokens": "the caption's length limit",
+    "teacher": "CREPA's teacher",
+    "image_size": "the teacher's image size",
 }
+COMPANIONS = {"reference": "reference latents", "mask": "masks"}
 STORED, MISSING, QUARANTINED = "stored", "missing", "quarantined"
 
 
@@ -55,6 +59,7 @@ class History:
         self._latents, self._sounds = LatentStore(ctx.store), WaveformStore(ctx.store)
         self._texts = TextStore(ctx.store)
         self._spaces, self._text_space = spaces_of(ctx, self._latents), TextSpace.of(ctx.source)
+        self._teacher = TeacherSpace.of(ctx) if ctx.recipe.crepa.crepa_enabled else None
         self._known: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for index in (self._latents.index, self._sounds.index, self._texts.index):
             for _, record in index.items():
@@ -71,8 +76,13 @@ class History:
     def tracks(self, sample: Sample) -> list[Track]:
         """Everything that a sample needs of the store before it can be trained on."""
         found = []
+        for companion in sample.companions:
+            key = self._spaces.picture_key(companion)
+            found.append(self._latent(COMPANIONS[companion.purpose], key, companion))
         if sample.kind != "audio":
             found.append(self._latent("video latents", self._spaces.video_key(sample), sample))
+            if self._teacher is not None:
+                found.append(self._latent("teacher features", self._teacher.key(sample), sample))
         if sample.audio is not None:
             waveform = waveform_key(sample.media_id, sample.audio)
             found.append(
@@ -87,7 +97,7 @@ class History:
             found.append(self._latent("audio latents", self._spaces.audio_key(sample, sample.audio), sample))
         return found + [self.caption(caption) for caption in sample.captions]
 
-    def _latent(self, what: str, key: Key, sample: Sample) -> Track:
+    def _latent(self, what: str, key: Key, sample: Sample | Companion) -> Track:
         missing = bool(self._latents.missing([key.value]))
         return self._track(what, key, missing, self._latents.error(key.value), sample.media_id)
 

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.vae_ways import LARGE_TILES, asked_way
-from ltxcore.stages import embed_text, train_lora
+from ltxcore.stages import embed_text, encode_latents, train_lora
+from ltxcore.stages.base_renderings import BaseRenderings
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import RENDER, TEXT, TRAIN, MissingInput
+from ltxcore.stages.contract import RENDER, TEXT, MissingInput
 from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
-from ltxcore.stages.stamp import Outcome, Stamp, find_stamp, output_file, request_fingerprint
+from ltxcore.stages.rendered_lora import RenderedLora, rendered_lora, training_key
+from ltxcore.stages.sample_steps import DIFFUSERS_FILE, step_directory, waiting_steps
+from ltxcore.stages.stamp import Outcome, Stamp, output_file
+from ltxcore.stages.step_samples import gather_samples, sample_files, steps_of, write_samples
+from ltxcore.stages.validation_clips import HeldClips, given_clips, plan_of_clips
+from ltxcore.stages.validation_runs import (
+    ValidationRun,
+    adapter_request,
+    renderings,
+    validation_runs,
+)
 from ltxcore.store.blobs import write_atomic
 from ltxcore.validation.plan import Rendering, RenderPlan, plan_rendering
 
@@ -40,11 +54,12 @@ CONTACT_SHEET, LOSS_PICTURE, PAGE, MEASURES = "contact-sheet.png", "loss.png", "
 
 def request(ctx: Context) -> dict[str, Any]:
     """The training, the prompts and their text space, and what decodes."""
-    training = training_stamp(ctx)
     return {
-        "training": training.fingerprint,
+        "training": training_key(ctx),
+        **({"step": ctx.step} if ctx.step else {}),
         "prompts": validation_prompts(ctx.recipe, ctx.snapshot),
-        "validation": ctx.recipe.validation.fingerprint_data(),
+        "validation": rendering_settings(ctx),
+        **adapter_request(ctx),
         **space_request(ctx),
         **{name: ctx.source.fingerprint(name) for name in ("vae", "audio_vae", "vocoder")},
     }
@@ -52,7 +67,8 @@ def request(ctx: Context) -> dict[str, Any]:
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return embed_text.needs(ctx)
+    latents = encode_latents.needs(ctx) if ctx.recipe.validation.validation_using_datasets else {}
+    return embed_text.needs(ctx) | latents
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -60,19 +76,14 @@ def present(ctx: Context, stamp: Stamp) -> bool:
     return True
 
 
-def training_stamp(ctx: Context) -> Stamp:
-    """The stamp of the training that this context asks for.
+def rendering_settings(ctx: Context) -> dict[str, Any]:
+    """The settings that a rendering depends on; how often there is one is not among them."""
+    settings = ctx.recipe.validation.fingerprint_data()
+    return {key: value for key, value in settings.items() if key != "validation_step_interval"}
 
-    Raises:
-        MissingInput: it has not been done.
-    """
-    ctx.require_snapshot(RENDER)
-    asked = train_lora.request(ctx)
-    stamp = find_stamp(ctx.workspace, TRAIN, asked)
-    if stamp is None:
-        wanted = request_fingerprint(TRAIN, asked)[:16]
-        raise MissingInput(RENDER, f"the LoRA of training {wanted}", TRAIN)
-    return stamp
+
+def _tell_step(on_step: Callable[[str], None], what: str, done: int, total: int) -> None:
+    on_step(what)
 
 
 @dataclass
@@ -84,31 +95,31 @@ class Session:
     device: str
     memory_plan: MemoryPlan | None = None
     """The plan to work by. None: the first of the planner."""
-    training: Stamp = field(init=False)
+    lora: RenderedLora = field(init=False)
     prompts: dict[str, str] = field(init=False)
+    """Name -> prompt of every rendering."""
+    runs: list[ValidationRun] = field(init=False)
     plan: RenderPlan = field(init=False)
     decoding: TiledOnDemand | None = field(default=None, init=False)
+    held_clips: HeldClips = field(init=False)
 
     def __post_init__(self) -> None:
         self.ctx = self.ctx.settled
-        self.training = training_stamp(self.ctx)
-        self.prompts = validation_prompts(self.ctx.recipe, self.ctx.snapshot)
-        self.plan = plan_rendering(self.ctx.recipe.validation)
+        self.lora = rendered_lora(self.ctx)
+        self.prompts = renderings(self.ctx, validation_prompts(self.ctx.recipe, self.ctx.snapshot))
+        self.runs = validation_runs(self.ctx)
+        self.plan = plan_of_clips(self.ctx, plan_rendering(self.ctx.recipe.validation))
+        self.held_clips = HeldClips(self.ctx)
         for note in self.plan.notes:
             logger.info(note)
 
     @property
-    def lora_file(self) -> Path:
-        """The LoRA in diffusers' layout."""
-        files = [self.ctx.workspace.root / file.path for file in self.training.outcome.files]
-        return next(f for f in files if f.name == "pytorch_lora_weights.safetensors")
-
-    @property
     def denoising_steps(self) -> int:
-        return 2 * len(self.prompts) * self.plan.steps
+        prompts = len(validation_prompts(self.ctx.recipe, self.ctx.snapshot))
+        return 2 * prompts * sum(run.plan(self.plan).steps for run in self.runs)
 
     def render(self, on_step: Callable[[str], None]) -> list[Pair]:
-        """Render all prompts from the base, and then all of them from the LoRA.
+        """Render all prompts from the base, where that was not done before, and all of them from the LoRA.
 
         Raises:
             OverBudget: it needs more memory than it may use; nothing is loaded then.
@@ -126,10 +137,21 @@ class Session:
             raise MissingInput(RENDER, f"the text features of {len(missing)} prompts", TEXT)
         captions = self._connected(features, [*self.prompts.values(), negative])
         renderer = self._load(plan)
-        base = self._render_all(renderer, captions, "base", on_step)
-        with renderer.adapter(self.lora_file):
-            lora = self._render_all(renderer, captions, "LoRA", on_step)
+        settings = {**rendering_settings(self.ctx), **given_clips(self.ctx, self.plan)}
+        bases = BaseRenderings(self.ctx, settings, self.prompts)
+        base = bases.load()
+        if base is None:
+            base = bases.save(self._render_all(renderer, captions, None, "base", on_step))
+        lora = self._render_all(renderer, captions, self.lora.file, "LoRA", on_step)
+        for step in self._waiting_steps():
+            file = step_directory(self.lora.record, step) / DIFFUSERS_FILE
+            samples = self._render_all(renderer, captions, file, f"step {step}", on_step)
+            write_samples(self.directory, step, samples)
         return list(zip(base, lora, strict=True))
+
+    def _waiting_steps(self) -> list[int]:
+        """The steps of a finished training that nobody has rendered while it went on."""
+        return waiting_steps(self.lora.record) if self.lora.finished else []
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -174,28 +196,38 @@ class Session:
         self,
         renderer: Renderer,
         captions: dict[str, ConnectedCaption],
+        lora: Path | None,
         label: str,
         on_step: Callable[[str], None],
     ) -> list[Rendering]:
+        """Every prompt in every run, with a LoRA or from the base; in the order of `prompts`."""
         negative = captions[self.ctx.recipe.validation.validation_negative_prompt]
-
-        def render(name: str, prompt: str) -> Rendering:
-            return renderer.render(
-                name, captions[prompt], negative, lambda done, total: on_step(f"{name}, {label}")
-            )
-
-        return [render(name, prompt) for name, prompt in self.prompts.items()]
+        found = []
+        for run in self.runs:
+            with renderer.adapter(*([] if lora is None else [lora]), *run.adapters):
+                for name, prompt in validation_prompts(self.ctx.recipe, self.ctx.snapshot).items():
+                    shown = run.name(name)
+                    told = partial(_tell_step, on_step, f"{shown}, {label}")
+                    with renderer.holding(self.held_clips.of(name, renderer.vae)):
+                        rendering = renderer.render(
+                            name, captions[prompt], negative, told, run.plan(self.plan)
+                        )
+                    found.append(replace(rendering, name=shown))
+        return found
 
     def write(self, pairs: list[Pair]) -> None:
         """Videos, posters, contact sheet and the page that shows them."""
+        from ltxcore.training.plot import plot_losses
         from ltxcore.validation.contact_sheet import write_contact_sheet
         from ltxcore.validation.gallery import write_gallery
 
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self.lora.finished:
+            gather_samples(self.ctx, self.directory, list(self.prompts), self.lora.trained_steps)
         entries = [self._entry(base, lora) for base, lora in pairs]
         write_contact_sheet(self.directory / CONTACT_SHEET, pairs, GALLERY_TITLE)
-        picture = self.ctx.workspace.root / self.training.outcome.facts["directory"] / LOSS_PICTURE
-        write_atomic(self.directory / LOSS_PICTURE, picture.read_bytes())
+        losses = [self.lora.record / name for name in ("metrics.jsonl", "evaluations.jsonl")]
+        plot_losses(losses[0], self.directory / LOSS_PICTURE, losses[1])
         write_gallery(self.directory, self._facts(), entries)
         measures = {
             entry.name: {
@@ -219,6 +251,7 @@ class Session:
             base=self._side(base, "base"),
             lora=self._side(lora, "lora"),
             difference=mean_difference(base.frames, lora.frames),
+            steps=steps_of(self.directory, base.name),
         )
 
     def _side(self, rendering: Rendering, label: str) -> Side:
@@ -234,31 +267,39 @@ class Session:
     def _facts(self) -> GalleryFacts:
         from ltxcore.validation.gallery import GalleryFacts
 
-        plan, facts, recipe = self.plan, self.training.outcome.facts, self.ctx.recipe
-        loras = [f.path for f in self.training.outcome.files if f.path.endswith(".safetensors")]
+        plan, lora, recipe = self.plan, self.lora, self.ctx.recipe
         return GalleryFacts(
             title=GALLERY_TITLE,
             sampling=(
                 ("Steps", str(plan.steps)),
-                ("Guidance", f"{plan.guidance:g}"),
+                ("Guidance", plan.told_guidance()),
                 ("Size", f"{plan.width}x{plan.height}"),
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),
             run=(
                 ("Model", recipe.model.pretrained_model_name_or_path),
                 ("Snapshot", self.ctx.snapshot.id),
-                ("Training", self.training.fingerprint[:16]),
-                ("Steps", str(self.training.outcome.counts["steps"])),
-                ("Loss", f"{facts['first_loss']:.4f} -> {facts['last_loss']:.4f}"),
-                ("Rank", str(recipe.lora.lora_rank)),
+                ("Training", lora.fingerprint[:16]),
+                (
+                    "Step",
+                    f"{lora.step} of {lora.trained_steps}" if lora.finished else f"{lora.step}, it goes on",
+                ),
+                *([("Loss", lora.loss)] if lora.loss else []),
+                ("Rank", recipe.lora.size_told),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
-            lora_files=tuple(loras),
+            lora_files=lora.files,
             notes=plan.notes,
             negative_prompt=recipe.validation.validation_negative_prompt,
             loss_picture=LOSS_PICTURE,
             contact_sheet=CONTACT_SHEET,
         )
+
+    def forget_samples(self) -> None:
+        """Drop the LoRAs that were left for these renderings: they are stamped, and each is large."""
+        steps = [self.ctx.step] if self.ctx.step else waiting_steps(self.lora.record)
+        for step in steps:
+            shutil.rmtree(step_directory(self.lora.record, step), ignore_errors=True)
 
     def finish(self) -> Outcome:
         """Give MLflow the gallery and say what was rendered."""
@@ -269,17 +310,21 @@ class Session:
             for side in ("base", "lora")
             for kind in ("mp4", "jpg")
         ]
-        files = [self.directory / name for name in names]
+        files = [*(self.directory / name for name in names), *sample_files(self.directory)]
         if files:
-            record = self.ctx.workspace.root / self.training.outcome.facts["directory"]
-            tracker = train_lora.tracker(self.ctx, record)
-            tracker.log_artifacts(files, "gallery")
+            tracker = train_lora.tracker(self.ctx, self.lora.record)
+            place = f"samples/step-{self.ctx.step:06d}" if self.ctx.step else "gallery"
+            # MLflow keeps a file under its bare name.
+            for folder, group in groupby(files, key=lambda file: file.parent):
+                below = folder.relative_to(self.directory).as_posix()
+                tracker.log_artifacts(group, place if below == "." else f"{place}/{below}")
             if self.memory_plan is not None:
                 tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
-            tracker.finish("FINISHED")
-        renderings = 2 * len(self.prompts)
+            if self.lora.finished:
+                tracker.finish("FINISHED")
+        count = 2 * len(self.prompts)
         return Outcome(
-            counts={"renderings": renderings, "done": renderings, "hits": 0},
+            counts={"renderings": count, "done": count, "hits": 0},
             facts={
                 "prompts": self.prompts,
                 "vae_steps_down": [] if self.decoding is None else self.decoding.steps,

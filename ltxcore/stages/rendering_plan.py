@@ -13,6 +13,7 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER
 from ltxcore.stages.placing import arrangement_of, forced_by
 from ltxcore.stages.training_plan import Machine, planner_of
+from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, plan_rendering
 
 BF16_BYTES, FP32_BYTES = 2, 4
@@ -66,7 +67,7 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
     """One rendering of the recipe's size; with the adapter on the model, which is the larger of both."""
     from ltxcore.training.lora import default_targets
 
-    recipe, plan = ctx.recipe, plan_rendering(ctx.recipe.validation)
+    recipe, plan = ctx.recipe, plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     with_sound = any(sample.audio is not None for sample in ctx.snapshot.samples)
     return RenderWorkload(
         plan.width,
@@ -75,7 +76,7 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         plan.fps,
         guided=plan.guidance > DISTILLED_GUIDANCE,
         text_tokens=ctx.source.text_max_tokens,
-        rank=recipe.lora.lora_rank,
+        rank=recipe.lora.rank_by_size,
         targets=tuple(recipe.lora.lora_targets or default_targets(with_sound)),
         tile_pixels=LARGE_TILES.size,
         tiled=recipe.encode.vae_enable_tiling,

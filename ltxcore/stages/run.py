@@ -107,7 +107,13 @@ class StageRun:
             memory = {**self.plan.facts(), "setbacks": list(self.setbacks)}
             outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": memory}})
         stamp = write_stamp(
-            self.ctx.workspace, self.stage, self.request, outcome, self.started_s, os.getpid()
+            self.ctx.workspace,
+            self.stage,
+            self.request,
+            outcome,
+            self.started_s,
+            os.getpid(),
+            newest=not self.ctx.step,
         )
         write_manifest(
             self.run,

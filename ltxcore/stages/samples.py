@@ -7,16 +7,21 @@ import torch
 from ltxcore.models.audio_latents import audio_latent_length
 from ltxcore.models.text import TextFeatures
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND
+from ltxcore.stages import embed_frames
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, TEXT, TRAIN, MissingInput
+from ltxcore.stages.contract import FRAMES, LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
+from ltxcore.stages.held_out import held_out
 from ltxcore.stages.keys import TextSpace
+from ltxcore.stages.learnable import learnable, tell_left_out
 from ltxcore.stages.prompts import EMPTY
+from ltxcore.stages.teacher_space import TeacherSpace
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
-from ltxcore.store.snapshot import AudioPlan, Sample
+from ltxcore.store.snapshot import AudioPlan, Companion, Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.training.data import Entry, TrainingSample
+from ltxcore.training.evaluation import HeldOutClip
 
 SPATIAL_FACTOR, TEMPORAL_FACTOR = 32, 8
 
@@ -44,7 +49,8 @@ def trainable(ctx: Context) -> list[Sample]:
     """Every sample that is not quarantined.
 
     Raises:
-        MissingInput: a sample is neither encoded nor quarantined, or a caption has no features.
+        MissingInput: a sample is neither encoded nor quarantined, a caption has no features, or, with CREPA,
+            a clip has none of the teacher's.
     """
     snapshot = ctx.require_snapshot(TRAIN)
     store = LatentStore(ctx.store)
@@ -53,6 +59,10 @@ def trainable(ctx: Context) -> list[Sample]:
     if holes:
         raise MissingInput(TRAIN, f"the latents of {len(holes)} tracks of clips", LATENTS)
     broken = quarantined(ctx, store)
+    if ctx.recipe.crepa.crepa_enabled:
+        if unseen := store.missing(embed_frames.all_keys(ctx)):
+            raise MissingInput(TRAIN, f"the teacher's features of {len(unseen)} clips", FRAMES)
+        broken |= embed_frames.quarantined(ctx, store)
     samples = [sample for sample in snapshot.samples if sample.id not in broken]
     captions = [EMPTY, *sorted({caption for sample in samples for caption in sample.captions})]
     unembedded = StoredFeatures(ctx).missing(captions)
@@ -65,10 +75,21 @@ class StoredSamples:
     """A `SampleSource` on the store: nothing is computed, only read and verified."""
 
     def __init__(self, ctx: Context) -> None:
-        self._samples = {sample.id: sample for sample in trainable(ctx)}
+        """Take in what can be trained on.
+
+        Raises:
+            MissingInput: see `trainable`.
+            NothingLearnt: the recipe's `conditioning` leaves nothing of any sample to learn.
+        """
+        samples, given = trainable(ctx), ctx.recipe.given
+        kept = learnable(samples, given)
+        tell_left_out(samples, kept, given)
+        self._samples = {sample.id: sample for sample in kept}
+        self._held_out = held_out(ctx.recipe.evaluation, ctx.snapshot)
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
+        self._teacher = TeacherSpace.of(ctx) if ctx.recipe.crepa.crepa_enabled else None
         self._channels: int = ctx.source.config("transformer")["in_channels"]
 
     def entries(self) -> list[Entry]:
@@ -82,8 +103,10 @@ class StoredSamples:
                 captions=len(sample.captions),
                 visits=sample.visits,
                 probability=sample.probability,
+                regularisation=sample.regularisation,
             )
             for sample in self._samples.values()
+            if sample.id not in self._held_out
         ]
 
     def captions(self) -> list[str]:
@@ -93,6 +116,17 @@ class StoredSamples:
     def caption(self, sample_id: str, number: int | None) -> str:
         """The text of a sample's caption; None asks for the empty one."""
         return EMPTY if number is None else self._samples[sample_id].captions[number]
+
+    @property
+    def reference_factors(self) -> tuple[int, int] | None:
+        """Those of all references, which are the same; None where no sample has one."""
+        found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
+        return next(found, None)
+
+    def held_out(self) -> list[HeldOutClip]:
+        """The clips that are evaluated instead; `load` knows them too."""
+        found = [s for s in self._samples.values() if s.id in self._held_out]
+        return [HeldOutClip(sample.id, sample.media_id) for sample in found]
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         sample = self._samples[sample_id]
@@ -108,12 +142,26 @@ class StoredSamples:
             features=self._features.load(self.caption(sample_id, caption)),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
+            regularisation=sample.regularisation,
+            reference=None if sample.reference is None else self._read(sample.reference),
+            reference_factors=reference_factors(sample),
+            mask=None if sample.mask is None else self._read(sample.mask),
+            teacher=self._seen(sample),
         )
+
+    def _read(self, shown: Sample | Companion) -> torch.Tensor:
+        return from_bits(self._latents.read(self._spaces.picture_key(shown).value))
+
+    def _seen(self, sample: Sample) -> torch.Tensor | None:
+        """The teacher's features `[F', H'·W', D]`; None without CREPA, and for sound alone."""
+        if self._teacher is None or sample.kind == "audio":
+            return None
+        return from_bits(self._latents.read(self._teacher.key(sample).value))
 
     def _video(self, sample: Sample) -> torch.Tensor:
         """Latents `[C, F', H', W']`; zeros where sound is trained alone."""
         if sample.kind != "audio":
-            return from_bits(self._latents.read(self._spaces.video_key(sample).value))
+            return self._read(sample)
         width, height = sample.geometry.target
         shape = (
             (sample.frames.count - 1) // TEMPORAL_FACTOR + 1,
@@ -121,6 +169,13 @@ class StoredSamples:
             width // SPATIAL_FACTOR,
         )
         return torch.zeros(self._channels, *shape, dtype=torch.bfloat16)
+
+
+def reference_factors(sample: Sample) -> tuple[int, int]:
+    """How many times smaller a sample's reference is, and how many times fewer frames a second it has."""
+    if sample.reference is None:
+        return 1, 1
+    return sample.reference.spatial_factor, sample.reference.temporal_factor
 
 
 def heard_latents(plan: AudioPlan, length: int) -> tuple[int, int]:

@@ -99,8 +99,12 @@ def write_stamp(
     outcome: Outcome,
     started_s: float,
     process: int,
+    newest: bool = True,
 ) -> Stamp:
-    """Write the stamp of a finished request; `started_s` is a `time.time()`."""
+    """Write the stamp of a finished request; `started_s` is a `time.time()`.
+
+    Unless it is the stage's `newest`, later requests are not told by what they differ from it.
+    """
     peaks = measure_peaks()
     stamp = Stamp(
         stage=stage.name,
@@ -117,7 +121,8 @@ def write_stamp(
     )
     directory = stage_directory(workspace, stage, request)
     write_json(directory / "stage.json", stamp.model_dump(mode="json"))
-    write_json(_newest(workspace, stage), {"fingerprint": directory.name})
+    if newest:
+        write_json(_newest(workspace, stage), {"fingerprint": directory.name})
     return stamp
 
 

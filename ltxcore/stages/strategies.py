@@ -11,7 +11,7 @@ from ltxcore.config.weight_precisions import NO_CHANGE
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import GIB, MemoryPlan, check_host
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import LATENTS, RENDER, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.memory_plans import (
     LAYER_BY_LAYER,
     host_limit_bytes,
@@ -35,6 +35,7 @@ STEPS: Mapping[str, tuple[Changes, ...]] = {
         {"encode": {"vae_enable_tiling": True}},
     ),
     TEXT.name: ({"model": {"text_encoder_loading": "layer_by_layer"}},),
+    FRAMES.name: ({"crepa": {"crepa_encoder_batch_size": 1}},),
     TRAIN.name: (
         {"training": {"gradient_checkpointing": True}},
         {"memory": {"text_connectors": "precomputed"}},

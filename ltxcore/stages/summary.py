@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ltxcore.config.crepa_settings import PROJECTOR_FILE
 from ltxcore.memory.plan import GIB
-from ltxcore.stages.contract import PROBE, RENDER, STAGES, TRAIN
+from ltxcore.stages.contract import FRAMES, LATENTS, PROBE, RENDER, STAGES, TRAIN
 from ltxcore.stages.dataset_report import PAGE
 from ltxcore.stages.stamp import ManifestEntry, Stamp, read_manifest, read_stamp
 from ltxcore.store.snapshot import Snapshot
@@ -62,12 +63,28 @@ def stage_rows(workspace: Workspace, run: Path) -> list[Row]:
     ]
 
 
+def quarantined(summary: RunSummary) -> dict[str, str]:
+    """Clip -> why, of those that encode-latents or embed-frames could not read."""
+    stamps = [summary.stamp(stage.name) for stage in (LATENTS, FRAMES)]
+    return {
+        clip: why for stamp in stamps if stamp for clip, why in stamp.outcome.facts["quarantined"].items()
+    }
+
+
 def losses(summary: RunSummary) -> tuple[float, float] | None:
     """Loss of the first and the last steps, or None where there was no training."""
     stamp = summary.stamp(TRAIN.name)
     if stamp is None:
         return None
     return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
+
+
+def held_out_losses(summary: RunSummary) -> tuple[float, float] | None:
+    """Loss of the base and of the LoRA on held-out clips, or None where there are none."""
+    stamp = summary.stamp(TRAIN.name)
+    facts = {} if stamp is None else stamp.outcome.facts
+    base, lora = facts.get("eval_loss_base"), facts.get("eval_loss")
+    return None if base is None or lora is None else (float(base), float(lora))
 
 
 def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:
@@ -84,5 +101,6 @@ def dataset_page(workspace: Workspace, summary: RunSummary) -> Path | None:
 
 
 def loras(workspace: Workspace, summary: RunSummary) -> list[Path]:
-    """The LoRA files."""
-    return [p for p in summary.files(workspace, TRAIN.name) if p.suffix == ".safetensors"]
+    """The LoRA files, without CREPA's projector that lies beside them."""
+    files = summary.files(workspace, TRAIN.name)
+    return [p for p in files if p.suffix == ".safetensors" and p.name != PROJECTOR_FILE]

@@ -12,34 +12,37 @@ from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.base import parse
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.plan import MemoryPlan
-from ltxcore.stages import embed_text, encode_latents
+from ltxcore.stages import embed_frames, embed_text, encode_latents
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.contract import FRAMES, TRAIN
+from ltxcore.stages.held_out import evaluation_set, held_out
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.reports import as_csv, dataset_rows
 from ltxcore.stages.stamp import Outcome, Stamp, output_file, request_fingerprint
+from ltxcore.stages.training_checks import check_sharing, check_training
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.latents import LatentStore
 from ltxcore.tracking.mlflow_run import MlflowRun, tracking_of
 
 if TYPE_CHECKING:
-    import torch
-
-    from ltxcore.memory.arrangement import Connectors
-    from ltxcore.stages.connected import ConnectedCaptions
-    from ltxcore.training.data import SampleSource
     from ltxcore.training.loop import TrainResult
     from ltxcore.training.metrics import StepMetrics
 
 logger = logging.getLogger(__name__)
 
-# These say how often a training is saved, not what it computes.
-NOT_IN_REQUEST = {"checkpoint_step_interval", "checkpoints_total_limit"}
+# These say how often a training is saved, where it begins and what it refuses, not what it computes.
+NOT_IN_REQUEST = {
+    "checkpoint_step_interval",
+    "checkpoints_total_limit",
+    "resume_from_checkpoint",
+    "allow_small_buckets",
+}
 SYNC_EVERY_S = 5.0
-LORA_NAME = "ltx2_lora"
 
 
 def request(ctx: Context) -> dict[str, Any]:
@@ -54,15 +57,56 @@ def request(ctx: Context) -> dict[str, Any]:
         "transformer": ctx.source.fingerprint("transformer"),
         "connectors": ctx.source.fingerprint("connectors"),
         "lora": ctx.recipe.lora.fingerprint_data(),
+        "conditioning": ctx.recipe.conditioning.fingerprint_data(),
         "training": {key: value for key, value in training.items() if key not in NOT_IN_REQUEST}
         # The same batches make a step whether processes compute them beside or after one another.
         | {"gradient_accumulation_steps": ctx.recipe.batches_a_step},
+        "trigger": trigger(ctx),
+        **techniques(ctx.recipe),
+        **crepa_request(ctx),
+        **evaluation_request(ctx),
     }
+
+
+def trigger(ctx: Context) -> str:
+    """The words that call what is trained: the recipe's, or else the datasets' instance prompts."""
+    if ctx.recipe.lora.trigger is not None:
+        return ctx.recipe.lora.trigger
+    own = {sample.trigger for sample in ctx.snapshot.samples if not sample.regularisation}
+    return ", ".join(sorted(own - {""}))
+
+
+def techniques(recipe: Recipe) -> dict[str, Any]:
+    """The parts of the recipe that count only where they are in use."""
+    parts: dict[str, TreadSettings | ScheduledSamplingSettings]
+    parts = {"tread": recipe.tread, "scheduled_sampling": recipe.scheduled_sampling}
+    return {name: settings.fingerprint_data() for name, settings in parts.items() if settings.enabled}
+
+
+def crepa_request(ctx: Context) -> dict[str, Any]:
+    """CREPA's part: the teacher's features and how they enter the loss; nothing where it is off."""
+    if not ctx.recipe.crepa.crepa_enabled:
+        return {}
+    unseen = embed_frames.quarantined(ctx, LatentStore(ctx.store))
+    features = {**embed_frames.request(ctx), "version": FRAMES.version, "quarantined": sorted(unseen)}
+    return {"crepa": {**ctx.recipe.crepa.loss_data(), **features}}
+
+
+def evaluation_request(ctx: Context) -> dict[str, Any]:
+    """What is held out and what that decides; nothing where every clip is trained on."""
+    settings = ctx.recipe.evaluation
+    if not settings.holds_out:
+        return {}
+    chosen = sorted(held_out(settings, ctx.snapshot))
+    return {"evaluation": settings.fingerprint_data(), "held_out": chosen}
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
     """The keys of the store that this request stands on."""
-    return encode_latents.needs(ctx) | embed_text.needs(ctx)
+    found = encode_latents.needs(ctx) | embed_text.needs(ctx)
+    if ctx.recipe.crepa.crepa_enabled:
+        found["latents"] = found["latents"] + embed_frames.needs(ctx)["latents"]
+    return found
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
@@ -83,6 +127,9 @@ class Training:
 
     def __post_init__(self) -> None:
         self.ctx = self.ctx.settled
+        samples = self.ctx.snapshot.samples
+        check_training(self.ctx, audio_only=all(sample.kind == "audio" for sample in samples))
+        check_sharing(self.ctx)
         self._synced_s = 0.0
         # Made before anything loads: later the weights themselves would count against what is free.
         self._memory_plan = self.memory_plan or plan_stage(self.ctx, TRAIN, self.device)
@@ -97,19 +144,12 @@ class Training:
             ConfigError: they are over before the warm-up is.
         """
         from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.batch_sizes import batch_sizes
         from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
         settings = self.ctx.recipe.training
         if not settings.num_train_epochs:
             return self.ctx.recipe
-        entries = StoredSamples(self.ctx).entries()
-        plan = BatchPlan(
-            entries,
-            seed=settings.seed,
-            batch_size=batch_sizes(entries, settings.train_batch_size),
-            caption_dropout=settings.caption_dropout_probability,
-        )
+        plan = BatchPlan.of(StoredSamples(self.ctx).entries(), settings)
         steps = steps_of_epochs(self.ctx.recipe, plan.batches_per_epoch)
         logger.info(
             "%d epochs of %d batches are %d steps", settings.num_train_epochs, plan.batches_per_epoch, steps
@@ -127,35 +167,47 @@ class Training:
         self._memory_plan.check()
         return self._memory_plan
 
-    def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+    def run(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int = 0
+    ) -> TrainResult | None:
         """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
+
+        Returns:
+            None where the training has paused at the step `pause_at`, with a checkpoint, and is to go on.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall: nothing is loaded then.
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
             ProcessOutOfMemory, ProcessFailed: one of several processes failed.
         """
         from ltxcore.stages.connected import delete_connected
         from ltxcore.stages.samples import StoredSamples
-        from ltxcore.training.plot import plot_losses
+        from ltxcore.training.extras import require_optimizer
+        from ltxcore.training.plan import BatchPlan
 
         def tell(metrics: StepMetrics) -> None:
             self._sync()
             on_step(metrics)
 
-        StoredSamples(self.ctx)
+        # Before minutes of loading.
+        require_optimizer(self.recipe.training.optimizer)
+        BatchPlan.of(StoredSamples(self.ctx).entries(), self.recipe.training)
         self._begin_record()
         if self.recipe.processes.count > 1:
-            result = self._run_team(tell, should_stop)
+            result = self._run_team(tell, should_stop, pause_at)
         else:
-            result = self.compute(tell, should_stop)
+            result = self.compute(tell, should_stop, pause_at)
+        if result is None:
+            self._send_metrics()
+            return None
         delete_connected(self.directory)
-        plot_losses(self.metrics_file, self.loss_picture)
+        self.plot()
         return result
 
     def _run_team(
-        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]
-    ) -> TrainResult:
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int
+    ) -> TrainResult | None:
         from ltxcore.stages.training_team import Job, Team
         from ltxcore.training.loop import training_result
 
@@ -167,79 +219,40 @@ class Training:
             directory=str(self.directory),
             request=self.request,
             memory_plan=self._memory_plan,
+            pause_at=pause_at,
             count=self.recipe.processes.count,
         )
-        Team(job).run(on_step, should_stop)
-        return training_result(self.directory)
+        if not Team(job).run(on_step, should_stop):
+            return None
+        return training_result(self.directory, self.recipe.training.max_train_steps)
 
-    def compute(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> TrainResult:
+    def compute(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int = 0
+    ) -> TrainResult | None:
         """Load, train, and write the LoRA: the whole of it, or the part of one process among several.
 
-        Raises:
-            MissingInput: a sample or a caption is not in the store.
-            TrainingInterrupted: `should_stop` said so; the checkpoint is written.
+        Returns, Raises: as `Work.run`.
         """
-        import torch
+        from ltxcore.stages.training_work import Work
 
-        from ltxcore.memory.placement import Placement
-        from ltxcore.models.loading import load_transformer
-        from ltxcore.training.export import Lineage, export_lora
-        from ltxcore.training.loop import train
-        from ltxcore.training.lora import lora_parameters
-        from ltxcore.training.shares import gathered, is_first_process
-
-        bf16 = self.ctx.recipe.training.mixed_precision == "bf16"
-        dtype = torch.bfloat16 if bf16 else torch.float32
-        arrangement = self._memory_plan.arrangement
-        samples, connectors = self._text(arrangement.connectors, dtype)
-        # What is resident goes straight to the device; what is streamed never is there as a whole.
-        first = self.device if arrangement.strategy == "resident" else "cpu"
-        transformer = load_transformer(self.ctx.source, dtype, first)
-        placement = Placement(transformer, arrangement, self.device)
-
-        result = train(
-            transformer,
-            connectors,
-            samples,
-            self.recipe,
-            self.directory,
-            run_fingerprint=request_fingerprint(TRAIN, self.request),
-            max_tokens=self.ctx.source.text_max_tokens,
-            placement=placement,
-            on_step=on_step,
-            should_stop=should_stop,
+        work = Work(
+            self.ctx, self.recipe, self.directory, self.request, self.device, self._memory_plan.arrangement
         )
-        weights = gathered(lora_parameters(transformer))
-        if is_first_process():
-            lineage = Lineage(self.request["transformer"], self.ctx.snapshot.id, self.ctx.recipe)
-            export_lora(self.directory / "lora", LORA_NAME, weights, lineage)
-        placement.remove()
-        return result
+        return work.run(on_step, should_stop, pause_at)
 
-    def _text(self, where: Connectors, dtype: torch.dtype) -> tuple[SampleSource, Any]:
-        """The samples, with the connectors that their captions still have to go through."""
-        from ltxcore.memory.placement import place_connectors
-        from ltxcore.models.loading import load_connectors
-        from ltxcore.stages.connected import ConnectedSamples
-        from ltxcore.stages.samples import StoredSamples
+    def plot(self) -> None:
+        """Draw the losses as far as they are on record."""
+        from ltxcore.training.plot import plot_losses
 
-        samples = StoredSamples(self.ctx)
-        if where == "precomputed":
-            connected = self._connected(dtype)
-            stand_in = connected.compute(samples.captions(), self.device)
-            return ConnectedSamples(samples, connected), stand_in
-        connectors = load_connectors(self.ctx.source, dtype, "cpu")
-        place_connectors(connectors, self.device, streamed=where == "streamed")
-        return samples, connectors
-
-    def _connected(self, dtype: torch.dtype) -> ConnectedCaptions:
-        from ltxcore.stages.connected import ConnectedCaptions
-
-        return ConnectedCaptions(self.ctx, self.directory, dtype)
+        plot_losses(self.metrics_file, self.loss_picture, self.evaluations_file)
 
     @property
     def metrics_file(self) -> Path:
         return self.directory / "metrics.jsonl"
+
+    @property
+    def evaluations_file(self) -> Path:
+        return self.directory / "evaluations.jsonl"
 
     @property
     def loss_picture(self) -> Path:
@@ -249,9 +262,13 @@ class Training:
         """Send what MLflow still lacks and say what the training came to."""
         loras = sorted((self.directory / "lora").glob("*.safetensors"))
         report = self.directory / "dataset-report.csv"
-        write_atomic(report, as_csv(dataset_rows(self.ctx.snapshot)))
-        self.tracker.sync(self.metrics_file)
+        write_atomic(
+            report, as_csv(dataset_rows(self.ctx.snapshot, held_out=self.request.get("held_out", ())))
+        )
+        self._send_metrics()
+        evaluated = self._evaluated(result)
         self.tracker.set_tags(memory_tags(self.ctx, self._memory_plan))
+        self.tracker.set_tags({name: str(value) for name, value in evaluated.items()})
         self.tracker.log_artifacts(loras, "lora")
         self.tracker.log_artifacts([self.loss_picture, report], "report")
         sent = self.tracker.finish("FINISHED")
@@ -260,16 +277,40 @@ class Training:
             facts={
                 "first_loss": result.first_loss,
                 "last_loss": result.last_loss,
+                **evaluated,
                 "seconds_a_step": result.seconds / result.steps,
+                "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,
                 "directory": self.ctx.workspace.relative(self.directory),
             },
             files=tuple(
                 output_file(self.ctx.workspace, path)
-                for path in [*loras, self.loss_picture, self.metrics_file]
+                for path in [*loras, self.loss_picture, self.metrics_file, self.evaluations_file]
+                if path.exists()
             ),
         )
+
+    def _evaluated(self, result: TrainResult) -> dict[str, Any]:
+        """What the held-out clips said: for promotion, which compares losses on equal evaluation sets."""
+        from ltxcore.stages.training_work import exports_best
+        from ltxcore.training.early_stop import read_evaluations
+
+        record = {e.step: e.eval_loss for e in read_evaluations(self.evaluations_file)}
+        if result.best_step is None:
+            return {}
+        exported = result.best_step if exports_best(self.ctx.recipe, result) else result.steps
+        best = self.directory / f"checkpoint-{result.best_step}"
+        return {
+            "evaluation_set": evaluation_set(self.ctx.recipe.evaluation, self.ctx.snapshot),
+            "eval_loss": record.get(exported),
+            "eval_loss_base": record.get(0),
+            "eval_loss_best": record[result.best_step],
+            "exported_step": exported,
+            "best_step": result.best_step,
+            "best_checkpoint": self.ctx.workspace.relative(best),
+            "stopped_early": result.stopped_early,
+        }
 
     def _begin_record(self) -> None:
         self.tracker.begin()
@@ -280,8 +321,13 @@ class Training:
 
     def _sync(self) -> None:
         if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
-            self.tracker.sync(self.metrics_file)
+            self._send_metrics()
             self._synced_s = time.monotonic()
+
+    def _send_metrics(self) -> None:
+        for file in (self.metrics_file, self.evaluations_file):
+            if file.exists():
+                self.tracker.sync(file)
 
 
 def tracker(ctx: Context, directory: Path) -> MlflowRun:

@@ -20,10 +20,11 @@ from ltxcore.memory.planner import Budget, NothingFits, Planner, TrainingPlan, W
 from ltxcore.memory.remedies import choose_or_advise
 from ltxcore.memory.sharing import shared_plan
 from ltxcore.memory.sizes import Shapes, TransformerSizes
+from ltxcore.models.teacher import width_of
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.placing import arrangement_of, forced_by
-from ltxcore.stages.reports import video_tokens
+from ltxcore.stages.reports import reference_tokens, video_tokens
 from ltxcore.store.snapshot import Sample
 
 # What the system and other programs keep of host memory where the recipe names no budget.
@@ -165,6 +166,7 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
             fps=sample.frames.fps,
             audio=any(sample.audio is not None for sample in samples),
             text_tokens=ctx.source.text_max_tokens,
+            reference_tokens=reference_tokens(sample),
         ),
         captions=captions,
         visits=int(steps or epochs),
@@ -181,8 +183,9 @@ def workload(
     fps: float,
     audio: bool,
     text_tokens: int,
+    reference_tokens: int = 0,
 ) -> Workload:
-    """A step of a recipe on one bucket."""
+    """A step of a recipe on one bucket; `reference_tokens` are given beside the bucket's own."""
     from ltxcore.training.lora import default_targets
 
     training = recipe.training
@@ -194,10 +197,12 @@ def workload(
         fps=fps,
         audio=audio,
         text_tokens=text_tokens,
-        rank=recipe.lora.lora_rank,
-        targets=tuple(recipe.lora.lora_targets or default_targets(audio)),
+        rank=recipe.lora.rank_by_size,
+        targets=tuple(recipe.lora.lora_targets or default_targets(audio, frozen=recipe.given.frozen)),
         dropout=recipe.lora.lora_dropout > 0,
-        per_token_times=training.ltx2_first_frame_conditioning_probability > 0,
+        per_token_times=recipe.given.per_token,
+        reference_tokens=reference_tokens,
         checkpointing=training.gradient_checkpointing,
         value_bytes=2 if training.mixed_precision == "bf16" else 4,
+        teacher_width=width_of(recipe.crepa) if recipe.crepa.crepa_enabled else 0,
     )

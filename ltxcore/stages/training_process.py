@@ -13,7 +13,7 @@ from ltxcore.memory.device import cap_device_memory, pick_device
 from ltxcore.memory.out_of_memory import is_out_of_memory
 from ltxcore.stages.context import Context
 from ltxcore.stages.train_lora import Training
-from ltxcore.stages.training_team import Ended, Job, end_file, job_file, stop_file
+from ltxcore.stages.training_team import INTERRUPTED, PAUSED, Ended, Job, end_file, job_file, stop_file
 from ltxcore.store.blobs import read_json, write_json
 from ltxcore.store.workspace import Workspace
 from ltxcore.training.loop import TrainingInterrupted
@@ -35,9 +35,12 @@ def main(directory: Path, rank: int) -> int:
         workspace = Workspace(job.workspace)
         ctx = Context(workspace, job.recipe, Path(job.datasets_file), job.snapshot)
         training = Training(ctx, Path(job.directory), job.request, device, job.memory_plan)
-        training.compute(lambda metrics: None, stop_file(directory).exists)
+        result = training.compute(lambda metrics: None, stop_file(directory).exists, job.pause_at)
+        if result is None:
+            paused = Ended(kind=PAUSED, message=f"paused at step {job.pause_at}")
+            write_json(end_file(directory, rank), paused.model_dump())
     except TrainingInterrupted as stopped:
-        ended = Ended(kind="interrupted", message=str(stopped), interrupted_after=stopped.step)
+        ended = Ended(kind=INTERRUPTED, message=str(stopped), interrupted_after=stopped.step)
         write_json(end_file(directory, rank), ended.model_dump())
     except Exception as error:
         logger.exception("the training failed")

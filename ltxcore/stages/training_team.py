@@ -35,6 +35,8 @@ POLL_S = 0.2
 STOP_WITHIN_S = 10.0
 """What the other processes get to end by themselves once one has failed."""
 LOG_LINES = 8
+INTERRUPTED, PAUSED = "interrupted", "paused"
+"""How a process ends that has done what it was asked to."""
 
 
 class Job(Strict):
@@ -47,6 +49,7 @@ class Job(Strict):
     directory: str
     request: dict[str, Any]
     memory_plan: MemoryPlan
+    pause_at: int
     count: int
 
 
@@ -78,8 +81,8 @@ class Team:
         self._job = job
         self.directory = Path(job.directory) / "processes"
 
-    def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> None:
-        """Start the processes, and return when the last step is done.
+    def run(self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool]) -> bool:
+        """Start the processes; True when the last step is done, False where they have paused before it.
 
         Raises:
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
@@ -106,6 +109,7 @@ class Team:
         ended = read_end(self.directory, 0)
         if ended is not None and ended.interrupted_after is not None:
             raise TrainingInterrupted(ended.interrupted_after)
+        return ended is None
 
     def _prepare(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -185,7 +189,7 @@ class Team:
         ]
         for _, rank in sorted(written):
             ended = read_end(self.directory, rank)
-            if ended is not None and ended.interrupted_after is None:
+            if ended is not None and ended.kind not in (INTERRUPTED, PAUSED):
                 return rank, ended
         return None
 

@@ -1,5 +1,7 @@
 """Latents in Zarr v3: one array a (kind, latent space, shape), one chunk a sample, index after data.
 
+CREPA's features, one token a latent, are kept here likewise, as the kind `teacher`.
+
 bf16 is stored as a uint16 view (Zarr has no bfloat16) and unwritten rows hold bf16 NaN, so that a hole is
 loud. There are no shards and no `append()`: both lose rows silently under two writers. Rows are handed out
 by the one process that holds the writer's lock, and each row is written once.
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -23,10 +26,11 @@ from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksums, has_checksums, unchanged
 from ltxcore.store.index import Index, Overtaken, Record
 
-Kind = Literal["video", "audio"]
+Kind = Literal["video", "audio", "mask", "teacher"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
 META = "zarr.json"
+HASHES_AT_ONCE = 2
 
 
 class LatentsLost(RuntimeError):
@@ -81,25 +85,30 @@ class LatentStore:
             shape = self._shape(array, again=True)
         if shape is None or shape[0] < row + len(samples):
             raise ValueError(f"{array} has no room for {len(samples)} more samples; reserve them first")
-        chunks: dict[str, bytes] = {}
-        records: dict[str, Record] = {}
-        for number, sample in enumerate(samples, row):
-            data = np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
-            chunks[chunk_name(array, number, len(shape))] = data
-            records[sample.key] = {
-                "state": "encoded",
-                "array": array,
-                "row": number,
-                **checksums(data),
-                "inputs": sample.inputs,
-            }
+        chunks = {
+            chunk_name(array, number, len(shape)): np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
+            for number, sample in enumerate(samples, row)
+        }
         try:
-            # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can be
-            # lost without notice, so that a remote row is only ever created.
-            self._blobs.write_all(chunks, replace=self._blobs.local is not None)
+            with ThreadPoolExecutor(HASHES_AT_ONCE) as pool:
+                # Hashed while the disk is waited for.
+                sums = pool.map(checksums, chunks.values())
+                # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can
+                # be lost without notice, so that a remote row is only ever created.
+                self._blobs.write_all(chunks, replace=self._blobs.local is not None)
         except FileExistsError as error:
             self._scanned.discard(array)
             raise Overtaken(f"{array} in {self._blobs.url} is being written by another process") from error
+        records: dict[str, Record] = {
+            sample.key: {
+                "state": "encoded",
+                "array": array,
+                "row": number,
+                **its_sums,
+                "inputs": sample.inputs,
+            }
+            for number, (sample, its_sums) in enumerate(zip(samples, sums, strict=True), row)
+        }
         self.index.commit(records, after)
 
     def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:
@@ -137,7 +146,7 @@ class LatentStore:
         if data is None:
             raise LatentsLost(
                 f"row {record['row']} of {record['array']} in {self._blobs.url} is gone or is not what was "
-                "written; `ltx2 verify --repair` marks it, and encode-latents then encodes it again"
+                "written; `ltx2 verify --repair` marks it, and the next run then makes it again"
             )
         return np.frombuffer(data, "<u2").reshape(shape_of(record["array"]))
 

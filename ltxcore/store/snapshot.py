@@ -70,6 +70,24 @@ class AudioPlan(Strict):
 Kind = Literal["video", "image", "audio"]
 
 
+class Companion(Strict):
+    """A file of a conditioning dataset that belongs to a clip: its reference, or its mask."""
+
+    purpose: Literal["reference", "mask"]
+    id: str
+    dataset: str
+    kind: Kind
+    path: str
+    media_id: str
+    """sha256 of the file."""
+    frames: FramePlan
+    geometry: Geometry
+    spatial_factor: int = 1
+    """How many times smaller it is used than the clip."""
+    temporal_factor: int = 1
+    """How many times fewer frames a second it is used with."""
+
+
 class Sample(Strict):
     """A clip, picture or sound that will be trained on.
 
@@ -94,14 +112,29 @@ class Sample(Strict):
     visits: int = 1
     probability: float = 1.0
     regularisation: bool = False
+    trigger: str = ""
+    """The dataset's instance prompt, where captions are made of it."""
+    reference: Companion | None = None
+    """The video that is given beside the clip (IC-LoRA)."""
+    mask: Companion | None = None
+    """White where the clip is made and black where it is given."""
+
+    @property
+    def companions(self) -> tuple[Companion, ...]:
+        """The files of conditioning datasets that belong to it."""
+        return tuple(companion for companion in (self.reference, self.mask) if companion is not None)
 
     @property
     def bucket(self) -> str:
-        """`WxH@F`, in pixels and frames; `audio@Ss`, in seconds, for sound alone."""
+        """`WxH@F`, in pixels and frames, and `+WxH@F` of a reference; `audio@Ss`, in seconds, for sound."""
         if self.kind == "audio" and self.audio is not None:
             return f"audio@{self.audio.duration_s:g}s"
-        width, height = self.geometry.target
-        return f"{width}x{height}@{self.frames.count}"
+        return "+".join(_size(shown) for shown in (self, self.reference) if shown is not None)
+
+
+def _size(shown: Sample | Companion) -> str:
+    width, height = shown.geometry.target
+    return f"{width}x{height}@{shown.frames.count}"
 
 
 class Rejection(Strict):
@@ -129,12 +162,14 @@ class Snapshot(Strict):
 
     @property
     def data_id(self) -> str:
-        """What training can see of the data: a rejected file more, or a note, does not change it."""
-        seen = [s.model_dump(mode="json", exclude={"notes", "path", "dataset"}) for s in self.samples]
+        """What training can see of the data: a rejected file more, a note or a trigger do not change it."""
+        seen = [
+            s.model_dump(mode="json", exclude={"notes", "path", "dataset", "trigger"}) for s in self.samples
+        ]
         return fingerprint({"samples": seen, "wants_audio": self.wants_audio})[:16]
 
-    def file(self, sample: Sample) -> Path:
-        """Where the file of a sample is now."""
+    def file(self, sample: Sample | Companion) -> Path:
+        """Where the file of a sample is now, or of what belongs to one."""
         return Path(self.roots[sample.dataset]) / sample.path
 
     def sound_file(self, sample: Sample) -> Path:

@@ -8,7 +8,10 @@ from typing import Protocol
 
 import torch
 
+from ltxcore.models.call import Reference
 from ltxcore.models.connecting import Caption
+
+Group = tuple[str, float, bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Entry:
 
     sample_id: str
     bucket: str
-    """`WxH@F`: equal buckets have latents of equal shape."""
+    """`WxH@F`: equal buckets have latents of equal shape, and references of equal shape or none."""
     fps: float
     has_audio: bool
     captions: int
@@ -28,14 +31,24 @@ class Entry:
     has_video: bool = True
     """False for sound that is trained alone."""
 
+    regularisation: bool = False
+    """Its target is what the model says without the adapter."""
+
     @property
-    def group(self) -> tuple[str, float, bool, bool]:
-        """Shape, frame rate (so sound has one length) and whether there is sound and picture.
+    def group(self) -> Group:
+        """Shape, frame rate (so sound has one length), whether there is sound and picture, and the target.
 
         Silent clips stay apart from those with sound, and sound alone from clips: a batch that has one
         modality only is computed with both isolated, so that noise in place of the other never reaches it.
         """
-        return self.bucket, self.fps, self.has_audio, self.has_video
+        return self.bucket, self.fps, self.has_audio, self.has_video, self.regularisation
+
+    @property
+    def told(self) -> str:
+        """The group in words."""
+        kinds = ("with sound" if self.has_audio else "silent") if self.has_video else "sound alone"
+        kept = ", regularisation" if self.regularisation else ""
+        return f"{self.bucket} ({self.fps:g} fps, {kinds}{kept})"
 
 
 @dataclass(frozen=True)
@@ -50,9 +63,18 @@ class TrainingSample:
     """Where in the L the sound ends; the rest is padding and takes no part in the loss."""
     features: Caption
     fps: float
+    regularisation: bool = False
     audio_padding: int = 0
     """How many of the L are padding before the sound begins; they take no part either."""
     has_video: bool = True
+    reference: torch.Tensor | None = None
+    """Normalised latent of the video that is given beside this one, [C, F', H', W']."""
+    reference_factors: tuple[int, int] = (1, 1)
+    """How many times smaller it is than this one, and how many times fewer frames a second it has."""
+    mask: torch.Tensor | None = None
+    """White's share of each latent [F, H, W]: 0 is kept where masks are a condition. None: nothing is."""
+    teacher: torch.Tensor | None = None
+    """CREPA's features of the clip's frames, bf16 [F, H·W, D]; None without CREPA or without pictures."""
 
 
 class SampleSource(Protocol):
@@ -82,6 +104,19 @@ class Batch:
     fps: float
     has_video: bool = True
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
+    regularisation: bool = False
+    """Its target is what the model says without the adapter."""
+    reference: Reference | None = None
+    mask: torch.Tensor | None = None
+    """[B, F, H, W]; None where no sample has a mask."""
+    teacher: torch.Tensor | None = None
+    """CREPA's features [B, F, H·W, D], or None."""
+
+    @property
+    def tokens(self) -> int:
+        """Latent tokens of pictures and sound, padding included, that the model computes."""
+        count, _, frames, height, width = self.video.shape
+        return count * frames * height * width + (0 if self.audio is None else self.audio.shape[:2].numel())
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its latents on a device; the text features follow when they are connected."""
@@ -90,6 +125,8 @@ class Batch:
             video=self.video.to(device),
             audio=None if self.audio is None else self.audio.to(device),
             audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
+            reference=None if self.reference is None else self.reference.to(device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
 
@@ -100,13 +137,14 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
     that have it gets zeros; both are masked.
 
     Raises:
-        ValueError: the samples differ in latent shape, frame rate or in whether they have pictures, or state
-            more sound than they hold.
+        ValueError: the samples differ in latent shape, frame rate, in whether they have pictures, in the
+            shape of their references or in whether they have features, or state more sound than they
+            hold.
     """
-    shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video) for s in samples})
+    shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video, s.regularisation) for s in samples})
     if len(shapes) > 1:
         raise ValueError(
-            f"samples of one batch differ in (latent shape, fps, has pictures): {shapes}; "
+            f"samples of one batch differ in (latent shape, fps, has pictures, regularisation): {shapes}; "
             f"ids {list(sample_ids)}"
         )
     audio, mask = _stack_audio(sample_ids, samples)
@@ -118,7 +156,38 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         features=tuple(s.features for s in samples),
         fps=samples[0].fps,
         has_video=samples[0].has_video,
+        regularisation=samples[0].regularisation,
+        reference=_stack_references(sample_ids, samples),
+        mask=_stack_masks(samples),
+        teacher=_stack_teacher(sample_ids, samples),
     )
+
+
+def _stack_references(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Reference | None:
+    shapes = {
+        (None if s.reference is None else tuple(s.reference.shape), s.reference_factors) for s in samples
+    }
+    if len(shapes) > 1:
+        raise ValueError(
+            f"samples of one batch differ in the shape of their references: {sorted(map(str, shapes))}; "
+            f"ids {list(sample_ids)}"
+        )
+    latents = [s.reference for s in samples if s.reference is not None]
+    return Reference(torch.stack(latents), *samples[0].reference_factors) if latents else None
+
+
+def _stack_masks(samples: Sequence[TrainingSample]) -> torch.Tensor | None:
+    """Where one sample has a mask, the others get one that keeps nothing."""
+    if all(s.mask is None for s in samples):
+        return None
+    return torch.stack([torch.ones(s.video.shape[1:]) if s.mask is None else s.mask.float() for s in samples])
+
+
+def _stack_teacher(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> torch.Tensor | None:
+    features = [sample.teacher for sample in samples if sample.teacher is not None]
+    if features and len(features) < len(samples):
+        raise ValueError(f"only some samples of a batch have the teacher's features; ids {list(sample_ids)}")
+    return torch.stack(features) if features else None
 
 
 def _stack_audio(

@@ -12,14 +12,19 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
+from ltxcore.models.lycoris import is_lycoris
 from ltxcore.models.reference_names import REFERENCE_MODULES
 from ltxcore.store.blobs import sync_directory
+from ltxcore.training.adapters import MAGNITUDE, Adapter
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 COMFYUI_SUFFIX = "_comfyui.safetensors"
 ADAPTER_METADATA = "lora_adapter_metadata"
 """The header key where diffusers looks for the adapter's rank, alpha and targets."""
+CARRIERS = ("lora_B.weight", "lokr_w1", "lokr_w1_a", "hada_w1_a")
+"""The factor of each kind that the scale is multiplied into; a LoKr has one of its two."""
 
 
 @dataclass(frozen=True)
@@ -29,51 +34,82 @@ class Lineage:
     base_fingerprint: str
     snapshot_id: str
     recipe: Recipe
+    trigger: str = ""
+    """The words that call what was trained; none where the captions describe all of it."""
+    reference_factors: tuple[int, int] | None = None
+    """How many times smaller references are, and how many times fewer frames a second they have; None: a
+    LoRA without references."""
 
 
 def export_lora(
-    directory: Path, name: str, weights: Mapping[str, torch.Tensor], lineage: Lineage
+    directory: Path, name: str, adapter: Adapter, lineage: Lineage, suffix: str = ""
 ) -> tuple[Path, Path]:
     """Write `pytorch_lora_weights.safetensors` (diffusers) and `<name>_comfyui.safetensors`.
 
-    The diffusers file holds the trained float32 weights, with rank and alpha in its header. ComfyUI and
-    the reference ignore alpha, so their file has alpha / rank multiplied into B; it is bf16 and uses the
-    reference's module names. `LTX2Pipeline.load_lora_weights` reads either.
+    The diffusers file holds the trained float32 weights, with rank, alpha and kind in its header; a LoKr's or
+    LoHa's have their scale in them, as peft's kinds have no such header. ComfyUI and the reference ignore
+    alpha, so their file has the scale in it always; it is bf16 and uses the reference's module names.
+    `LTX2Pipeline.load_lora_weights` reads either file of a LoRA, and the diffusers file of a DoRA.
 
     Args:
         directory: created if need be.
         name: begins the ComfyUI file's name.
-        weights: `lora_parameters` of the transformer.
+        adapter: `take_adapter` of the transformer.
         lineage: goes into both headers.
+        suffix: goes into both names, e.g. `_ema`.
 
     Returns:
         The diffusers file, the ComfyUI file.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
-    rank, alpha = lineage.recipe.lora.lora_rank, lineage.recipe.lora.alpha
-    diffusers_file, comfyui_file = directory / DIFFUSERS_FILE, directory / f"{name}{COMFYUI_SUFFIX}"
-
-    adapter = {
-        "transformer.r": rank,
-        "transformer.lora_alpha": alpha,
-        "transformer.target_modules": sorted({key.rsplit(".lora_", 1)[0] for key in tensors}),
-    }
-    header = _header(lineage, alpha_in_file=alpha)
-    header[ADAPTER_METADATA] = json.dumps(adapter, sort_keys=True)
-    _publish({f"transformer.{key}": tensor for key, tensor in tensors.items()}, diffusers_file, header)
-    _publish(comfyui_weights(tensors, alpha / rank), comfyui_file, _header(lineage, alpha_in_file=rank))
+    settings = lineage.recipe.lora
+    plain = directory / DIFFUSERS_FILE
+    diffusers_file = plain.with_stem(f"{plain.stem}{suffix}")
+    comfyui_file = directory / f"{name}{suffix}{COMFYUI_SUFFIX}"
+    header = _header(lineage, alpha_in_file=settings.alpha)
+    if settings.lycoris is None:
+        header[ADAPTER_METADATA] = json.dumps(_peft_header(settings, adapter), sort_keys=True)
+    weights = {f"transformer.{key}": value for key, value in diffusers_weights(adapter).items()}
+    _publish(weights, diffusers_file, header)
+    _publish(comfyui_weights(adapter), comfyui_file, _header(lineage, alpha_in_file=settings.lora_rank))
     return diffusers_file, comfyui_file
 
 
-def comfyui_weights(weights: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
-    """bf16 weights under the reference's names, `scale` (alpha / rank) multiplied into B."""
+def diffusers_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """float32 weights as peft names them in files."""
     return {
-        f"diffusion_model.{reference_name(key)}": (
-            tensor.float() * scale if key.endswith("lora_B.weight") else tensor
-        ).to(torch.bfloat16)
-        for key, tensor in weights.items()
+        key.removesuffix(".weight") if key.endswith(MAGNITUDE) else key: _scaled(adapter, key, tensor)
+        if is_lycoris([key])
+        else tensor
+        for key, tensor in adapter.weights.items()
     }
+
+
+def comfyui_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """bf16 weights under the reference's names, each module's scale multiplied into one factor."""
+    found = {}
+    for key, tensor in adapter.weights.items():
+        name = reference_name(key)
+        if key.endswith(MAGNITUDE):
+            module = key.removesuffix(f".{MAGNITUDE}")
+            name = f"{reference_name(module)}.dora_scale"
+            # ComfyUI multiplies W + scale·BA by dora_scale / |W|, where DoRA has m / |W + scale·BA|.
+            base, adapted = adapter.lengths[module]
+            tensor = (tensor * base / adapted)[:, None]
+        else:
+            tensor = _scaled(adapter, key, tensor)
+        # The lengths stay float32: in bf16 they would be wrong by as much as a small change is large.
+        dtype = torch.float32 if key.endswith(MAGNITUDE) else torch.bfloat16
+        found[f"diffusion_model.{name}"] = tensor.to(dtype).contiguous()
+    return found
+
+
+def _scaled(adapter: Adapter, key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, with its module's scale where it is the factor that carries it."""
+    module, carrier = next(
+        ((key.removesuffix(f".{end}"), end) for end in CARRIERS if key.endswith(f".{end}")), ("", "")
+    )
+    return tensor * adapter.scales[module] if carrier else tensor
 
 
 def reference_name(name: str) -> str:
@@ -82,16 +118,36 @@ def reference_name(name: str) -> str:
     return f"{REFERENCE_MODULES.get(first, first)}{dot}{rest}"
 
 
+def _peft_header(settings: LoraSettings, adapter: Adapter) -> dict[str, Any]:
+    return {
+        "transformer.r": settings.lora_rank,
+        "transformer.lora_alpha": settings.alpha,
+        "transformer.use_rslora": settings.use_rslora,
+        "transformer.use_dora": settings.use_dora,
+        "transformer.target_modules": sorted(adapter.scales),
+    }
+
+
 def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
     settings = lineage.recipe.lora
-    return {
+    space, time = lineage.reference_factors or (None, None)
+    references = {"reference_downscale_factor": space, "reference_temporal_scale_factor": time}
+    told = {
+        **{key: str(factor) for key, factor in references.items() if factor is not None},
         "format": "pt",
         "base_fingerprint": lineage.base_fingerprint,
         "snapshot_id": lineage.snapshot_id,
         "recipe": lineage.recipe.model_dump_json(),
-        "trigger": "none",
+        "trigger": lineage.trigger,
+    }
+    if settings.lycoris is not None:
+        return {**told, "algo": settings.lycoris.algo}
+    return {
+        **told,
+        "algo": "dora" if settings.use_dora else "lora",
         "rank": str(settings.lora_rank),
         "trained_alpha": str(settings.alpha),
+        "trained_scale": str(settings.scale),
         "alpha": str(float(alpha_in_file)),
     }
 

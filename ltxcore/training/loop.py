@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import torch
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.training.batch_sizes import batch_sizes
+from ltxcore.store.blobs import read_json
 from ltxcore.training.checkpoints import write_checkpoint
+from ltxcore.training.compilation import compile_blocks
+from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
-from ltxcore.training.lora import add_lora, lora_parameters, target_modules
+from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_of, read_evaluations
+from ltxcore.training.extras import require_optimizer
+from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
-from ltxcore.training.processes import Processes, clip_norm
+from ltxcore.training.processes import Processes
+from ltxcore.training.resume import RESUME_FILE, find_start
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import (
     BatchLosses,
@@ -30,6 +38,7 @@ from ltxcore.training.step import (
     derived_dropout,
     require_finite,
 )
+from ltxcore.training.tread import TokenRouting
 
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
@@ -54,6 +63,15 @@ class TrainResult:
     """Time inside steps."""
     peak_bytes: int
     """Highest use of device memory, or of host memory where there is no device."""
+    resumed_at: int
+    """The steps that were done when it began."""
+    resume_notes: tuple[str, ...] = ()
+    """What there is to say of where it began."""
+    ema: Mapping[str, torch.Tensor] | None = field(default=None, compare=False)
+    """The averages of the weights, where the recipe keeps them."""
+    best_step: int | None = None
+    """The step with the lowest loss on held-out clips, whose checkpoint is kept; None without such clips."""
+    stopped_early: bool = False
 
 
 def train(
@@ -65,7 +83,10 @@ def train(
     *,
     run_fingerprint: str,
     max_tokens: int,
+    request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
+    alignment: Alignment | None = None,
+    evaluate: Evaluate | None = None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -79,28 +100,28 @@ def train(
             float32 where mixed_precision is `no`.
         connectors: `LTX2TextConnectors` on the same device.
         source: the samples.
-        recipe: its `lora` and `training` parts are used.
-        directory: gets `metrics.jsonl` and `checkpoint-<step>` directories.
+        recipe: its `lora`, `training` and `evaluation` parts are used.
+        directory: gets `metrics.jsonl`, `evaluations.jsonl` and `checkpoint-<step>` directories.
         run_fingerprint: what the training is made of (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
+        request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
+        alignment: CREPA on this transformer; its projector is trained with the adapter.
+        evaluate: measures the model on held-out clips (`Evaluation`). None: there are none.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
     Raises:
         TrainingInterrupted: `should_stop` said so.
         TrainingDiverged: a loss or gradient is not finite; names the step and its samples.
-        ForeignCheckpoint: the checkpoints in `directory` are of another `run_fingerprint`.
+        ForeignCheckpoint, NoSuchCheckpoint: what the recipe wants continued cannot be, see `find_start`.
+        BucketTooSmall: a batch cannot be filled.
+        OptimizerMissing: the optimizer's package is not installed.
         NothingToTrain, UnknownTarget: the data or the recipe's lora_targets give nothing to train.
     """
     settings = recipe.training
-    entries = source.entries()
-    plan = BatchPlan(
-        entries,
-        seed=settings.seed,
-        batch_size=batch_sizes(entries, settings.train_batch_size),
-        caption_dropout=settings.caption_dropout_probability,
-    )
+    require_optimizer(settings.optimizer)
+    plan = BatchPlan.of(source.entries(), settings)
     placement = placement or Placement.as_it_is(transformer)
     device = placement.device
     processes = Processes(settings, recipe.processes, device)
@@ -108,10 +129,29 @@ def train(
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
-    state = TrainingState(lora_parameters(transformer), settings, device)
+    if settings.torch_compile:
+        compile_blocks(transformer, settings, placement.arrangement, shapes=plan.groups)
+    aligned = alignment.parameters() if alignment else {}
+    state = TrainingState(lora_parameters(transformer) | aligned, settings, device)
     model = processes.prepare(transformer, state)
-    state.follow(lora_parameters(transformer))
-    done = state.resume(directory, run_fingerprint)
+    state.follow(lora_parameters(transformer) | aligned)
+    made_of = dict(request or {})
+    start = find_start(
+        directory, run_fingerprint, made_of, settings.resume_from_checkpoint, settings.max_train_steps
+    )
+    if start.checkpoint is not None:
+        state.resume(start.checkpoint)
+    if processes.first:
+        start.note(directory)
+    done, total = start.step, settings.max_train_steps
+    guide = Guide(
+        directory / EVALUATIONS_FILE,
+        evaluate,
+        recipe.evaluation,
+        continue_from=done,
+        last=total,
+        among=processes,
+    )
 
     def load(own: int) -> Batch:
         visits = plan.batch_at(processes.number(own))
@@ -122,27 +162,42 @@ def train(
         losses = StepLosses(step)
         for own in range((step - 1) * accumulation, step * accumulation):
             number, batch = processes.number(own), data.take().to(device)
-            with processes.accumulate(), derived_dropout(settings.seed, number, device):
+            with (
+                processes.accumulate(),
+                derived_dropout(settings.seed, number, device),
+                routing.batch(number),
+            ):
                 loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                losses.batches.append(BatchLosses.of(number, batch.sample_ids, loss))
+                loss = alignment.added_to(loss, batch) if alignment else loss
+                losses.batches.append(BatchLosses.of(number, batch, loss))
                 processes.accelerator.backward(loss.total)
+        if alignment:
+            alignment.share_gradients()
         return processes.merged(losses)
 
-    accumulation, total = settings.gradient_accumulation_steps, settings.max_train_steps
+    def stops() -> bool:
+        return processes.agreed(should_stop())
+
+    accumulation = settings.gradient_accumulation_steps
     with (
         _reference_modulation(transformer),
+        _token_routing(transformer, recipe) as routing,
         MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
+        if not guide.look(model, done, stops):
+            raise TrainingInterrupted(done)
         for step in range(done + 1, total + 1):
+            if guide.enough:
+                break
             started, waited_s = time.monotonic(), data.waited_s
             losses = compute(step, data)
             losses.require_finite()
             processes.forget_unreached(state.parameters, losses)
-            grad_norm = clip_norm(state.parameters.values(), settings.max_grad_norm)
+            grad_norm = clip_gradients(state.parameters.values(), settings)
             require_finite("gradient", grad_norm, step, losses.sample_ids)
             learning_rate = state.learning_rate
-            state.advance()
+            state.advance(step)
 
             epoch = plan.epoch_at(step * recipe.batches_a_step - 1)
             times = time.monotonic() - started, data.waited_s - waited_s
@@ -150,30 +205,40 @@ def train(
             record.append(metrics)
             on_step(metrics)
 
-            stop = processes.agreed(step < total and should_stop())
-            if stop or step == total or step % settings.checkpoint_step_interval == 0:
-                checkpoint = state.checkpoint(step, run_fingerprint)
+            looked = guide.look(model, step, stops)
+            finished = guide.enough or (looked and step == total)
+            stop = not finished and stops()
+            due = step % settings.checkpoint_step_interval == 0 or step == guide.best_step
+            if stop or finished or due:
+                checkpoint = state.checkpoint(step, run_fingerprint, made_of)
                 if processes.first:
-                    write_checkpoint(directory, checkpoint, settings.checkpoints_total_limit)
+                    limit = settings.checkpoints_total_limit
+                    write_checkpoint(directory, checkpoint, limit, keep=guide.best_step)
             if stop:
                 raise TrainingInterrupted(step)
 
         processes.wait()
     transformer.eval()
-    return training_result(directory)
+    result = training_result(directory, total)
+    return result if state.ema is None else replace(result, ema=state.ema.averages)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
     """Give the transformer its LoRA, where the weights that it adapts are."""
-    entries = source.entries()
-    targets = target_modules(
-        transformer,
-        with_audio=any(e.has_audio for e in entries),
-        with_video=any(e.has_video for e in entries),
-        suffixes=recipe.lora.lora_targets,
-    )
-    add_lora(transformer, recipe.lora, targets, recipe.training.seed)
-    placement.hold_adapter(lora_parameters(transformer).values())
+    entries, settings = source.entries(), recipe.lora
+    has_audio, has_video = any(e.has_audio for e in entries), any(e.has_video for e in entries)
+    preset = None if settings.lycoris is None else settings.lycoris.apply_preset
+    if preset is not None and preset.target_module and settings.lora_targets is None:
+        targets = preset_modules(transformer, preset.target_module, has_audio, has_video)
+    else:
+        targets = target_modules(
+            transformer, has_audio, settings.lora_targets, has_video, frozen=recipe.given.frozen
+        )
+    add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
+    adapter = lora_parameters(transformer)
+    for parameter in adapter.values():
+        parameter.data = parameter.data.to(weights_dtype(recipe.training))
+    placement.hold_adapter(adapter.values())
 
 
 @contextmanager
@@ -183,6 +248,16 @@ def _reference_modulation(transformer: Any) -> Iterator[None]:
         yield
     finally:
         modulation.remove()
+
+
+@contextmanager
+def _token_routing(transformer: Any, recipe: Recipe) -> Iterator[TokenRouting]:
+    spans = recipe.tread.spans(len(transformer.transformer_blocks))
+    routing = TokenRouting(transformer, spans, recipe.training.seed)
+    try:
+        yield routing
+    finally:
+        routing.remove()
 
 
 def _step_metrics(
@@ -199,7 +274,7 @@ def _step_metrics(
         loss=losses.total,
         video_loss=losses.video,
         audio_loss=losses.audio,
-        measures=losses.measures,
+        measures=losses.measures | losses.throughput(times[0]),
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],
@@ -210,9 +285,10 @@ def _step_metrics(
     )
 
 
-def training_result(directory: Path) -> TrainResult:
-    """What the training in a directory came to, from its record."""
+def training_result(directory: Path, total: int) -> TrainResult:
+    """What the training of `total` steps in a directory came to, from its record."""
     metrics = read_metrics(directory / METRICS_FILE)
+    resume = read_json(directory / RESUME_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
     return TrainResult(
         steps=metrics[-1].step,
@@ -220,4 +296,8 @@ def training_result(directory: Path) -> TrainResult:
         last_loss=fmean(m.loss for m in metrics[-ends:]),
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
+        resumed_at=resume["step"],
+        resume_notes=tuple(resume["notes"]),
+        best_step=best_of(read_evaluations(directory / EVALUATIONS_FILE)),
+        stopped_early=metrics[-1].step < total,
     )

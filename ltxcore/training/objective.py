@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 
+from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.models.call import Reference
 from ltxcore.store.fingerprint import derive_seed
+from ltxcore.training.conditioning import Draws, given_audio, given_video, reference_is_given
 from ltxcore.training.data import Batch
-from ltxcore.training.timesteps import shifted_logit_normal
+from ltxcore.training.timesteps import sample_sigmas
+
+BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Edges of the bands of noise levels whose losses are recorded apart."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,13 @@ class Noised:
     target: torch.Tensor
     """Velocity eps - x0; float32 [B, N, C]."""
     sigma: torch.Tensor
-    """[B]."""
+    """[B]; 0 where `frozen`."""
     clean: torch.Tensor | None
-    """Tokens given as condition: bool [B, N]; None where the batch has none."""
+    """Tokens given as condition: bool [B, N]; None where the batch has none, all of them where `frozen`."""
     mask: torch.Tensor
     """1 on tokens that are in the loss, else 0; float32 [B, N]."""
+    frozen: bool = False
+    """The modality is given whole: x0 at time 0, without a loss."""
 
     @property
     def times(self) -> torch.Tensor:
@@ -34,7 +43,7 @@ class Noised:
 
         The first wherever it says enough: per-token times cost the model 95 KiB a token in each block.
         """
-        if self.clean is None:
+        if self.clean is None or self.frozen:
             return self.sigma
         return self.sigma[:, None].expand_as(self.clean).masked_fill(self.clean, 0.0)
 
@@ -47,6 +56,8 @@ class NoisedBatch:
     """Zeros with noise where `has_video` is false; the model does not let the sound see them."""
     audio: Noised | None
     has_video: bool = True
+    reference: Reference | None = None
+    """A video that is given beside this one, in tokens of its own; for every call of the model."""
 
 
 @dataclass(frozen=True)
@@ -60,35 +71,46 @@ class Losses:
     """What else is worth recording, by the name that its series gets."""
 
 
-def noise_batch(batch: Batch, settings: TrainingSettings, number: int) -> NoisedBatch:
+def noise_batch(
+    batch: Batch, settings: TrainingSettings, number: int, given: ConditioningSettings | None = None
+) -> NoisedBatch:
     """Draw noise levels, noise and conditioning for a batch, on its device.
 
     Args:
         batch: latents.
-        settings: the seed, how sigmas are drawn, how often the first frame is a condition.
+        settings: the seed, and how sigmas are drawn.
         number: the batch's own number in the training; every draw derives from seed and number.
+        given: what is given of each sample, `Recipe.given`. None: what `settings` says of the first frame.
     """
 
     def generator(purpose: str) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(settings.seed, "train-lora", number, purpose))
 
+    if given is None:
+        probability = settings.ltx2_first_frame_conditioning_probability
+        given = ConditioningSettings().with_first_frame(probability)
+    draws = Draws(settings.seed, number)
     video = patchify(batch.video)
     count, tokens, _ = video.shape
-    sigma = shifted_logit_normal(tokens, count, generator("video sigma"))
-    clean = first_frame_condition(
-        batch.video,
-        settings.ltx2_first_frame_conditioning_probability if batch.has_video else 0.0,
-        generator("first frame"),
-    )
     mask = torch.full((count, tokens), float(batch.has_video))
-    noised_video = add_noise(video, sigma, generator("video noise"), clean, mask)
+    sigma = sample_sigmas(settings, tokens, count, generator("video sigma"))
+    if given.video.frozen and batch.has_video:
+        noised_video = frozen(video)
+    else:
+        clean = given_video(batch, given, draws)
+        noised_video = add_noise(video, sigma, generator("video noise"), clean, mask)
+    reference = batch.reference if reference_is_given(batch, given, draws) else None
     if batch.audio is None or batch.audio_mask is None:
-        return NoisedBatch(noised_video, None)
+        return NoisedBatch(noised_video, None, reference=reference)
 
     if settings.sigma_sampling == "independent" or not batch.has_video:
-        sigma = shifted_logit_normal(batch.audio.shape[1], count, generator("audio sigma"))
-    noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), None, batch.audio_mask)
-    return NoisedBatch(noised_video, noised_audio, batch.has_video)
+        sigma = sample_sigmas(settings, batch.audio.shape[1], count, generator("audio sigma"))
+    if given.audio.frozen:
+        noised_audio = frozen(batch.audio)
+    else:
+        clean = given_audio(batch, given, draws)
+        noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), clean, batch.audio_mask)
+    return NoisedBatch(noised_video, noised_audio, batch.has_video, reference)
 
 
 def patchify(latents: torch.Tensor) -> torch.Tensor:
@@ -101,22 +123,18 @@ def unpatchify(tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return tokens.transpose(1, 2).reshape(like.shape)
 
 
-def first_frame_condition(
-    video: torch.Tensor, probability: float, generator: torch.Generator
-) -> torch.Tensor | None:
-    """Mark the first latent frame's tokens of each sample with a probability.
-
-    A sample of a single latent frame is never conditioned: nothing would be left to learn.
-
-    Returns:
-        bool [B, N], or None where no sample is conditioned.
-    """
-    count, _, frames, height, width = video.shape
-    chosen = torch.rand(count, generator=generator) < probability
-    if frames == 1 or not chosen.any():
-        return None
-    first = torch.arange(frames * height * width) < height * width
-    return chosen[:, None] & first
+def frozen(latents: torch.Tensor) -> Noised:
+    """Packed latents [B, N, C] as they are: given whole, at time 0, and in no loss."""
+    start = latents.float()
+    count, tokens, _ = start.shape
+    return Noised(
+        tokens=start,
+        target=torch.zeros_like(start),
+        sigma=start.new_zeros(count),
+        clean=torch.ones(count, tokens, dtype=torch.bool, device=start.device),
+        mask=start.new_zeros(count, tokens),
+        frozen=True,
+    )
 
 
 def add_noise(
@@ -160,17 +178,42 @@ def masked_loss(prediction: torch.Tensor, noised: Noised) -> torch.Tensor:
 def losses(
     video_prediction: torch.Tensor, audio_prediction: torch.Tensor | None, noised: NoisedBatch
 ) -> Losses:
-    """The loss of a batch: video + audio, each a mean over the samples.
+    """The loss of a batch: video + audio, each a mean over the samples, and both in bands of sigma.
 
     Raises:
-        ValueError: the batch has neither pictures nor sound.
+        ValueError: the batch has nothing to learn: neither pictures nor sound, or only what is frozen.
     """
-    video = masked_loss(video_prediction, noised.video).mean() if noised.has_video else None
-    if audio_prediction is None or noised.audio is None:
-        if video is None:
-            raise ValueError("a batch needs pictures or sound to have a loss")
-        return Losses(total=video, video=video, audio=None)
-    audio = masked_loss(audio_prediction, noised.audio).mean()
-    if video is None:
-        return Losses(total=audio, video=None, audio=audio)
-    return Losses(total=video + audio, video=video, audio=audio)
+    parts: dict[str, torch.Tensor] = {}
+    measures: dict[str, torch.Tensor] = {}
+    if noised.has_video and not noised.video.frozen:
+        each = masked_loss(video_prediction, noised.video)
+        parts["video"] = each.mean()
+        measures |= banded("video", each, noised.video)
+    if audio_prediction is not None and noised.audio is not None and not noised.audio.frozen:
+        each = masked_loss(audio_prediction, noised.audio)
+        parts["audio"] = each.mean()
+        measures |= banded("audio", each, noised.audio)
+    if not parts:
+        raise ValueError("a batch needs pictures or sound that are generated to have a loss")
+    total = torch.stack(list(parts.values())).sum()
+    return Losses(total, parts.get("video"), parts.get("audio"), measures)
+
+
+def banded(modality: str, each: torch.Tensor, noised: Noised) -> dict[str, torch.Tensor]:
+    """Mean loss of the samples of each band of sigma, by its series' name, e.g. video_loss_sigma_0.25_0.5.
+
+    A band without a sample has no line, and a sample that is masked altogether is in none.
+
+    Args:
+        modality: begins the names.
+        each: the loss of each sample [B].
+        noised: its sigmas and its mask.
+    """
+    counted = noised.mask.sum(1) > 0
+    found: dict[str, torch.Tensor] = {}
+    for low, high in pairwise(BANDS):
+        # The last band holds 1 itself.
+        inside = counted & (noised.sigma >= low) & ((noised.sigma < high) | (high == BANDS[-1]))
+        if inside.any():
+            found[f"{modality}_loss_sigma_{low:g}_{high:g}"] = each.detach()[inside].mean()
+    return found

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from math import ceil
 
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
-from ltxcore.training.batch_sizes import BatchSizes
-from ltxcore.training.data import Entry
+from ltxcore.training.batch_sizes import BatchSizes, batch_sizes
+from ltxcore.training.data import Entry, Group
 
 STAGE = "train-lora"
 
 
 class NothingToTrain(ValueError):
     """No sample at all."""
+
+
+class BucketTooSmall(ValueError):
+    """A bucket that does not fill a batch."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,13 @@ PlannedBatch = tuple[Visit, ...]
 
 
 def plan_epoch(
-    entries: Sequence[Entry], *, seed: int, epoch: int, batch_size: BatchSizes, caption_dropout: float
+    entries: Sequence[Entry],
+    *,
+    seed: int,
+    epoch: int,
+    batch_size: BatchSizes,
+    caption_dropout: float,
+    by_bucket: bool = False,
 ) -> tuple[PlannedBatch, ...]:
     """The batches of an epoch, in order.
 
@@ -44,26 +55,56 @@ def plan_epoch(
     rounded share p (at least one) is kept; which ones changes with the epoch, how many does not, so all
     epochs have equally many batches. Visits are shuffled inside their group and cut into batches of
     `batch_size`, one for all groups or each its own; what is left over forms one smaller batch, so that no
-    sample is seen more often than its visits say. The batches of all groups are then shuffled together.
+    sample is seen more often than its visits say. The batches of all groups are then shuffled together, or,
+    `by_bucket`, group after group, the groups in a new order each epoch.
     """
-    batches: list[tuple[int, PlannedBatch]] = []
+    batches: list[tuple[tuple[int, int], PlannedBatch]] = []
     for group, members in sorted(_groups(entries).items()):
         visits = _shuffled_visits(members, seed, epoch)
         size = batch_size if isinstance(batch_size, int) else batch_size[group]
+        place = derive_seed(seed, STAGE, epoch, *map(str, group), "group order") if by_bucket else 0
         for number, start in enumerate(range(0, len(visits), size)):
             batch = tuple(
                 Visit(entry.sample_id, _caption(entry, visit, seed, epoch, caption_dropout))
                 for entry, visit in visits[start : start + size]
             )
-            batches.append((derive_seed(seed, STAGE, epoch, *map(str, group), number, "batch order"), batch))
+            order = derive_seed(seed, STAGE, epoch, *map(str, group), number, "batch order")
+            batches.append(((place, order), batch))
     return tuple(batch for _, batch in sorted(batches, key=lambda keyed: keyed[0]))
+
+
+def check_buckets(entries: Sequence[Entry], settings: TrainingSettings) -> None:
+    """See that each group fills a batch at least once in an epoch, where one number is given for all of them.
+
+    Raises:
+        BucketTooSmall: one does not, and the recipe does not allow it; says what would fill it.
+    """
+    size = settings.train_batch_size
+    if settings.allow_small_buckets or not isinstance(size, int):
+        return
+    for _, members in sorted(_groups(entries).items()):
+        visits = len(_shuffled_visits(members, 0, 0))
+        if visits >= size:
+            continue
+        times = ceil(size / visits)
+        raise BucketTooSmall(
+            f"training.train_batch_size is {size}, but the bucket {members[0].told} has only {visits} "
+            f"visits an epoch ({len(members)} samples). Write `repeats: {times * members[0].visits - 1}` in "
+            f"its dataset, train_batch_size: {visits}, or training.allow_small_buckets: true"
+        )
 
 
 class BatchPlan:
     """The endless sequence of batches: epoch after epoch."""
 
     def __init__(
-        self, entries: Sequence[Entry], *, seed: int, batch_size: BatchSizes, caption_dropout: float
+        self,
+        entries: Sequence[Entry],
+        *,
+        seed: int,
+        batch_size: BatchSizes,
+        caption_dropout: float,
+        by_bucket: bool = False,
     ) -> None:
         """Plan over `entries`.
 
@@ -82,7 +123,31 @@ class BatchPlan:
             raise ValueError(f"samples have no caption: {', '.join(mute)}")
         self._entries = tuple(entries)
         self._seed, self._batch_size, self._caption_dropout = seed, batch_size, caption_dropout
+        self._by_bucket = by_bucket
         self._planned: tuple[int, tuple[PlannedBatch, ...]] = (0, self._plan(0))
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], settings: TrainingSettings) -> BatchPlan:
+        """The plan of a recipe.
+
+        Raises:
+            BucketTooSmall: a group does not fill the recipe's batch.
+            UnsettledBatchSize: the recipe names buckets, but not all that the entries have.
+            NothingToTrain, ValueError: see above.
+        """
+        check_buckets(entries, settings)
+        return cls(
+            entries,
+            seed=settings.seed,
+            batch_size=batch_sizes(entries, settings.train_batch_size),
+            caption_dropout=settings.caption_dropout_probability,
+            by_bucket=settings.epoch_order == "by_bucket",
+        )
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are: as many shapes come up, and more where a batch is left over."""
+        return len(_groups(self._entries))
 
     @property
     def batches_per_epoch(self) -> int:
@@ -106,6 +171,7 @@ class BatchPlan:
             epoch=epoch,
             batch_size=self._batch_size,
             caption_dropout=self._caption_dropout,
+            by_bucket=self._by_bucket,
         )
 
 
@@ -114,8 +180,8 @@ def steps_of_epochs(recipe: Recipe, batches_per_epoch: int) -> int:
     return ceil(recipe.training.num_train_epochs * batches_per_epoch / recipe.batches_a_step)
 
 
-def _groups(entries: Sequence[Entry]) -> dict[tuple[str, float, bool, bool], list[Entry]]:
-    groups: dict[tuple[str, float, bool, bool], list[Entry]] = {}
+def _groups(entries: Sequence[Entry]) -> dict[Group, list[Entry]]:
+    groups: dict[Group, list[Entry]] = {}
     for entry in sorted(entries, key=lambda e: e.sample_id):
         groups.setdefault(entry.group, []).append(entry)
     return groups

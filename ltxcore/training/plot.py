@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ltxcore.store.blobs import write_atomic
+from ltxcore.training.early_stop import Evaluated, read_evaluations
 from ltxcore.training.metrics import read_metrics
 
 SMOOTHING_SHARE = 0.05
 """The smoothed curve is a running mean over this share of the steps."""
 
 
-def plot_losses(metrics_file: Path, picture: Path) -> None:
+def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None = None) -> None:
     """Draw loss, video loss and audio loss over the steps, each step faintly and smoothed.
+
+    The loss on held-out clips, where it is on record, is drawn as points; the lowest is marked.
 
     Raises:
         ValueError: the file holds no step.
@@ -38,13 +44,43 @@ def plot_losses(metrics_file: Path, picture: Path) -> None:
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=name)
+    if evaluations_file is not None:
+        _draw_evaluations(axes, read_evaluations(evaluations_file))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110, format="png")
+    # It is drawn again and again while training, and looked at meanwhile.
+    write_atomic(picture, drawn.getvalue())
+
+
+def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:
+    if not record:
+        return
+    axes.plot(
+        [e.step for e in record],
+        [e.eval_loss for e in record],
+        color="tab:red",
+        marker="o",
+        markersize=3.5,
+        linewidth=1.2,
+        label="held out",
+    )
+    best = min(record, key=lambda e: (e.eval_loss, e.step))
+    told = "the base" if best.step == 0 else f"step {best.step}"
+    axes.plot(
+        [best.step],
+        [best.eval_loss],
+        color="tab:red",
+        marker="*",
+        markersize=11,
+        linestyle="none",
+        label=f"lowest: {best.eval_loss:.4f}, {told}",
+    )
 
 
 def smooth(values: Sequence[float]) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from ltxcore.training.step import StepLosses
 if TYPE_CHECKING:
     from ltxcore.training.state import TrainingState
 
+T = TypeVar("T")
 BLOCK_CLASS = "LTX2VideoTransformerBlock"
 
 
@@ -105,19 +106,19 @@ class Processes:
         """
         if not self._sharded:
             return
-        sound = any(batch.audio is not None for batch in losses.batches)
-        pictures = any(batch.video is not None for batch in losses.batches)
-        both = any(batch.audio is not None and batch.video is not None for batch in losses.batches)
+        sound = any(batch.has_audio for batch in losses.batches)
+        pictures = any(batch.has_video for batch in losses.batches)
+        both = any(batch.has_audio and batch.has_video for batch in losses.batches)
         for name, parameter in parameters.items():
             across = "audio_to_video" in name or "video_to_audio" in name
             if not (both if across else sound if "audio" in name else pictures):
                 parameter.grad = None
 
-    def agreed(self, wish: bool) -> bool:
-        """What the first process wishes, told to all."""
+    def agreed(self, word: T) -> T:
+        """What the first process says, told to all."""
         if self.count == 1:
-            return wish
-        said = [wish]
+            return word
+        said = [word]
         torch.distributed.broadcast_object_list(said, src=0)
         return said[0]
 

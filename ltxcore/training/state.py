@@ -3,79 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.training.checkpoints import Checkpoint, latest
+from ltxcore.training.checkpoints import Checkpoint
+from ltxcore.training.ema import Ema
 from ltxcore.training.lora import load_weights
 from ltxcore.training.optimizer import (
-    load_moments,
+    load_optimizer_state,
     load_schedule,
     make_optimizer,
     make_scheduler,
-    moments,
+    optimizer_state,
     schedule_state,
 )
 from ltxcore.training.shares import gathered
 
 
-class ForeignCheckpoint(ValueError):
-    """The directory holds checkpoints of another training."""
-
-
 class TrainingState:
-    """The trained parameters by name, their optimizer and its learning rate."""
+    """The trained parameters by name, their optimizer, its learning rate and their averages."""
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, device: torch.device
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters, self._settings = dict(parameters), settings
         self.optimizer = make_optimizer(self.parameters, settings, device)
         self.scheduler = make_scheduler(self.optimizer, settings)
+        self.ema = Ema(self.parameters, settings) if settings.use_ema else None
 
     def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Take the parameters that took the place of these when they were shared out."""
         self.parameters = dict(parameters)
+        self.ema = None if self.ema is None else Ema(self.parameters, self._settings)
 
     @property
     def learning_rate(self) -> float:
         """The rate of the next step."""
         return float(self.scheduler.get_last_lr()[0])
 
-    def advance(self) -> None:
-        """One optimizer step with the gradients that are there."""
+    def advance(self, step: int) -> None:
+        """Optimizer step number `step` (from 1), with the gradients that are there."""
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.parameters, step)
 
-    def checkpoint(self, step: int, run_fingerprint: str) -> Checkpoint:
-        """Everything that training continues from after `step`."""
+    def checkpoint(
+        self, step: int, run_fingerprint: str, request: Mapping[str, Any] | None = None
+    ) -> Checkpoint:
+        """Everything that training continues from after `step`, whole: all processes ask at once."""
+        remembered = optimizer_state(self.optimizer, self.parameters)
         return Checkpoint(
             step=step,
             run_fingerprint=run_fingerprint,
             lora=gathered(self.parameters),
-            moments=gathered(moments(self.optimizer, self.parameters)),
+            optimizer=replace(remembered, tensors=gathered(remembered.tensors)),
             schedule=schedule_state(self.scheduler),
+            ema=None if self.ema is None else gathered(self.ema.averages),
+            request=dict(request or {}),
         )
 
-    def resume(self, directory: Path, run_fingerprint: str) -> int:
-        """Continue from the newest whole checkpoint; returns the steps that are done.
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint.
 
         Raises:
-            ForeignCheckpoint: it is of another `run_fingerprint`.
+            ValueError: it is of other parameters, or has no average where this training keeps one.
         """
-        found = latest(directory)
-        if found is None:
-            return 0
-        if found.run_fingerprint != run_fingerprint:
-            raise ForeignCheckpoint(
-                f"{directory} holds checkpoints of the training {found.run_fingerprint[:16]}, but this one "
-                f"is {run_fingerprint[:16]}: weights, data or recipe differ; give another directory"
-            )
-        load_weights(self.parameters, found.lora)
-        load_moments(self.optimizer, self.parameters, found.moments)
-        load_schedule(self.scheduler, found.schedule)
-        return found.step
+        load_weights(self.parameters, checkpoint.lora)
+        load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
+        load_schedule(self.scheduler, checkpoint.schedule)
+        if self.ema is not None:
+            self.ema.load(checkpoint.ema or {})

@@ -15,7 +15,9 @@ from ltxcore.models.call import predict_velocity
 from ltxcore.models.connecting import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
-from ltxcore.training.objective import Losses, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.regularisation import aim_at_base
+from ltxcore.training.scheduled_sampling import Predict, Velocities, roll_out
 
 
 class TrainingDiverged(RuntimeError):
@@ -30,23 +32,48 @@ def batch_losses(
     A batch without sound, or without pictures, is computed with the modalities isolated and has no loss of
     the one that it lacks.
     """
-    noised = noise_batch(batch, recipe.training, number)
-    video, audio = noised.video, noised.audio
+    noised = noise_batch(batch, recipe.training, number, recipe.given)
+    predict = _predictor(model, connectors, batch, max_tokens)
+    # Regularisation holds to the base on exact mixtures; its process still keeps in step with the others.
+    rollout = roll_out(model, predict, noised, recipe, number, allowed=not batch.regularisation)
+    if batch.regularisation:
+        noised = aim_at_base(noised, model, lambda: predict(noised))
+        return losses(*predict(noised), noised)
+    if rollout is None:
+        return losses(*predict(noised), noised)
+    velocities = predict(rollout.noised)
+    plain = losses(*velocities, rollout.noised)
+    return rollout.losses(plain, velocities, recipe.scheduled_sampling)
+
+
+def noised_losses(model: Any, connectors: Any, batch: Batch, noised: NoisedBatch, max_tokens: int) -> Losses:
+    """The losses of a batch that is noised already."""
+    return losses(*_predictor(model, connectors, batch, max_tokens)(noised), noised)
+
+
+def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Predict:
+    """The model's velocities, as tokens, of a batch at any noise levels."""
     video_embeds, audio_embeds = connect(connectors, batch.features, max_tokens)
-    video_velocity, audio_velocity = predict_velocity(
-        model,
-        video=unpatchify(video.tokens, like=batch.video),
-        audio=None if audio is None else audio.tokens,
-        video_times=video.times,
-        audio_times=None if audio is None else audio.times,
-        video_sigma=video.sigma,
-        audio_sigma=None if audio is None else audio.sigma,
-        video_embeds=video_embeds.to(video.tokens.dtype),
-        audio_embeds=audio_embeds.to(video.tokens.dtype),
-        fps=batch.fps,
-        isolated=not batch.has_video,
-    )
-    return losses(patchify(video_velocity), audio_velocity, noised)
+
+    def predict(noised: NoisedBatch) -> Velocities:
+        video, audio = noised.video, noised.audio
+        video_velocity, audio_velocity = predict_velocity(
+            model,
+            video=unpatchify(video.tokens, like=batch.video),
+            audio=None if audio is None else audio.tokens,
+            video_times=video.times,
+            audio_times=None if audio is None else audio.times,
+            video_sigma=video.sigma,
+            audio_sigma=None if audio is None else audio.sigma,
+            video_embeds=video_embeds.to(video.tokens.dtype),
+            audio_embeds=audio_embeds.to(video.tokens.dtype),
+            fps=batch.fps,
+            isolated=not batch.has_video,
+            reference=noised.reference,
+        )
+        return patchify(video_velocity), audio_velocity
+
+    return predict
 
 
 @contextmanager
@@ -67,13 +94,26 @@ class BatchLosses:
     video: float | None
     audio: float | None
     measures: Mapping[str, float]
+    has_video: bool
+    has_audio: bool
+    tokens: int
+    """Of video and sound, all samples together."""
 
     @classmethod
-    def of(cls, number: int, sample_ids: Sequence[str], loss: Losses) -> BatchLosses:
+    def of(cls, number: int, batch: Batch, loss: Losses) -> BatchLosses:
         """The losses of batch `number` of the training."""
         video, audio = (None if part is None else part.item() for part in (loss.video, loss.audio))
-        measures = {name: value.item() for name, value in loss.measures.items()}
-        return cls(number, tuple(sample_ids), loss.total.item(), video, audio, measures)
+        return cls(
+            number=number,
+            sample_ids=batch.sample_ids,
+            total=loss.total.item(),
+            video=video,
+            audio=audio,
+            measures={name: value.item() for name, value in loss.measures.items()},
+            has_video=batch.has_video,
+            has_audio=batch.audio is not None,
+            tokens=batch.tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -111,6 +151,11 @@ class StepLosses:
             for name, value in batch.measures.items():
                 series.setdefault(name, []).append(value)
         return {name: _mean(values) for name, values in sorted(series.items())}
+
+    def throughput(self, step_s: float) -> dict[str, float]:
+        """Samples and tokens a second in a step that took `step_s`."""
+        tokens = sum(batch.tokens for batch in self.batches)
+        return {"samples_per_s": len(self.sample_ids) / step_s, "tokens_per_s": tokens / step_s}
 
     def require_finite(self) -> None:
         """Raise TrainingDiverged, naming the step and the samples of the batch whose loss is no number."""

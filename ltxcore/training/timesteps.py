@@ -1,10 +1,13 @@
-"""Noise levels: the reference's shifted logit-normal sampler."""
+"""Noise levels: the reference's shifted logit-normal sampler, and the schedules of the seed's family."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+
+from ltxcore.config.flow_settings import FlowSettings
 
 STD = 1.0
 EPS = 1e-3
@@ -15,6 +18,50 @@ FEWEST_TOKENS, FEWEST_MU = 1024, 0.95
 MOST_TOKENS, MOST_MU = 4096, 2.05
 CLAMP_TOKENS = 4096 * 8
 """Above, mu grows until both quantiles are 1 in float32 and the stretch divides by zero."""
+
+
+def sample_sigmas(
+    settings: FlowSettings, tokens: int, count: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Draw noise levels by the schedule that the recipe names.
+
+    `logit_normal` is sigmoid(N(0, 1)), `uniform` U(0, 1) and `beta` Beta(alpha, beta); each is then shifted
+    by s: s * sigma / (1 + (s - 1) * sigma). With flow_schedule_auto_shift s is exp(mu(tokens)), the shift of
+    the scheduler that LTX-2 is sampled with. `shifted_logit_normal` has its own shift.
+
+    Args:
+        settings: the schedule and its parameters.
+        tokens: latent tokens of one sample of the modality.
+        count: how many levels.
+        generator: a CPU generator.
+
+    Returns:
+        float32 [count] in [0, 1].
+    """
+    if settings.flow_schedule == "shifted_logit_normal":
+        return shifted_logit_normal(tokens, count, generator)
+    if settings.flow_schedule == "logit_normal":
+        plain = torch.sigmoid(torch.randn(count, generator=generator, dtype=torch.float64))
+    elif settings.flow_schedule == "uniform":
+        plain = torch.rand(count, generator=generator, dtype=torch.float64)
+    else:
+        plain = _beta(*settings.beta, count, generator)
+    shift = math.exp(shift_mu(tokens)) if settings.flow_schedule_auto_shift else settings.shift
+    return shifted(plain, shift).float()
+
+
+def shifted(sigmas: torch.Tensor, shift: float) -> torch.Tensor:
+    """s * sigma / (1 + (s - 1) * sigma): more noise for s above 1, and 0 and 1 stay where they are."""
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def _beta(alpha: float, beta: float, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws of Beta(alpha, beta), float64 [count].
+
+    numpy draws them: torch's own distribution knows only the global generator.
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, beta, count))
 
 
 def shift_mu(tokens: int) -> float:

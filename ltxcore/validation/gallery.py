@@ -40,6 +40,8 @@ class Entry:
     lora: Side
     difference: float
     """Mean absolute difference of the two, in levels of 255."""
+    steps: tuple[tuple[int, Side], ...] = ()
+    """What the LoRA rendered while it was trained, by step."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def write_gallery(directory: Path, facts: GalleryFacts, entries: Sequence[Entry]
     Raises:
         FileNotFoundError: a file that the page would show is not in the directory.
     """
-    shown = [file for e in entries for side in (e.base, e.lora) for file in (side.video, side.poster)]
+    sides = [side for e in entries for side in (e.base, e.lora, *(side for _, side in e.steps))]
+    shown = [file for side in sides for file in (side.video, side.poster)]
     shown += [file for file in (facts.loss_picture, facts.contact_sheet) if file]
     missing = [file for file in shown if not (directory / file).is_file()]
     if missing:
@@ -133,6 +136,7 @@ def _entry(entry: Entry) -> str:
 {_side(entry.base, "Base", "base", entry.name)}
 {_side(entry.lora, "LoRA", "lora", entry.name)}
 </div>
+{_steps(entry)}
 <p class="fine">Seed <code>{entry.seed}</code>.
 Base and LoRA differ by {entry.difference:.1f} of 255 levels.</p>
 </article>
@@ -148,6 +152,18 @@ def _side(side: Side, label: str, kind: str, name: str) -> str:
 <p class="fine">{escape(_told(side.measures))}</p>
 </figure>
 """
+
+
+def _steps(entry: Entry) -> str:
+    """The way from the base to the LoRA, one small video a step."""
+    if not entry.steps:
+        return ""
+    width, height = entry.size
+    shown = "".join(_side(side, f"Step {step}", "step", entry.name) for step, side in entry.steps)
+    return (
+        f'<details open><summary>While it was trained</summary><div class="steps" '
+        f'style="--ratio:{width}/{height}">{shown}</div></details>'
+    )
 
 
 def _told(measures: Measures) -> str:

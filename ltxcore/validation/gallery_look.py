@@ -28,6 +28,10 @@ h3 { font-size:.9rem; margin:1.25rem 0 .25rem; }
 .head { display:flex; gap:1rem; align-items:center; justify-content:space-between; }
 .prompt { margin:.5rem 0 1rem; max-width:75ch; overflow-wrap:anywhere; white-space:pre-line; }
 .pair { display:grid; grid-template-columns:1fr 1fr; gap:1rem; }
+.steps { display:grid; grid-template-columns:repeat(auto-fill,minmax(11rem,1fr)); gap:.75rem;
+  margin-top:.6rem; }
+details { margin-top:1rem; }
+summary { cursor:pointer; font-size:.9rem; font-weight:600; }
 figure { margin:0; min-width:0; }
 figcaption { display:flex; flex-wrap:wrap; gap:.4rem; margin-bottom:.4rem; font-size:.8rem; }
 .tag,.flag { padding:.1rem .55rem; border-radius:99px; font-weight:600; }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from ltxcore.models.loading import (
     load_video_vae,
     load_vocoder,
 )
+from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource
-from ltxcore.validation.plan import DISTILLED_GUIDANCE, Rendering, RenderPlan
+from ltxcore.models.versions import VERSIONS
+from ltxcore.validation.held import Held, holding
+from ltxcore.validation.plan import Rendering, RenderPlan
 
 ADAPTER = "lora"
 REFERENCE_SHIFT = 2.05
@@ -100,8 +103,7 @@ class ConnectedText:
     """Stands where the pipeline has its connectors, for text that went through them already.
 
     The pipeline hands its connectors one tensor of text, so both modalities' embeddings travel in it side by
-    side, `[B, T, Dv + Da]`, and are taken apart here. There is no mask to return: registers fill the padding,
-    so that every slot is valid.
+    side, `[B, T, Dv + Da]`, and are taken apart here. Registers fill the padding: every slot is valid.
     """
 
     def __init__(self, video_width: int) -> None:
@@ -109,16 +111,17 @@ class ConnectedText:
 
     def __call__(
         self, text: torch.Tensor, attention_mask: torch.Tensor, padding_side: str
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """Embeddings `[B, T, Dv]` and `[B, T, Da]`, and no mask."""
-        return text[..., : self._video_width], text[..., self._video_width :], None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Embeddings `[B, T, Dv]` and `[B, T, Da]`, and the mask, which the pipeline cuts up for guidance."""
+        return text[..., : self._video_width], text[..., self._video_width :], attention_mask
 
 
 class Renderer:
     """Renders prompts from one loaded model: the base, and inside `with renderer.adapter(file)` the LoRA.
 
     Noise comes from the plan's seed and the prompt's name alone, so base and LoRA start from the same.
-    Classifier-free guidance is the recipe's, for the video and the sound alike.
+    Guidance is the recipe's: by the negative prompt, by perturbed self-attention (STG), and by the modalities
+    without each other.
     """
 
     def __init__(self, components: Components, plan: RenderPlan) -> None:
@@ -126,6 +129,7 @@ class Renderer:
         self._components = components
         self._adapted = False
         install_cross_modulation(components.transformer)
+        components.transformer.register_forward_pre_hook(_without_masks, with_kwargs=True)
         self._pipeline = _pipeline(components, components.video_width)
 
     def render(
@@ -134,12 +138,14 @@ class Renderer:
         features: Caption,
         negative: Caption | None = None,
         progress: Progress | None = None,
+        plan: RenderPlan | None = None,
     ) -> Rendering:
         """Render one prompt.
 
         Args:
             name: the prompt's short name; decides the noise.
             features: the stored features of the prompt, or what the connectors made of them.
+            plan: of this rendering; None: the renderer's.
             negative: those of the negative prompt; needed where the guidance is above 1.
 
         Raises:
@@ -147,55 +153,76 @@ class Renderer:
             BrokenRendering: the model gave NaN or infinity.
         """
         began = time.monotonic()
-        guided = self.plan.guidance > DISTILLED_GUIDANCE
+        plan = plan or self.plan
+        guided = plan.is_guided
         if guided and negative is None:
-            raise ValueError(f"guidance {self.plan.guidance:g} needs the features of the negative prompt")
-        seed = self.plan.seed_of(name)
+            raise ValueError(f"guidance {plan.told_guidance()} needs the negative prompt's features")
+        seed = plan.seed_of(name)
+        self._pipeline.scheduler = reference_scheduler() if plan.sigmas is None else given_scheduler()
         video, audio = self._pipeline(
             **self._text(features, negative if guided else None),
-            **self._sampling(),
+            **self._sampling(plan),
             # Drawn on the CPU and then moved: the same noise on every device.
             generator=torch.Generator("cpu").manual_seed(seed),
-            callback_on_step_end=None if progress is None else _told(progress, self.plan.steps),
+            callback_on_step_end=None if progress is None else _told(progress, plan.steps),
         )
         return Rendering(
             name=name,
             frames=_frames(video[0], name),
             audio=_sound(audio[0], name),
-            fps=self.plan.fps,
+            fps=plan.fps,
             sample_rate=self._components.vocoder.config.output_sampling_rate,
             seed=seed,
             render_s=time.monotonic() - began,
         )
 
     @contextmanager
-    def adapter(self, file: Path) -> Iterator[None]:
-        """Put a LoRA file on the model, and take it off again without a trace.
+    def adapter(self, *files: Path | tuple[Path, float]) -> Iterator[None]:
+        """Put LoRA files on the model, each at strength 1 or its own, and take them off without a trace.
 
         Raises:
             FileNotFoundError: there is no such file.
-            AdapterError: the file does not fit the model.
+            AdapterError: a file does not fit the model.
             RuntimeError: another adapter is on the model.
         """
-        if not file.is_file():
-            raise FileNotFoundError(f"there is no LoRA file {file}; the stage train-lora writes it")
+        wanted = [file if isinstance(file, tuple) else (file, 1.0) for file in files]
+        for file, _ in wanted:
+            if not file.is_file():
+                raise FileNotFoundError(f"there is no LoRA file {file}; the stage train-lora writes it")
         if self._adapted:
             raise RuntimeError("an adapter is on the model already; leave its `with` first")
         self._adapted = True
         try:
-            self._load(file)
+            for number, (file, _) in enumerate(wanted):
+                self._load(file, f"{ADAPTER}{number}")
+            if len(wanted) > 1 or any(strength != 1 for _, strength in wanted):
+                names = [f"{ADAPTER}{number}" for number in range(len(wanted))]
+                self._pipeline.set_adapters(names, [strength for _, strength in wanted])
             yield
         finally:
             self._pipeline.unload_lora_weights()
             self._adapted = False
 
-    def _load(self, file: Path) -> None:
-        _check_keys(file)
+    def holding(self, held: Held | None) -> AbstractContextManager[None]:
+        """Give every rendering inside the block these parts; None gives nothing."""
+        return nullcontext() if held is None else holding(self._pipeline, held)
+
+    @property
+    def vae(self) -> Any:
+        """The video VAE, for what a rendering is given."""
+        return self._components.vae
+
+    def _load(self, file: Path, name: str) -> None:
+        names = _check_keys(file)
         try:
+            if is_lycoris(names):
+                # diffusers' pipeline takes LoRAs alone.
+                load_lycoris(self._components.transformer, _own_names(file), name)
+                return
             self._pipeline.load_lora_weights(
                 str(file.parent),
                 weight_name=file.name,
-                adapter_name=ADAPTER,
+                adapter_name=name,
                 local_files_only=True,
                 use_safetensors=True,
             )
@@ -203,7 +230,7 @@ class Renderer:
             raise AdapterError(f"{file} does not fit the model: {error}") from error
         # It was made where the weights are that it goes beside.
         named = self._components.transformer.named_parameters()
-        self._components.placement.hold_adapter(p for name, p in named if ".lora_" in name)
+        self._components.placement.hold_adapter(p for key, p in named if ".lora_" in key)
 
     def _text(self, features: Caption, negative: Caption | None) -> dict[str, Any]:
         """The pipeline's arguments for text that is embedded already."""
@@ -222,31 +249,55 @@ class Renderer:
         both = connect(self._components.connectors, [features], self._components.max_tokens)
         return torch.cat(both, dim=-1)
 
-    def _sampling(self) -> dict[str, Any]:
+    def _sampling(self, plan: RenderPlan) -> dict[str, Any]:
         """Size, schedule and guidance.
 
-        The pipeline reads a sound's 0.0 as "the video's value", so every scale here is the same for both.
+        The pipeline reads a sound's 0.0 as "the video's value", so each scale that may be 0 is the same for
+        both.
         """
-        plan = self.plan
         return {
             "width": plan.width,
             "height": plan.height,
             "num_frames": plan.num_frames,
             "frame_rate": plan.fps,
             "num_inference_steps": plan.steps,
+            "sigmas": None if plan.sigmas is None else list(plan.sigmas),
             "guidance_scale": plan.guidance,
-            "audio_guidance_scale": plan.guidance,
-            "stg_scale": 0.0,
-            "audio_stg_scale": 0.0,
-            "modality_scale": 1.0,
-            "audio_modality_scale": 1.0,
-            "guidance_rescale": 0.0,
-            "audio_guidance_rescale": 0.0,
-            "spatio_temporal_guidance_blocks": None,
+            "audio_guidance_scale": plan.audio_guidance,
+            "stg_scale": plan.stg_scale,
+            "audio_stg_scale": plan.stg_scale,
+            "modality_scale": plan.modality_scale,
+            "audio_modality_scale": plan.modality_scale,
+            "guidance_rescale": plan.rescale,
+            "audio_guidance_rescale": plan.rescale,
+            "spatio_temporal_guidance_blocks": (
+                stg_blocks(self._components.transformer.config, plan.stg_blocks) if plan.stg_scale else None
+            ),
             "use_cross_timestep": True,
             "output_type": "pt",
             "return_dict": False,
         }
+
+
+def stg_blocks(config: Any, asked: Sequence[int] | None) -> list[int]:
+    """The blocks whose self-attention STG leaves out: those asked for, or those of the model's version.
+
+    A model of another depth, such as the tiny one, has its own at the same share of it.
+
+    Raises:
+        ValueError: a block is past the last one.
+    """
+    if asked is None:
+        version = "2.3" if config.gated_attn else "2.0"
+        known = VERSIONS[version]
+        return [known.stg_block * config.num_layers // known.transformer["num_layers"]]
+    beyond = [block for block in asked if block >= config.num_layers]
+    if beyond:
+        raise ValueError(
+            f"validation_stg_blocks names block {beyond[0]}, and the transformer has {config.num_layers}; "
+            f"write blocks from 0 to {config.num_layers - 1}"
+        )
+    return list(asked)
 
 
 def reference_scheduler() -> Any:
@@ -266,6 +317,20 @@ def reference_scheduler() -> Any:
     )
 
 
+def _without_masks(
+    transformer: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Masks that let everything through only keep attention from its fast kernels."""
+    return arguments, {**named, "encoder_attention_mask": None, "audio_encoder_attention_mask": None}
+
+
+def given_scheduler() -> Any:
+    """Takes noise levels as they are given."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift=1.0)
+
+
 def _pipeline(components: Components, video_width: int) -> Any:
     from diffusers import LTX2Pipeline
 
@@ -283,8 +348,14 @@ def _pipeline(components: Components, video_width: int) -> Any:
     return pipeline
 
 
-def _check_keys(file: Path) -> None:
-    """Refuse what diffusers would take without a word and not apply."""
+def _own_names(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
+
+
+def _check_keys(file: Path) -> list[str]:
+    """Refuse what diffusers would take without a word and not apply; the names of what is there."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -298,6 +369,7 @@ def _check_keys(file: Path) -> None:
             f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
             f"found {', '.join(foreign[:3]) or 'nothing'}"
         )
+    return names
 
 
 def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:

@@ -15,17 +15,19 @@ import pytest
 
 from bench.toy.content import Content, hue_distance, measure_content
 from bench.toy.judge import Painter
-from ltxcore.config.recipe import load_recipe
+from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.media import glimmer
 from ltxcore.media.samples import make_samples
 from ltxcore.models.source import resolve_model
-from ltxcore.stages.contract import STAGES
+from ltxcore.stages.contract import asked_stages
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_json
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT, readme
 
 pytestmark = pytest.mark.e2e
+# Of a recipe without CREPA.
+STAGES = asked_stages(Recipe())
 
 
 def ltx2(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -13,8 +13,9 @@ from flows.cli import app
 from flows.cli_validate import duration, size
 from ltxcore.stages import encode_latents, train_lora
 from ltxcore.stages.contract import LATENTS, RENDER, TRAIN
-from ltxcore.stages.estimate import Estimate, StageEstimate, estimate
+from ltxcore.stages.estimate import Estimate, estimate
 from ltxcore.stages.keys import waveform_key
+from ltxcore.stages.stage_estimates import StageEstimate
 from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore

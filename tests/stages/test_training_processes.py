@@ -206,3 +206,11 @@ def test_what_cannot_be_shared_out_is_refused(more: dict[str, object]) -> None:
         Recipe.model_validate(
             {"processes": {"count": 2, "accelerate_config": str(CONFIGS / "fsdp2.yaml")}, **more}
         )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_bf16", "adamw8bit", "prodigy"])
+def test_an_optimizer_of_whole_tensors_is_not_shared_out(optimizer: str) -> None:
+    settings = {"count": 2, "accelerate_config": str(CONFIGS / "fsdp2.yaml")}
+    with pytest.raises(ValueError, match=rf"training.optimizer {optimizer} changes whole tensors"):
+        Recipe.model_validate({"processes": settings, "training": {"optimizer": optimizer}})
+    Recipe.model_validate({"processes": {"count": 2}, "training": {"optimizer": optimizer}})

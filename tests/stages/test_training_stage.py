@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import OverBudget
 from ltxcore.stages import render_validation, train_lora
 from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
+from ltxcore.stages.estimate import estimate
 from ltxcore.stages.run import find_result, note_up_to_date
 from ltxcore.stages.samples import StoredSamples
 from ltxcore.stages.stamp import request_fingerprint, why_stale, write_stamp
+from ltxcore.training.plan import BucketTooSmall
 from tests.stages.conftest import Bench
 
 
@@ -145,6 +150,101 @@ def test_what_makes_a_training_stale_and_what_does_not(bench: Bench) -> None:
     request, stamp = find_result(TRAIN, faster.ctx)
     assert stamp is None
     assert why_stale(faster.ctx.workspace, TRAIN, request) == "changed: training.learning_rate 0.002 -> 0.004"
+
+
+def stamped(directory: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((directory / "stage.json").read_text())["outcome"]["facts"]
+    return facts
+
+
+def test_a_longer_training_and_a_new_trigger_continue_what_is_there(bench: Bench) -> None:
+    bench.prepare()
+    short = train(bench)
+    assert stamped(short)["resume"] == {"step": 0, "notes": []}
+    longer = train(with_training(bench, max_train_steps=8))
+    assert longer != short
+    assert stamped(longer)["resume"]["step"] == 6
+    assert "training.max_train_steps: 6 -> 8" in stamped(longer)["resume"]["notes"][1]
+    assert [m["step"] for m in metrics(longer)] == list(range(1, 9))
+    lora = bench.recipe.lora.model_copy(update={"trigger": "a zork"})
+    named = train(Bench(bench.root, bench.recipe.model_copy(update={"lora": lora})))
+    assert stamped(named)["resume"]["step"] == 6
+    for file in ("pytorch_lora_weights.safetensors", "ltx2_lora_comfyui.safetensors"):
+        ours, theirs = load_file(named / "lora" / file), load_file(short / "lora" / file)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        with safe_open(named / "lora" / file, framework="pt") as opened:
+            assert opened.metadata()["trigger"] == "a zork"
+
+
+def test_a_broken_newest_checkpoint_is_told_in_the_facts(bench: Bench) -> None:
+    from ltxcore.training.loop import TrainingInterrupted
+
+    bench.prepare()
+    with pytest.raises(TrainingInterrupted):
+        train(bench, should_stop_after=5)
+    directory = next((bench.ctx.workspace.stages / "train-lora").iterdir())
+    (directory / "checkpoint-5" / "optimizer.safetensors").write_bytes(b"")
+    train(bench)
+    resume = stamped(directory)["resume"]
+    assert resume["step"] == 4
+    assert "checkpoint-5 is broken and was passed over" in resume["notes"][0]
+
+
+def test_another_recipe_begins_anew_and_a_named_checkpoint_of_it_is_refused(bench: Bench) -> None:
+    from ltxcore.training.resume import ForeignCheckpoint
+
+    bench.prepare()
+    first = train(bench)
+    faster = with_training(bench, learning_rate=0.004)
+    second = train(faster)
+    assert stamped(second)["resume"]["step"] == 0
+    assert "training.learning_rate: 0.002 -> 0.004" in stamped(second)["resume"]["notes"][0]
+    named = with_training(bench, learning_rate=0.01, resume_from_checkpoint=str(first / "checkpoint-6"))
+    with pytest.raises(ForeignCheckpoint, match=r"training\.learning_rate: 0\.002 -> 0\.01"):
+        train(named)
+
+
+def test_the_average_is_written_and_rendered(bench: Bench) -> None:
+    bench.prepare()
+    beside = with_training(bench, use_ema=True, ema_decay=0.5, ema_validation="ema_only")
+    directory = train(beside)
+    names = {path.name for path in (directory / "lora").iterdir()}
+    assert names == {
+        "pytorch_lora_weights.safetensors",
+        "pytorch_lora_weights_ema.safetensors",
+        "ltx2_lora_comfyui.safetensors",
+        "ltx2_lora_ema_comfyui.safetensors",
+    }
+    ctx = beside.ctx
+    session = render_validation.Session(ctx, directory, "cpu")
+    assert session.lora_file.name == "pytorch_lora_weights_ema.safetensors"
+    average = load_file(session.lora_file)
+    last = load_file(directory / "lora" / "pytorch_lora_weights.safetensors")
+    assert any(not torch.equal(average[name], last[name]) for name in last)
+    instead = train(with_training(bench, use_ema=True, ema_decay=0.5, ema_export="instead"))
+    assert len(list((instead / "lora").iterdir())) == 2
+    only = load_file(instead / "lora" / "pytorch_lora_weights.safetensors")
+    assert all(torch.equal(only[name], average[name]) for name in only)
+
+
+def test_a_lokr_goes_from_clips_to_gallery(bench: Bench) -> None:
+    bench.prepare()
+    lycoris = {"algo": "lokr", "factor": 4, "full_matrix": True}
+    lora = LoraSettings.model_validate({"lora_type": "lycoris", "lycoris_config": lycoris})
+    kronecker = Bench(bench.root, bench.recipe.model_copy(update={"lora": lora}))
+    train(kronecker)
+    measures = json.loads((render(kronecker) / "measures.json").read_text())
+    assert all(entry["difference"] > 0 for entry in measures.values())
+
+
+def test_a_bucket_below_the_batch_is_a_problem_before_the_run(bench: Bench) -> None:
+    bench.prepare()
+    strict = with_training(bench, allow_small_buckets=False)
+    (problem,) = estimate(strict.ctx).problems
+    assert "train_batch_size is 2, but the bucket" in problem
+    assert "`repeats: 1`" in problem
+    with pytest.raises(BucketTooSmall):
+        train(with_training(strict, learning_rate=0.5))
 
 
 def test_a_deleted_output_is_made_again(bench: Bench) -> None:

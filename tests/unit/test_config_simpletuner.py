@@ -77,11 +77,37 @@ def test_the_seeds_lowest_vram_config_comes_through_value_by_value() -> None:
     assert found.tracking.tracker_run_name == "example-training-run"
 
 
-def test_what_is_not_built_is_warned_of_and_never_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    load_recipe(SEED / "lowest-vram.config.json")
+def test_the_seeds_routes_and_rollouts_come_through(tmp_path: Path) -> None:
+    (route,) = load_recipe(SEED / "tread.config.json").tread.routes
+    assert (route.selection_ratio, route.start_layer_idx, route.end_layer_idx) == (0.5, 2, -2)
+    assert [(s.start, s.end) for s in load_recipe(SEED / "tread.config.json").tread.spans(48)] == [(2, 46)]
+    keys = {"max_step_offset": 12, "probability": 0.25, "ramp_shape": "cosine", "reflexflow_beta1": 2}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({f"--scheduled_sampling_{name}": value for name, value in keys.items()}))
+    found = load_recipe(file).scheduled_sampling
+    assert found.scheduled_sampling_max_step_offset == 12
+    assert (found.probability(0), found.probability(1000)) == (0.25, 0.25)
+    assert found.scheduled_sampling_ramp_shape == "cosine"
+    assert found.scheduled_sampling_reflexflow_beta1 == 2
+    # The seed turns ReflexFlow off without rollouts, which asks for nothing.
+    assert not load_recipe(SEED / "lowest-vram.config.json").scheduled_sampling.enabled
+
+
+def test_a_route_that_cannot_be_names_key_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    route = {"selection_ratio": 1.0, "start_layer_idx": 2, "end_layer_idx": -2}
+    file.write_text(json.dumps({"seed": 1, "tread_config": {"routes": [route]}}, indent=0))
+    with pytest.raises(ConfigError, match=r"config.json:3: tread.routes.0.selection_ratio: .* less than 1"):
+        load_recipe(file)
+
+
+def test_what_is_not_built_is_warned_of_and_never_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text('{"max_train_steps": 5, "evaluation_type": "clip"}')
+    load_recipe(tmp_path / "config.json")
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    for key in ("optimizer",):
-        assert any(f"{key}: not yet: " in text for text in warned), key
+    assert any("evaluation_type: not yet: " in text for text in warned)
 
 
 def test_the_seeds_memory_keys_are_the_recipes_own() -> None:
@@ -145,7 +171,9 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("ramtorch", True, "taken"),
         ("ramtorch_text_encoder", True, "renamed"),
         ("ramtorch_text_encoder", False, "moot"),
-        ("ramtorch_vae", True, "not yet"),
+        ("ramtorch_vae", True, "taken"),
+        ("ramtorch_vae", False, "moot"),
+        ("evaluation_type", "clip", "not yet"),
         ("musubi_blocks_to_swap", 6, "taken"),
         ("musubi_block_swap_device", "cpu", "moot"),
         ("group_offload_type", "leaf_level", "moot"),
@@ -159,15 +187,22 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("base_model_precision", "int9-quanto", "refused"),
         ("model_type", "full", "refused"),
         ("model_flavour", "2.5-dev", "refused"),
-        ("optimizer", "adamw", "moot"),
+        ("optimizer", "adamw", "taken"),
         ("optimizer", "lion", "refused"),
-        ("grad_clip_method", "value", "not yet"),
+        ("grad_clip_method", "value", "taken"),
         ("vae_dtype", "fp16", "refused"),
         ("lycoris_config", "config/lycoris.json", "moot"),
         ("hub_model_id", "me/lora", "moot"),
         ("crepa_lambda", 0.5, "moot"),
+        ("crepa_drop_vae_encoder", True, "moot"),
         ("dynamo_mode", "", "moot"),
-        ("resume_from_checkpoint", "latest", "moot"),
+        ("tread_config", {"routes": []}, "renamed"),
+        ("tread_config", {"route": []}, "refused"),
+        ("scheduled_sampling_sampler", "euler", "moot"),
+        ("scheduled_sampling_sampler", "unipc", "not yet"),
+        ("scheduled_sampling_sampler", "euler2", "refused"),
+        ("resume_from_checkpoint", "latest", "taken"),
+        ("ema_validation", "comparison", "not yet"),
         ("seed", 0, "taken"),
     ],
 )
@@ -177,11 +212,47 @@ def test_verdicts(key: str, value: Any, expected: Verdict) -> None:
     )
 
 
+def test_the_adapter_and_the_optimizer_come_through(tmp_path: Path) -> None:
+    lycoris = {"algo": "lokr", "multiplier": 1.0, "linear_dim": 10000, "linear_alpha": 1, "factor": 16}
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "lycoris_config.json").write_text(json.dumps(lycoris))
+    config = tmp_path / "config" / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "lora_type": "lycoris",
+                "lycoris_config": "config/lycoris_config.json",
+                "optimizer": "adamw_bf16",
+                "lr_scheduler": "sine",
+                "lr_end": 1e-6,
+                "use_ema": True,
+                "ema_validation": "ema_only",
+                "resume_from_checkpoint": "checkpoint-50",
+                "dynamo_mode": "reduce-overhead",
+                "max_train_steps": 10,
+            }
+        )
+    )
+    found = load_recipe(config)
+    assert found.lora.lycoris is not None
+    assert found.lora.lycoris.model_dump(exclude_defaults=True) == {
+        "algo": "lokr",
+        "linear_dim": 10000,
+        "factor": 16,
+    }
+    training = found.training
+    assert (training.optimizer, training.lr_scheduler, training.lr_end) == ("adamw_bf16", "sine", 1e-6)
+    assert (training.use_ema, training.ema_validation) == (True, "ema_only")
+    assert (training.torch_compile, training.dynamo_mode) == (True, "reduce-overhead")
+    assert training.resume_from_checkpoint == "checkpoint-50"
+
+
 def test_keys_that_hang_on_another_one_follow_it() -> None:
-    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "not yet"
+    assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "taken"
     assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
-    assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "not yet"
-    assert verdict("scheduled_sampling_reflexflow", True, scheduled_sampling_max_step_offset=20) == "not yet"
+    assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "refused", "there is no such file"
+    assert verdict("scheduled_sampling_probability", 0.5, scheduled_sampling_max_step_offset=20) == "renamed"
+    assert verdict("scheduled_sampling_probability", 0.5) == "moot"
 
 
 @pytest.mark.parametrize(
@@ -201,9 +272,9 @@ def test_what_is_refused_says_what_to_write(config: dict[str, Any], told: str) -
 
 
 def test_strict_refuses_what_is_not_built_and_names_the_line() -> None:
-    found = translate_config({"ramtorch_vae": True}, Path("config.json"), {("ramtorch_vae",): 7})
+    found = translate_config({"evaluation_type": "clip"}, Path("config.json"), {("evaluation_type",): 7})
     found.check()
-    with pytest.raises(ConfigError, match=r"config\.json:7: ramtorch_vae: not yet: both VAEs are loaded"):
+    with pytest.raises(ConfigError, match=r"config\.json:7: evaluation_type: not yet: renderings"):
         found.check(strict=True)
 
 
@@ -275,12 +346,13 @@ def test_the_import_writes_two_files_that_load(project: Path) -> None:
     assert datasets.video[0].resolution == 480, "from config.json, since the dataset gives none"
     assert datasets.video[0].video.shortest == 61
     assert written.memory.ramtorch
-    assert "optimizer: not yet" in (project / "job/recipe.yaml").read_text()
+    assert "offload_during_startup: moot" in (project / "job/recipe.yaml").read_text()
 
 
 def test_the_import_refuses_with_status_2_and_writes_nothing(project: Path) -> None:
     config, backend = project / "config/config.json", project / "config/multidatabackend.json"
     command = ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "evaluation_type": "clip"}))
     assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 2
     entries = json.loads(backend.read_text())
     entries[0]["video"]["num_frame"] = entries[0]["video"].pop("num_frames")
@@ -328,3 +400,105 @@ def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
     wrong = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
     with pytest.raises(ConfigError, match="write `caption_strategy: instanceprompt`"):
         wrong.check()
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, ("shifted_logit_normal", None, False)),
+        ({"flow_schedule_shift": 3.0}, ("logit_normal", 3.0, False)),
+        ({"flow_schedule_shift": "3"}, ("logit_normal", 3.0, False)),
+        ({"flow_schedule_shift": 0}, ("logit_normal", 1.0, False)),
+        ({"flow_schedule_auto_shift": True}, ("logit_normal", None, True)),
+        ({"flow_schedule_auto_shift": True, "flow_schedule_shift": 0}, ("logit_normal", None, True)),
+        ({"flow_use_uniform_schedule": True, "flow_schedule_shift": 2}, ("uniform", 2.0, False)),
+        ({"flow_use_beta_schedule": True}, ("beta", None, False)),
+        (
+            {"flow_use_uniform_schedule": False, "flow_use_beta_schedule": False},
+            ("shifted_logit_normal", None, False),
+        ),
+    ],
+)
+def test_the_schedules_of_noise_become_one_choice(
+    config: dict[str, Any], expected: tuple[str, float | None, bool]
+) -> None:
+    found = recipe(**config).training
+    assert (found.flow_schedule, found.flow_schedule_shift, found.flow_schedule_auto_shift) == expected
+
+
+def test_the_parameters_of_the_beta_schedule_need_it() -> None:
+    alpha = {"flow_beta_schedule_alpha": 1.5}
+    assert recipe(flow_use_beta_schedule=True, **alpha).training.beta == (1.5, 2.0)
+    assert recipe(**alpha).training.flow_beta_schedule_alpha is None
+    assert verdict("flow_beta_schedule_alpha", 1.5) == "moot"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"flow_use_uniform_schedule": True, "flow_use_beta_schedule": True},
+        {"flow_schedule_shift": 3.0, "flow_schedule_auto_shift": True},
+        {"flow_schedule_shift": "much"},
+    ],
+)
+def test_contradictory_schedules_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="flow_"):
+        recipe(**config)
+
+
+def test_a_conditioning_set_comes_through() -> None:
+    sets = [
+        {"id": "clips", "dataset_type": "video", "instance_data_dir": "a", "conditioning_data": "refs"},
+        {
+            "id": "refs",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_strict",
+            "instance_data_dir": "b",
+        },
+    ]
+    found = translate_datasets(sets, Path("sets.json"))
+    found.check()
+    assert found.data[1]["conditioning_type"] == "reference"
+    sets[1]["conditioning_type"] = "controlnet"
+    with pytest.raises(ConfigError, match="conditioning_type"):
+        translate_datasets(sets, Path("sets.json")).check()
+
+
+def test_the_adapters_of_the_seed_are_taken_with_their_labels(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").touch()
+    repo = "Lightricks/LTX-2-19b-IC-LoRA-Canny-Control:ltx-2-19b-ic-lora-canny-control.safetensors"
+    listed = [
+        {"label": "canny", "path": repo},
+        {"name": "both", "adapters": [repo, {"path": "mine.safetensors", "scale": 0.5}]},
+    ]
+    for given in (listed, json.dumps(listed), {"validation_adapter_config": listed}):
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps({"validation_adapter_config": given}))
+        runs = load_recipe(config).validation.adapter_runs
+        assert [label for label, _ in runs] == ["", "canny", "both"]
+        assert [(a.path, a.strength) for a in runs[2][1]] == [
+            (repo, 1.0),
+            (str(tmp_path / "mine.safetensors"), 0.5),
+        ]
+    assert recipe(validation_adapter_path=repo).validation.adapter_runs[0][1][0].path == repo
+    assert recipe(validation_steps=50).validation.validation_step_interval == 50
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"),
+    [
+        ([{"label": "a b", "path": "x:y"}], "write letters, digits"),
+        ([{"label": "a", "path": "x"}, {"label": "a", "path": "y"}], "label 'a' twice"),
+        ([{"label": "a", "name": "b", "path": "x"}], "both `label` and `name`"),
+        ([{"label": "a", "path": "x", "adapters": ["y"]}], "both `path` and `adapters`"),
+        ([{"label": "a", "adapters": []}], "adapters"),
+        ([{"path": "x"}], "label"),
+        ([{"label": "a", "pth": "x"}], "did you mean `path`|not a known key"),
+        ("nowhere.json", "cannot be read"),
+        ([1], "write a list such as"),
+    ],
+)
+def test_adapters_that_are_wrong_are_refused_by_name(runs: Any, told: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"validation_adapter_config": runs}))
+    with pytest.raises(ConfigError, match=told):
+        load_recipe(tmp_path / "config.json")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltxcore.config.model_settings import ModelSettings
-from ltxcore.models.call import predict_velocity
+from ltxcore.models.call import Reference, predict_velocity
 from ltxcore.models.loading import load_transformer
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.source import ModelSource, resolve_model
@@ -262,3 +262,45 @@ def test_it_runs_in_bf16_with_times_in_fp32(source: ModelSource, transformer: An
     expected = _predict(transformer, given)
     assert (video.float() - expected[0]).std() < 0.03 * expected[0].std()
     assert (audio.float() - expected[1]).std() < 0.03 * expected[1].std()
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_a_reference_is_more_tokens_at_the_places_that_it_shows(transformer: Any, per_token: bool) -> None:
+    """Against the model called by hand with the tokens, places and times side by side."""
+    given = _inputs(transformer)
+    latents = torch.randn(2, 16, 2, 1, 2, generator=torch.Generator().manual_seed(9))
+    sigma = torch.tensor([0.3, 0.8])
+    times = sigma[:, None].repeat(1, TOKENS)
+    if per_token:
+        times[:, : HEIGHT * WIDTH] = 0
+    places = transformer.rope.prepare_video_coords(2, FRAMES, HEIGHT, WIDTH, "cpu", fps=25.0)
+    # Half the size and half the frames: the first latent shows the first two frames, the next one the 16
+    # after them, and each of its cells covers 64 x 64 pixels.
+    seconds = torch.tensor([[0.0, 2 / 25]] * 2 + [[2 / 25, 18 / 25]] * 2)
+    rows, columns = torch.tensor([[0.0, 64]] * 4), torch.tensor([[0.0, 64], [64, 128]] * 2)
+    more = torch.stack([seconds, rows, columns]).expand(2, -1, -1, -1)
+    with torch.no_grad():
+        expected, expected_sound = transformer(
+            hidden_states=torch.cat(
+                [given["video"].flatten(2).transpose(1, 2), latents.flatten(2).transpose(1, 2)], 1
+            ),
+            audio_hidden_states=given["audio"],
+            encoder_hidden_states=given["video_embeds"],
+            audio_encoder_hidden_states=given["audio_embeds"],
+            timestep=torch.cat([times, torch.zeros(2, 4)], 1) * 1000,
+            audio_timestep=sigma * 1000,
+            sigma=sigma * 1000,
+            audio_sigma=sigma * 1000,
+            video_coords=torch.cat([places, more], 2),
+            audio_coords=transformer.audio_rope.prepare_audio_coords(2, LENGTH, "cpu"),
+            use_cross_timestep=True,
+            return_dict=False,
+        )
+    reference = Reference(latents, spatial_factor=2, temporal_factor=2)
+    video, audio = _predict(
+        transformer, given, reference=reference, video_times=times if per_token else sigma
+    )
+    assert torch.equal(video.flatten(2).transpose(1, 2), expected[:, :TOKENS])
+    assert torch.equal(audio, expected_sound)
+    without, _ = _predict(transformer, given, video_times=times if per_token else sigma)
+    assert not torch.allclose(video, without)

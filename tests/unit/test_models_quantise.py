@@ -28,6 +28,7 @@ from ltxcore.models.quantise import quantiser_of
 from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.text import TextFeatures
 from ltxcore.models.tiny import write_tiny
+from ltxcore.training.adapters import take_adapter
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 from ltxcore.validation.plan import plan_rendering
@@ -138,7 +139,7 @@ def test_a_lora_trains_on_it_in_bf16_and_renders_with_it(tiny: Path, tmp_path: P
     base_layer = transformer.transformer_blocks[0].attn1.to_q.base_layer
     assert torch.equal(base_layer.weight.dequantize(), before), "the base is frozen"
     lineage = Lineage("base", "snapshot", Recipe(lora=settings))
-    file, _ = export_lora(tmp_path / "lora", "x", parameters, lineage)
+    file, _ = export_lora(tmp_path / "lora", "x", take_adapter(transformer, parameters), lineage)
     assert len(load_file(file)) == len(parameters)
 
     plan = plan_rendering(

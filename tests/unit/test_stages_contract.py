@@ -8,15 +8,19 @@ from dataclasses import replace
 
 import pytest
 
+from ltxcore.config.crepa_settings import CrepaSettings
+from ltxcore.config.recipe import Recipe
 from ltxcore.stages import contract
 from ltxcore.stages.contract import (
     AUDIO,
     BY_NAME,
+    FRAMES,
     LATENTS,
     PROBE,
     RENDER,
     STAGES,
     TRAIN,
+    asked_stages,
     stage_named,
     versions,
 )
@@ -26,7 +30,8 @@ from ltxcore.stages.stamp import request_fingerprint
 
 def test_stages_come_after_what_they_read() -> None:
     for position, stage in enumerate(STAGES):
-        assert {BY_NAME[name] for name in stage.inputs} <= set(STAGES[:position]), stage.name
+        inputs = {*stage.inputs, *stage.inputs_if_asked}
+        assert {BY_NAME[name] for name in inputs} <= set(STAGES[:position]), stage.name
 
 
 def test_every_stage_has_its_logic() -> None:
@@ -41,6 +46,17 @@ def test_a_new_version_makes_everything_downstream_stale(monkeypatch: pytest.Mon
     stale = {stage.name for stage in STAGES if request_fingerprint(stage, {}) != before[stage.name]}
     assert stale == {LATENTS.name, TRAIN.name, RENDER.name}
     assert PROBE.name not in versions(RENDER)
+
+
+def test_the_teachers_features_are_part_of_a_pipeline_with_crepa_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe()
+    aligned = recipe.model_copy(update={"crepa": CrepaSettings(crepa_enabled=True)})
+    assert set(asked_stages(aligned)) - set(asked_stages(recipe)) == {FRAMES}
+    before = request_fingerprint(TRAIN, {})
+    monkeypatch.setitem(contract.BY_NAME, FRAMES.name, replace(FRAMES, version="next"))
+    assert request_fingerprint(TRAIN, {}) == before, "a training without CREPA has nothing of it in its key"
 
 
 def test_no_two_stages_hold_gemma_and_the_transformer_together() -> None:
@@ -68,6 +84,7 @@ def test_what_a_parent_imports_holds_no_torch() -> None:
         ("train_lora", {"ltxcore.models.video_latents", "ltxcore.media.decode", "ltxcore.validation.render"}),
         ("encode_latents", {"ltxcore.training.loop", "ltxcore.models.text", "ltxcore.validation.render"}),
         ("embed_text", {"ltxcore.training.loop", "ltxcore.models.video_latents", "ltxcore.models.call"}),
+        ("embed_frames", {"ltxcore.training.loop", "ltxcore.models.video_latents", "ltxcore.models.text"}),
     ],
 )
 def test_a_stage_does_not_import_what_other_stages_load(stage: str, foreign: set[str]) -> None:

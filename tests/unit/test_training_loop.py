@@ -9,16 +9,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch._dynamo
 
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
+from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import Route, TreadSettings
 from ltxcore.models.loading import load_connectors, load_transformer
 from ltxcore.models.source import ModelSource, prepare_model
 from ltxcore.models.text import TextFeatures
@@ -28,7 +32,7 @@ from ltxcore.training.loop import TrainingInterrupted, TrainResult, train
 from ltxcore.training.lora import lora_parameters
 from ltxcore.training.metrics import StepMetrics, read_metrics
 from ltxcore.training.plot import plot_losses
-from ltxcore.training.state import ForeignCheckpoint
+from ltxcore.training.resume import ForeignCheckpoint
 from ltxcore.training.step import TrainingDiverged
 
 CPU = torch.device("cpu")
@@ -85,6 +89,7 @@ def recipe(**training: object) -> Recipe:
         "mixed_precision": "no",
         "ltx2_first_frame_conditioning_probability": 0.3,
         "caption_dropout_probability": 0.2,
+        "allow_small_buckets": True,
     }
     return Recipe(
         lora=LoraSettings(lora_rank=4, lora_dropout=0.1),
@@ -116,7 +121,9 @@ def assert_equal_ends(first: Path, second: Path) -> None:
     assert b is not None
     assert a.step == b.step
     assert a.schedule == b.schedule
-    for ours, theirs in ((a.lora, b.lora), (a.moments, b.moments)):
+    assert a.optimizer.numbers == b.optimizer.numbers
+    averages = (a.ema or {}, b.ema or {})
+    for ours, theirs in ((a.lora, b.lora), (a.optimizer.tensors, b.optimizer.tensors), averages):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -156,8 +163,16 @@ def test_thirty_steps_on_two_samples_lower_the_loss(models_dir: Path, tmp_path: 
             mixed_precision="bf16",
             lr_scheduler="cosine",
         ),
+        recipe(
+            max_train_steps=7,
+            optimizer="adamw_bf16",
+            use_ema=True,
+            ema_update_interval=2,
+            grad_clip_method="value",
+            epoch_order="by_bucket",
+        ),
     ],
-    ids=["plain", "accumulated bf16 cosine"],
+    ids=["plain", "accumulated bf16 cosine", "adamw_bf16 with an average"],
 )
 def test_a_stopped_training_continues_to_the_bit(models_dir: Path, tmp_path: Path, settings: Recipe) -> None:
     samples = RandomSamples((True, True, False))
@@ -173,6 +188,37 @@ def test_a_stopped_training_continues_to_the_bit(models_dir: Path, tmp_path: Pat
     result, _ = run(models_dir, tmp_path / "resumed", settings, samples)
     assert result.steps == settings.training.max_train_steps
     assert_equal_ends(tmp_path / "straight", tmp_path / "resumed")
+
+
+def test_routes_and_rollouts_continue_to_the_bit(models_dir: Path, tmp_path: Path) -> None:
+    plain = recipe(max_train_steps=5, train_batch_size=2)
+    rollouts = ScheduledSamplingSettings(
+        scheduled_sampling_max_step_offset=2, scheduled_sampling_ramp_steps=2, scheduled_sampling_prob_end=1
+    )
+    route = Route(selection_ratio=0.5, start_layer_idx=0, end_layer_idx=-1)
+    settings = plain.model_copy(
+        update={"scheduled_sampling": rollouts, "tread": TreadSettings(routes=(route,))}
+    )
+    samples = RandomSamples((True, True, False))
+    run(models_dir, tmp_path / "straight", settings, samples)
+    steps: list[StepMetrics] = []
+    with pytest.raises(TrainingInterrupted, match="after step 3"):
+        run(
+            models_dir,
+            tmp_path / "resumed",
+            settings,
+            samples,
+            on_step=steps.append,
+            should_stop=lambda: len(steps) == 3,
+        )
+    run(models_dir, tmp_path / "resumed", settings, samples)
+    assert_equal_ends(tmp_path / "straight", tmp_path / "resumed")
+    found = read_metrics(tmp_path / "straight" / "metrics.jsonl")
+    assert found[0].measures["rolled_samples"] == 0, "the ramp begins with no rollout"
+    assert any(m.measures["rolled_samples"] for m in found)
+    run(models_dir, tmp_path / "plain", plain, samples)
+    first = read_metrics(tmp_path / "plain" / "metrics.jsonl")[0]
+    assert first.loss != found[0].loss, "half of the tokens pass by from the first step on"
 
 
 def killed_run(models_dir: str, directory: str) -> None:
@@ -220,14 +266,14 @@ def test_a_finished_training_is_not_done_again(models_dir: Path, tmp_path: Path)
     first, weights = run(models_dir, tmp_path, settings)
     steps: list[StepMetrics] = []
     second, again = run(models_dir, tmp_path, settings, on_step=steps.append)
-    assert (steps, second) == ([], first)
+    assert (steps, second) == ([], replace(first, resumed_at=2))
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
 def test_checkpoints_of_another_training_are_refused(models_dir: Path, tmp_path: Path) -> None:
     settings = recipe(max_train_steps=1, lr_warmup_steps=0)
     run(models_dir, tmp_path, settings)
-    with pytest.raises(ForeignCheckpoint, match="give another directory"):
+    with pytest.raises(ForeignCheckpoint, match="cannot be continued as another"):
         run(models_dir, tmp_path, settings, run_fingerprint="another")
 
 
@@ -254,7 +300,7 @@ def test_a_batch_without_sound_gives_audio_layers_no_gradient(models_dir: Path, 
         end = latest(tmp_path / str(seed))
         assert end is not None
         sound = read_metrics(tmp_path / str(seed) / "metrics.jsonl")[0].audio_loss is not None
-        moved[sound] = {name.split(".lora_")[0] for name in end.moments}
+        moved[sound] = {name.split(".lora_")[0] for name in end.optimizer.tensors}
         if len(moved) == 2:
             break
     assert len(moved[True]) == 56

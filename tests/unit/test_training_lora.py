@@ -13,6 +13,7 @@ from safetensors import safe_open
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.tiny import write_tiny
+from ltxcore.training.adapters import take_adapter
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.lora import (
     UnknownTarget,
@@ -178,7 +179,8 @@ def test_both_files_load_back_with_equal_output(
             parameter.data.normal_(0, 0.05, generator=generator)
     trained = answer(transformer)
 
-    files = export_lora(tmp_path, "cats", lora_parameters(transformer), Lineage("base", "snapshot", recipe))
+    adapter = take_adapter(transformer, lora_parameters(transformer))
+    files = export_lora(tmp_path, "cats", adapter, Lineage("base", "snapshot", recipe))
     assert [f.name for f in files] == ["pytorch_lora_weights.safetensors", "cats_comfyui.safetensors"]
     for file, tolerance in zip(files, (0.0, 0.02), strict=True):
         pipeline = LTX2Pipeline.from_pretrained(tiny[version])
@@ -204,7 +206,8 @@ def test_comfyui_names_are_the_references_and_alpha_is_in_b(tiny: dict[str, Path
     weights = lora_parameters(transformer)
     for parameter in weights.values():
         parameter.data.fill_(0.5)
-    diffusers_file, comfyui_file = export_lora(tmp_path, "x", weights, Lineage("base", "snapshot", recipe))
+    lineage = Lineage("base", "snapshot", recipe, trigger="a zork")
+    diffusers_file, comfyui_file = export_lora(tmp_path, "x", take_adapter(transformer, weights), lineage)
 
     with safe_open(comfyui_file, framework="pt") as file:
         names, header = set(file.keys()), file.metadata()
@@ -225,6 +228,10 @@ def test_comfyui_names_are_the_references_and_alpha_is_in_b(tiny: dict[str, Path
     with safe_open(diffusers_file, framework="pt") as file:
         assert {key.split(".")[0] for key in file.keys()} == {"transformer"}  # noqa: SIM118
         header = file.metadata()
-    assert (header["base_fingerprint"], header["snapshot_id"]) == ("base", "snapshot")
+    assert (header["base_fingerprint"], header["snapshot_id"], header["trigger"]) == (
+        "base",
+        "snapshot",
+        "a zork",
+    )
     assert Recipe.model_validate_json(header["recipe"]) == recipe
     assert json.loads(header["lora_adapter_metadata"])["transformer.lora_alpha"] == 8.0

@@ -7,12 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ltxcore.config.base import parse
+from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.text import TextFeatures
 from ltxcore.training.data import Batch, TrainingSample, collate
 from ltxcore.training.objective import (
     Noised,
-    first_frame_condition,
+    banded,
+    frozen,
     losses,
     masked_loss,
     noise_batch,
@@ -100,16 +103,6 @@ def test_times_are_per_token_only_where_something_is_conditioned() -> None:
     assert torch.equal(conditioned.audio.tokens, plain.audio.tokens)
 
 
-def test_conditioning_comes_as_often_as_asked_and_never_on_one_frame() -> None:
-    generator = torch.Generator().manual_seed(0)
-    clean = first_frame_condition(torch.zeros(2000, 1, 2, 1, 1), 0.3, generator)
-    assert clean is not None
-    assert clean[:, 0].float().mean().item() == pytest.approx(0.3, abs=0.03)
-    assert not clean[:, 1].any()
-    assert first_frame_condition(torch.zeros(4, 1, 1, 2, 2), 1.0, generator) is None
-    assert first_frame_condition(torch.zeros(4, 1, 3, 2, 2), 0.0, generator) is None
-
-
 def test_masked_loss_is_the_mean_over_what_counts() -> None:
     target = torch.randn(2, 6, 4)
     mask = torch.tensor([[1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).float()
@@ -124,6 +117,66 @@ def test_masked_loss_is_the_mean_over_what_counts() -> None:
     assert torch.isfinite(prediction.grad).all()
     assert not prediction.grad[1].any()
     assert not prediction.grad[0, mask[0] == 0].any()
+
+
+def test_losses_are_recorded_by_bands_of_sigma() -> None:
+    sigma = torch.tensor([0.0, 0.1, 0.25, 0.75, 1.0, 0.6])
+    mask = torch.ones(6, 3)
+    mask[5] = 0
+    noised = Noised(torch.zeros(6, 3, 2), torch.zeros(6, 3, 2), sigma, None, mask)
+    each = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0, 11.0], requires_grad=True)
+    found = banded("audio", each, noised)
+    assert {name: value.item() for name, value in found.items()} == {
+        "audio_loss_sigma_0_0.25": 2.0,
+        "audio_loss_sigma_0.25_0.5": 5.0,
+        "audio_loss_sigma_0.75_1": 8.0,
+    }
+    assert not any(value.requires_grad for value in found.values())
+
+
+def test_bands_hold_the_losses_of_both_modalities() -> None:
+    noised = noise_batch(batch(*(sample() for _ in range(12))), settings(), 0)
+    assert noised.audio is not None
+    found = losses(torch.zeros_like(noised.video.tokens), torch.zeros_like(noised.audio.tokens), noised)
+    each = {
+        "video": masked_loss(torch.zeros(1), noised.video),
+        "audio": masked_loss(torch.zeros(1), noised.audio),
+    }
+    for modality, part in (("video", noised.video), ("audio", noised.audio)):
+        inside = (part.sigma >= 0.5) & (part.sigma < 0.75)
+        assert inside.any()
+        torch.testing.assert_close(
+            found.measures[f"{modality}_loss_sigma_0.5_0.75"], each[modality][inside].mean()
+        )
+
+
+def test_a_frozen_modality_is_given_at_time_zero_and_has_no_loss() -> None:
+    clips = batch(sample(), sample())
+    for modality, other in (("video", "audio"), ("audio", "video")):
+        given = parse(ConditioningSettings, {modality: {"mode": "frozen"}}, "test")
+        noised = noise_batch(clips, settings(), 0, given)
+        assert noised.audio is not None
+        assert clips.audio is not None
+        part = getattr(noised, modality)
+        latents = patchify(clips.video) if modality == "video" else clips.audio
+        assert torch.equal(part.tokens, latents)
+        assert part.times.shape == (2,)
+        assert not part.times.any()
+        assert part.clean is not None
+        assert part.clean.all()
+        found = losses(torch.ones_like(noised.video.tokens), torch.ones_like(noised.audio.tokens), noised)
+        assert getattr(found, modality) is None
+        assert found.total.item() == getattr(found, other).item() > 0
+        assert not any(name.startswith(modality) for name in found.measures)
+
+
+def test_what_is_frozen_altogether_has_no_loss_to_give() -> None:
+    clips = batch(sample(audio=None))
+    given = parse(ConditioningSettings, {"video": {"mode": "frozen"}}, "test")
+    noised = noise_batch(clips, settings(), 0, given)
+    with pytest.raises(ValueError, match="generated"):
+        losses(torch.zeros_like(noised.video.tokens), None, noised)
+    assert frozen(torch.ones(1, 2, 3)).mask.sum() == 0
 
 
 def test_total_is_video_plus_audio_and_padding_counts_for_nothing() -> None:

@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
+from ltxcore.models.errors import ModelError
+from ltxcore.models.finding import check_adapter, find_adapter
 from ltxcore.models.loading import load_text_encoder
 from ltxcore.models.source import ModelSource, resolve_model
 from ltxcore.models.text import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny import write_tiny
-from ltxcore.validation.plan import RenderPlan, plan_rendering
+from ltxcore.validation.plan import RenderPlan, is_distilled, plan_rendering
 from ltxcore.validation.render import (
     AdapterError,
     BrokenRendering,
     Renderer,
+    given_scheduler,
     load_components,
     reference_scheduler,
 )
@@ -109,13 +112,16 @@ def test_stored_features_render_what_the_ordinary_pipeline_renders(
         negative_prompt=NEGATIVE,
         **SIZE,
         guidance_scale=guidance,
-        audio_guidance_scale=guidance,
-        stg_scale=0.0,
-        audio_stg_scale=0.0,
-        modality_scale=1.0,
-        audio_modality_scale=1.0,
-        guidance_rescale=0.0,
-        audio_guidance_rescale=0.0,
+        # The reference's scales, and none of them where the weights are distilled.
+        audio_guidance_scale=7.0 if guidance > 1 else 1.0,
+        stg_scale=1.0 if guidance > 1 else 0.0,
+        modality_scale=3.0 if guidance > 1 else 1.0,
+        guidance_rescale=0.7 if guidance > 1 else 0.0,
+        audio_stg_scale=None,
+        audio_modality_scale=None,
+        audio_guidance_rescale=None,
+        # Block 29 of 48, or 28, is the second of these two.
+        spatio_temporal_guidance_blocks=[1],
         generator=torch.Generator().manual_seed(wanted.seed_of("ball")),
         max_sequence_length=source.text_max_tokens,
         output_type="np",
@@ -244,6 +250,99 @@ def test_guidance_needs_a_negative_prompt(source: ModelSource, features: dict[st
     with pytest.raises(ValueError, match="negative prompt"):
         renderer_of(source).render("ball", features[PROMPT])
     renderer_of(source, validation_guidance=1.0).render("ball", features[PROMPT])
+
+
+def test_adapters_are_stacked_by_their_strengths(
+    source: ModelSource, features: dict[str, TextFeatures], tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    write_lora(source, one)
+    write_lora(source, other, suffixes=("to_k",))
+    renderer = renderer_of(source, validation_guidance=1.0)
+
+    def sound(*adapters: Path | tuple[Path, float]) -> np.ndarray:
+        with renderer.adapter(*adapters):
+            return renderer.render("ball", features[PROMPT]).audio
+
+    base = sound()
+    assert np.array_equal(sound((one, 0.0)), base)
+    assert np.array_equal(sound(one), sound((one, 1.0)))
+    assert np.array_equal(sound(one, (other, 0.0)), sound(one))
+    seen = [base, sound(one), sound((one, 0.5)), sound(other), sound(one, other)]
+    assert len({rendering.tobytes() for rendering in seen}) == len(seen)
+    assert np.array_equal(sound(), base), "no trace of them stays"
+
+
+def test_distilled_weights_have_a_schedule_of_their_own() -> None:
+    fast = plan().distilled()
+    assert (fast.steps, fast.is_guided, fast.stg_scale, fast.modality_scale) == (8, False, 0.0, 1.0)
+    scheduler = given_scheduler()
+    scheduler.set_timesteps(8, sigmas=list(fast.sigmas or ()), mu=2.05)
+    table = [1, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0]
+    assert scheduler.sigmas.tolist() == pytest.approx(table)
+    assert is_distilled(Path("ltx-2-19b-distilled-lora-384.safetensors"))
+    assert not is_distilled(Path("ltx-2-19b-ic-lora-canny-control.safetensors"))
+
+
+def test_an_adapter_is_a_file_or_a_name_on_the_hub(tmp_path: Path) -> None:
+    file = tmp_path / "mine.safetensors"
+    file.touch()
+    assert find_adapter(str(file), fetch=False) == file
+    check_adapter("Lightricks/LTX-2-19b-LoRA-Camera-Control-Static:ltx-2-19b-lora.safetensors")
+    for wrong in (
+        "nowhere.safetensors",
+        "Lightricks/LTX-2",
+        "Lightricks/LTX-2:weights.bin",
+        ":a.safetensors",
+    ):
+        with pytest.raises(ModelError, match=r"give a \.safetensors, or repo_id:weight_name"):
+            find_adapter(wrong, fetch=True)
+    with pytest.raises(ModelError, match="not in this machine's hub cache"):
+        find_adapter("someone/who-is-not-there:lora.safetensors", fetch=False)
+
+
+def test_a_zero_that_is_asked_for_is_a_zero() -> None:
+    keys = ("audio_guidance", "stg_scale", "modality_scale", "rescale")
+
+    def scales(**changes: Any) -> tuple[float, ...]:
+        found = plan(**changes)
+        return tuple(getattr(found, key) for key in keys)
+
+    assert scales() == (7.0, 1.0, 3.0, 0.7)
+    assert scales(validation_guidance=1.0) == (1.0, 0.0, 1.0, 0.0)
+    none = {"validation_stg_scale": 0, "validation_guidance_rescale": 0.0, "validation_modality_scale": 1}
+    assert scales(**none, validation_audio_guidance=1) == (1.0, 0.0, 1.0, 0.0)
+    assert scales(validation_guidance=1.0, validation_stg_scale=0.5)[1] == 0.5
+    assert plan().told_guidance() == "5, sound 7, STG 1, modality 3, rescale 0.7"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"validation_audio_guidance": 2.0},
+        {"validation_stg_scale": 0.0},
+        {"validation_stg_blocks": (0,)},
+        {"validation_modality_scale": 1.0},
+        {"validation_guidance_rescale": 0.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_each_scale_changes_the_rendering(
+    source: ModelSource, features: dict[str, TextFeatures], changes: dict[str, Any]
+) -> None:
+    usual = renderer_of(source).render("ball", *features.values())
+    other = renderer_of(source, **changes).render("ball", *features.values())
+    assert not np.array_equal(usual.audio, other.audio)
+
+
+def test_stg_of_a_block_that_is_not_there_is_refused_by_name(
+    source: ModelSource, features: dict[str, TextFeatures]
+) -> None:
+    renderer = renderer_of(source, validation_stg_blocks=(29,))
+    with pytest.raises(ValueError, match="validation_stg_blocks names block 29, and the transformer has 2"):
+        renderer.render("ball", *features.values())
+    with pytest.raises(ValueError, match="validation_stg_blocks"):
+        plan(validation_stg_blocks=(1, 1))
 
 
 def test_rendering_in_bfloat16_from_bfloat16_features(

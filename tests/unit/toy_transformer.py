@@ -12,6 +12,7 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.versions import VERSIONS
+from ltxcore.training.adapters import Reading, in_place
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 
 WIDTHS = {
@@ -102,10 +103,12 @@ def train(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     after_lora: Callable[[Any], None] = lambda transformer: None,
+    settings: LoraSettings | None = None,
+    reading: Reading = in_place,
 ) -> Trained:
     """Adapter, AdamW, a few steps; the gradients are those of the last step."""
-    settings = LoraSettings(lora_rank=4, lora_dropout=0.1)
-    add_lora(transformer, settings, target_modules(transformer, with_audio=True), seed=1)
+    settings = settings or LoraSettings(lora_rank=4, lora_dropout=0.1)
+    add_lora(transformer, settings, target_modules(transformer, with_audio=True), 1, reading)
     after_lora(transformer)
     parameters = lora_parameters(transformer)
     for parameter in parameters.values():

@@ -1,0 +1,170 @@
+"""Whether a recipe's `conditioning` and the datasets agree: what is asked for has to be in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ltxcore.config.conditioning_settings import (
+    TEMPORAL_FACTOR,
+    ConditioningSettings,
+    FirstFrame,
+    Prefix,
+    Suffix,
+    VideoCondition,
+)
+from ltxcore.config.dataset_kinds import ImageDataset, VideoDataset
+from ltxcore.config.datasets import Datasets
+from ltxcore.config.errors import ConfigError, Problem, nearest
+from ltxcore.config.recipe import Recipe
+
+VIDEO, AUDIO = "conditioning.video", "conditioning.audio"
+FIRST_FRAME_KEY = "training.ltx2_first_frame_conditioning_probability"
+
+
+def check_agreement(recipe: Recipe, datasets: Datasets) -> None:
+    """Refuse a recipe that these datasets leave nothing to learn, or whose conditions they cannot give.
+
+    Raises:
+        ConfigError: one line for each contradiction, naming the key.
+    """
+    given = recipe.given
+    listed = recipe.conditioning.video.conditions
+    video_key = f"{VIDEO}.conditions" if listed else FIRST_FRAME_KEY
+    problems = [
+        *_frozen(given, datasets),
+        *_sound(given, datasets, video_key),
+        *_companions(given, datasets),
+        *_lengths(given, datasets, video_key),
+        *_evaluation(recipe, datasets),
+    ]
+    if problems:
+        raise ConfigError(f"the recipe with {datasets.source}", problems)
+
+
+def _evaluation(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
+    name, known = recipe.validation.eval_dataset_id, [d.id for d in (*datasets.video, *datasets.image)]
+    if name is not None and name not in known:
+        yield Problem(
+            "validation.eval_dataset_id", f"`{name}` is no dataset of clips in use; {nearest(name, known)}"
+        )
+    if recipe.validation.validation_using_datasets and datasets.audio_only:
+        yield Problem("validation.validation_using_datasets", "is true, but only sound is trained")
+
+
+def _alone(datasets: Datasets) -> list[str]:
+    """Ids of the datasets whose sound is trained without pictures."""
+    videos = [d.id for d in datasets.video if d.audio.audio_only]
+    return videos + [d.id for d in datasets.audio if d.id not in datasets.linked_ids]
+
+
+def _silent(datasets: Datasets) -> list[str]:
+    """Ids of the datasets whose clips have no sound in the training."""
+    videos = [d.id for d in datasets.video if not d.wants_sound and not d.audio.audio_only]
+    return videos + [d.id for d in datasets.image]
+
+
+def _frozen(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
+    if given.audio.frozen:
+        for name in _alone(datasets):
+            told = f"is frozen, but of `{name}` only the sound is trained: nothing is left to learn"
+            yield Problem(f"{AUDIO}.mode", told)
+    if given.video.frozen:
+        for name in _silent(datasets):
+            told = (
+                f"is frozen, but `{name}` has no sound: nothing is left to learn. Give it sound (audio: "
+                "{auto_split: true}), disable it, or write mode: generated"
+            )
+            yield Problem(f"{VIDEO}.mode", told)
+        for name in _alone(datasets):
+            yield Problem(f"{VIDEO}.mode", f"is frozen, but `{name}` has no pictures that could be given")
+
+
+def _sound(given: ConditioningSettings, datasets: Datasets, video_key: str) -> Iterator[Problem]:
+    without_sound = not datasets.audio and not any(d.wants_sound for d in datasets.video)
+    if without_sound and given.audio.frozen:
+        yield Problem(f"{AUDIO}.mode", "is frozen, but no dataset has sound that could be given")
+    if without_sound and given.audio.conditions:
+        yield Problem(f"{AUDIO}.conditions", "are given, but no dataset has sound")
+    if datasets.audio_only and given.video.conditions:
+        yield Problem(video_key, "gives pictures, but only sound is trained")
+
+
+def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
+    wanted = {
+        "reference": given.video.of_type("reference"),
+        "mask": given.video.of_type("mask") or given.audio.of_type("mask"),
+    }
+    for kind, condition in wanted.items():
+        there = [d.id for d in datasets.conditioning if d.conditioning_type == kind]
+        if condition is not None and not there:
+            told = (
+                f"has a {kind} condition, but no clips have one: add a dataset of dataset_type conditioning "
+                f"and conditioning_type {kind}, and name it in the `conditioning_data` of the clips"
+            )
+            yield Problem("conditioning", told)
+        if condition is None and there:
+            told = (
+                f"has no {kind} condition, but `{there[0]}` holds {kind}s; write conditioning: {{video: "
+                f"{{conditions: [{{type: {kind}}}]}}}} in the recipe, or remove `{there[0]}` from the "
+                "`conditioning_data` of the clips"
+            )
+            yield Problem("conditioning", told)
+    factors = {
+        (d.reference_downscale_factor, d.reference_temporal_scale_factor)
+        for d in datasets.conditioning
+        if d.conditioning_type == "reference"
+    }
+    if len(factors) > 1:
+        told = f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
+        yield Problem("reference_downscale_factor, reference_temporal_scale_factor", told)
+
+
+def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) -> Iterator[Problem]:
+    """That something is left of clips whose length is known.
+
+    Clips of resolution_frames have their own lengths; there a condition is left out that takes all.
+    """
+    for dataset in datasets.video:
+        if dataset.video.bucket_strategy != "aspect_ratio":
+            continue
+        frames = (dataset.video.num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+        modalities = (
+            (video_key, given.video.conditions),
+            (f"{AUDIO}.conditions", given.audio.conditions),
+        )
+        for key, conditions in modalities:
+            if key == video_key and dataset.audio.audio_only:
+                continue
+            told = _too_long(conditions, frames, dataset)
+            if told:
+                yield Problem(key, told)
+    if given.video.conditions and _only_pictures(datasets, given):
+        told = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        yield Problem(video_key, told)
+
+
+def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
+    longest = {c.type: _most_frames(c) for c in conditions if isinstance(c, FirstFrame | Prefix | Suffix)}
+    beginning = max((longest[name] for name in ("first_frame", "prefix") if name in longest), default=0)
+    if not longest or beginning + longest.get("suffix", 0) < frames:
+        return ""
+    parts = " and ".join(f"{name} of {most}" for name, most in longest.items())
+    return (
+        f"{parts} frames leave nothing to learn of `{dataset.id}`, whose clips have {frames} frames; give "
+        "less, or make the clips longer (video.num_frames)"
+    )
+
+
+def _most_frames(condition: FirstFrame | Prefix | Suffix) -> int:
+    """The longest stretch that may be drawn, in whole latents."""
+    if isinstance(condition, FirstFrame):
+        return 1
+    most = condition.frames[1]
+    if isinstance(condition, Prefix):
+        return (most - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+    return most // TEMPORAL_FACTOR * TEMPORAL_FACTOR
+
+
+def _only_pictures(datasets: Datasets, given: ConditioningSettings) -> bool:
+    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix) for c in given.video.conditions)
+    return in_time and all(isinstance(d, ImageDataset) for d in datasets.media)

@@ -1,0 +1,221 @@
+"""What a training is given and what it has to make: one scheme for every mode.
+
+Each modality is generated, or frozen: given whole. Parts of what is generated may be given too, by
+conditions, each with its probability. Text to video is the default, both generated without conditions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ltxcore.config.base import Strict
+
+Mode = Literal["generated", "frozen"]
+Modality = Literal["video", "audio"]
+TEMPORAL_FACTOR = 8
+
+
+def _range(value: Any) -> Any:
+    """One number as the range that holds it alone."""
+    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+FrameRange = Annotated[tuple[int, int], BeforeValidator(_range)]
+ShareRange = Annotated[tuple[float, float], BeforeValidator(_range)]
+
+
+class Condition(Strict):
+    """What is given of a sample, with the probability that it is."""
+
+    probability: float = Field(1.0, gt=0, le=1, description="Of each sample, at each visit.")
+
+
+class FirstFrame(Condition):
+    """The first frame is given: image to video."""
+
+    type: Literal["first_frame"]
+
+
+class _Stretch(Condition):
+    """Frames at one end of the clip, and the sound under them."""
+
+    frames: FrameRange = Field(
+        description="Frames of the clip, one number or [least, most]; sound is given as long as these frames "
+        "last."
+    )
+
+    @field_validator("frames")
+    @classmethod
+    def _rises(cls, frames: tuple[int, int]) -> tuple[int, int]:
+        if frames[0] > frames[1]:
+            raise ValueError(f"is {list(frames)}, which falls; write [least, most]")
+        return frames
+
+
+class Prefix(_Stretch):
+    """The clip's beginning is given: extension forwards. Rounded down to 8n+1 frames."""
+
+    type: Literal["prefix"]
+
+    @field_validator("frames")
+    @classmethod
+    def _a_frame(cls, frames: tuple[int, int]) -> tuple[int, int]:
+        if frames[0] < 1:
+            raise ValueError(f"is {list(frames)}; a prefix has at least 1 frame")
+        return frames
+
+
+class Suffix(_Stretch):
+    """The clip's end is given: extension backwards. Rounded down to 8n frames."""
+
+    type: Literal["suffix"]
+
+    @field_validator("frames")
+    @classmethod
+    def _a_latent(cls, frames: tuple[int, int]) -> tuple[int, int]:
+        if frames[0] < TEMPORAL_FACTOR:
+            raise ValueError(
+                f"is {list(frames)}; a suffix has at least {TEMPORAL_FACTOR} frames, which are one latent"
+            )
+        return frames
+
+
+class SpatialCrop(Condition):
+    """A rectangle is given in all frames, and what surrounds it is made: outpainting."""
+
+    type: Literal["spatial_crop"]
+    area: ShareRange = Field(
+        (0.25, 0.5), description="The rectangle's share of the picture, one number or [least, most]."
+    )
+
+    @field_validator("area")
+    @classmethod
+    def _a_share(cls, area: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < area[0] <= area[1]:
+            raise ValueError(f"is {list(area)}; write shares above 0 as [least, most]")
+        if area[1] >= 1:
+            raise ValueError(f"is {list(area)}; with all of the picture given nothing is left to learn")
+        return area
+
+
+class Mask(Condition):
+    """What a mask shows black is given, and what it shows white is made: inpainting.
+
+    The masks are a conditioning dataset of `conditioning_type: mask`, linked by the clips'
+    `conditioning_data`. Sound is given where the mask's frames are black all over.
+    """
+
+    type: Literal["mask"]
+
+
+class Reference(Condition):
+    """Another video is given beside the one that is made: IC-LoRA.
+
+    The references are a conditioning dataset of `conditioning_type: reference`, linked by the clips'
+    `conditioning_data`. They are drawn for a whole batch, whose samples have equally many tokens.
+    """
+
+    type: Literal["reference"]
+
+
+VideoCondition = Annotated[
+    FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Reference, Field(discriminator="type")
+]
+AudioCondition = Annotated[Prefix | Suffix | Mask, Field(discriminator="type")]
+
+
+class VideoConditioning(Strict):
+    """What is given of the pictures."""
+
+    mode: Mode = Field("generated", description="frozen: given whole, at time 0, without a loss.")
+    conditions: tuple[VideoCondition, ...] = ()
+
+    @property
+    def frozen(self) -> bool:
+        return self.mode == "frozen"
+
+    def of_type(self, name: str) -> VideoCondition | None:
+        """The condition of a type, if there is one."""
+        return next((condition for condition in self.conditions if condition.type == name), None)
+
+    @model_validator(mode="after")
+    def _conditions_have_a_place(self) -> VideoConditioning:
+        types = [condition.type for condition in self.conditions]
+        twice = sorted({name for name in types if types.count(name) > 1})
+        if twice:
+            raise ValueError(f"conditions holds {', '.join(twice)} twice; keep one of each type")
+        if self.frozen and types:
+            raise ValueError(
+                f"conditions holds {', '.join(types)}, but mode is frozen: all of it is given already; leave "
+                "conditions out, or write mode: generated"
+            )
+        return self
+
+
+class AudioConditioning(VideoConditioning):
+    """What is given of the sound."""
+
+    conditions: tuple[AudioCondition, ...] = ()
+
+
+class ConditioningSettings(Strict):
+    """What is given and what is made, for each modality.
+
+    Conditions of one type in both modalities are drawn together: with equal probabilities and frames the
+    same stretch of pictures and sound is given.
+    """
+
+    video: VideoConditioning = Field(default_factory=VideoConditioning)
+    audio: AudioConditioning = Field(default_factory=AudioConditioning)
+
+    @model_validator(mode="after")
+    def _something_is_made(self) -> ConditioningSettings:
+        if self.video.frozen and self.audio.frozen:
+            raise ValueError(
+                "video.mode and audio.mode are both frozen, so nothing is left to learn; write mode: "
+                "generated for one of them"
+            )
+        return self
+
+    @property
+    def frozen(self) -> Modality | None:
+        """The modality that is given whole, if one is."""
+        if self.video.frozen:
+            return "video"
+        return "audio" if self.audio.frozen else None
+
+    @property
+    def per_token(self) -> bool:
+        """Whether some tokens of the pictures may be given while others are made."""
+        return bool(self.video.conditions)
+
+    def certain(self) -> ConditioningSettings:
+        """The same conditions, each of which always comes."""
+        data = self.model_dump()
+        for modality in ("video", "audio"):
+            for condition in data[modality]["conditions"]:
+                condition["probability"] = 1.0
+        return ConditioningSettings.model_validate(data)
+
+    def with_first_frame(self, probability: float) -> ConditioningSettings:
+        """These settings with the seed's `ltx2_first_frame_conditioning_probability` as a condition.
+
+        Raises:
+            ValueError: a first_frame condition is there already, or the pictures are frozen.
+        """
+        key = f"training.ltx2_first_frame_conditioning_probability {probability:g}"
+        if not probability:
+            return self
+        if self.video.of_type("first_frame") is not None:
+            raise ValueError(
+                f"{key} and conditioning.video.conditions both give a first_frame condition; keep one of them"
+            )
+        if self.video.frozen:
+            raise ValueError(
+                f"{key} has no meaning where conditioning.video.mode is frozen: all frames are given already"
+            )
+        first = FirstFrame(type="first_frame", probability=probability)
+        video = self.video.model_copy(update={"conditions": (first, *self.video.conditions)})
+        return self.model_copy(update={"video": video})

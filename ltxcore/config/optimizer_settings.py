@@ -1,0 +1,94 @@
+"""How weights are changed from step to step: optimizer, clipping, schedule, averages, compilation."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ltxcore.config.base import Strict
+
+Schedule = Literal[
+    "constant_with_warmup", "constant", "linear", "sine", "cosine", "cosine_with_restarts", "polynomial"
+]
+DYNAMO: Final = frozenset({"dynamo_mode", "dynamo_backend"})
+ENDLESS: Final = ("constant", "constant_with_warmup")
+"""Schedules that do not look at the last step, so that a training can be made longer."""
+
+
+class OptimizerSettings(Strict):
+    """Part of the recipe's `training` section."""
+
+    optimizer: Literal["adamw", "adamw_bf16", "adamw8bit", "prodigy"] = Field(
+        "adamw",
+        description="adamw_bf16: weights and moments in bf16, rounded stochastically. adamw8bit and prodigy "
+        "need the extras bitsandbytes and prodigy.",
+    )
+    learning_rate: float = Field(6e-5, gt=0, description="prodigy finds the rate itself: 1.0 there.")
+    lr_scheduler: Schedule = "constant_with_warmup"
+    lr_warmup_steps: int = Field(0, ge=0)
+    lr_num_cycles: PositiveInt = Field(1, description="cosine_with_restarts, sine: how many waves.")
+    lr_power: float = Field(1.0, gt=0, description="polynomial.")
+    lr_end: float = Field(0.0, ge=0, description="polynomial and sine: the lowest rate.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    adam_weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="The norm of all gradients together.")
+    grad_clip_method: Literal["norm", "value"] = Field(
+        "norm", description="value: each gradient is cut at ± max_grad_norm instead."
+    )
+    use_ema: bool = Field(False, description="Keep a moving average of the weights beside them.")
+    ema_decay: float = Field(0.995, gt=0, lt=1)
+    ema_update_interval: PositiveInt = Field(1, description="Steps.")
+    ema_export: Literal["beside", "instead"] = Field(
+        "beside", description="The average as files of its own (…_ema), or as the LoRA itself."
+    )
+    ema_validation: Literal["none", "ema_only"] = Field(
+        "none", description="ema_only: the average is rendered, not the last weights."
+    )
+    epoch_order: Literal["shuffled", "by_bucket"] = Field(
+        "shuffled", description="by_bucket: one bucket after another, so that compiled shapes change rarely."
+    )
+    torch_compile: bool = Field(
+        False,
+        description="Compile the transformer's blocks, once for each bucket. On where dynamo_mode or "
+        "dynamo_backend is given.",
+    )
+    dynamo_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
+    dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
+        "default"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamo_compiles(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "torch_compile" not in data and data.keys() & DYNAMO:
+            return {**data, "torch_compile": True}
+        return data
+
+    @model_validator(mode="after")
+    def _dynamo_is_on(self) -> OptimizerSettings:
+        fields = type(self).model_fields
+        given = sorted(key for key in DYNAMO if getattr(self, key) != fields[key].default)
+        if given and not self.torch_compile:
+            raise ValueError(f"{given[0]} is given, but torch_compile is false; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _lowest_rate(self) -> OptimizerSettings:
+        if self.lr_end >= self.learning_rate:
+            raise ValueError(
+                f"lr_end {self.lr_end:g} is not below learning_rate {self.learning_rate:g}, so the rate "
+                "would not fall"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _average_is_there(self) -> OptimizerSettings:
+        if self.use_ema:
+            return self
+        for key, default in (("ema_export", "beside"), ("ema_validation", "none")):
+            if getattr(self, key) != default:
+                raise ValueError(f"{key} is {getattr(self, key)}, but use_ema is false: write use_ema: true")
+        return self

@@ -1,0 +1,95 @@
+"""What the base renders, kept: it is the same for every LoRA and every step of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import RENDER
+from ltxcore.stages.embed_text import space_request
+from ltxcore.stages.validation_runs import adapter_request
+from ltxcore.store.blobs import write_atomic
+from ltxcore.store.fingerprint import fingerprint
+from ltxcore.validation.plan import Rendering
+
+logger = logging.getLogger(__name__)
+
+MODELS = ("transformer", "connectors", "vae", "audio_vae", "vocoder")
+HEADER = "rendering"
+
+
+@dataclass(frozen=True)
+class BaseRenderings:
+    """The base's renderings of some prompts, each in a file whose key has all that a rendering depends on."""
+
+    ctx: Context
+    settings: Mapping[str, Any]
+    """Of the validation, without what says how often."""
+    prompts: Mapping[str, str]
+
+    def load(self) -> list[Rendering] | None:
+        """All of them, or None where one is missing or broken."""
+        found = [read_rendering(self._file(name)) for name in self.prompts]
+        whole = [rendering for rendering in found if rendering is not None]
+        if len(whole) < len(found):
+            return None
+        logger.info("the base's renderings are there already: %s", ", ".join(self.prompts))
+        return whole
+
+    def save(self, renderings: Sequence[Rendering]) -> list[Rendering]:
+        """Keep them, and give them back."""
+        for rendering in renderings:
+            write_rendering(self._file(rendering.name), rendering)
+        return list(renderings)
+
+    def _file(self, name: str) -> Path:
+        key = fingerprint(
+            {
+                "version": RENDER.version,
+                "name": name,
+                "prompt": self.prompts[name],
+                "settings": {k: v for k, v in self.settings.items() if k != "validation_prompts"},
+                **adapter_request(self.ctx),
+                "precision": self.ctx.recipe.training.mixed_precision,
+                "held": self.ctx.recipe.model.base_model_precision,
+                **space_request(self.ctx),
+                **{part: self.ctx.source.fingerprint(part) for part in MODELS},
+            }
+        )
+        # A directory each, which a sweep takes like those of the stages, by its age.
+        return self.ctx.workspace.stages / RENDER.name / f"base-{key[:16]}" / "rendering.safetensors"
+
+
+def write_rendering(path: Path, rendering: Rendering) -> None:
+    """Keep a rendering without loss, as a whole or not at all."""
+    facts = {
+        "name": rendering.name,
+        "fps": rendering.fps,
+        "sample_rate": rendering.sample_rate,
+        "seed": rendering.seed,
+        "render_s": rendering.render_s,
+    }
+    tensors: dict[str, Any] = {"frames": rendering.frames, "audio": np.ascontiguousarray(rendering.audio)}
+    write_atomic(path, save(tensors, metadata={HEADER: json.dumps(facts)}))
+
+
+def read_rendering(path: Path) -> Rendering | None:
+    """A rendering that was kept; None where there is none, or its file is broken, which is said."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            facts = json.loads(file.metadata()[HEADER])
+            return Rendering(frames=file.get_tensor("frames"), audio=file.get_tensor("audio"), **facts)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        logger.warning("%s cannot be read (%s) and is rendered again", path, error)
+        return None

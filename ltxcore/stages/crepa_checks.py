@@ -1,0 +1,78 @@
+"""What makes CREPA impossible for a job, told before anything is spent."""
+
+from __future__ import annotations
+
+from ltxcore.config.errors import ConfigError, Problem
+from ltxcore.config.recipe import Recipe
+from ltxcore.models.errors import ModelError
+from ltxcore.stages.context import Context
+
+RECIPE = "the recipe"
+
+
+def check_crepa(ctx: Context, *, audio_only: bool) -> None:
+    """Refuse a recipe with CREPA for data without pictures, for a block that the model does not have, and
+    for processes that share the trained weights out.
+
+    A model or teacher that is not on this machine yet is not asked.
+
+    Raises:
+        ConfigError: names the key and what to write instead.
+    """
+    if not ctx.recipe.crepa.crepa_enabled:
+        return
+    problems = [*_sharing(ctx.recipe), *_frozen(ctx.recipe), *([no_pictures()] if audio_only else [])]
+    try:
+        layers = int(ctx.source.config("transformer")["num_layers"])
+    except ModelError:
+        layers = None
+    problems += [] if layers is None else _blocks(ctx.recipe, layers)
+    if problems:
+        raise ConfigError(RECIPE, problems)
+    if layers is not None:
+        index = ctx.recipe.crepa.crepa_block_index
+        ctx.recipe.tread.require_whole(index, layers, "crepa.crepa_block_index")
+
+
+def require_enabled(recipe: Recipe) -> None:
+    """Refuse to make the teacher's features for a recipe that would not use them.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    if not recipe.crepa.crepa_enabled:
+        told = "is false, so nothing would use the teacher's features; set it to true"
+        raise ConfigError(RECIPE, [Problem("crepa.crepa_enabled", told)])
+
+
+def no_pictures() -> Problem:
+    """The fault of CREPA with sound alone."""
+    return Problem(
+        "crepa.crepa_enabled",
+        "aligns what the model makes of pictures, and every dataset is sound alone; set it to false",
+    )
+
+
+def _sharing(recipe: Recipe) -> list[Problem]:
+    if not recipe.processes.shared_out:
+        return []
+    told = (
+        "trains a projector that is whole in every process, but processes.accelerate_config shares the "
+        "trained weights out (FSDP); give a config with distributed_type MULTI_GPU, or set it to false"
+    )
+    return [Problem("crepa.crepa_enabled", told)]
+
+
+def _frozen(recipe: Recipe) -> list[Problem]:
+    if not recipe.given.video.frozen:
+        return []
+    told = "aligns what the model makes of pictures, but conditioning.video.mode is frozen; set it to false"
+    return [Problem("crepa.crepa_enabled", told)]
+
+
+def _blocks(recipe: Recipe, layers: int) -> list[Problem]:
+    index = recipe.crepa.crepa_block_index
+    if index < layers:
+        return []
+    told = f"is {index}, but the model's last block is {layers - 1}; give at most {layers - 1}"
+    return [Problem("crepa.crepa_block_index", told)]

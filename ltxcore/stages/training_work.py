@@ -1,0 +1,254 @@
+"""What a process of train-lora does: load, train, and leave the LoRA, whole or of a step on the way."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltxcore.config.recipe import Recipe
+from ltxcore.memory.arrangement import Arrangement, Connectors
+from ltxcore.stages.context import Context
+from ltxcore.stages.contract import TRAIN, versions
+from ltxcore.stages.sample_steps import is_sample_step, step_directory
+from ltxcore.stages.stamp import request_fingerprint
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltxcore.memory.placement import Placement
+    from ltxcore.stages.connected import ConnectedCaptions, ConnectedSamples
+    from ltxcore.stages.samples import StoredSamples
+    from ltxcore.training.crepa import Alignment
+    from ltxcore.training.evaluation import Evaluation
+    from ltxcore.training.loop import TrainResult
+    from ltxcore.training.metrics import StepMetrics
+
+logger = logging.getLogger(__name__)
+
+LORA_NAME, EMA_SUFFIX = "ltx2_lora", "_ema"
+PAUSED = "paused"
+"""A file that is there while a training pauses: it goes on, wherever the recipe says that it begins."""
+
+
+@dataclass
+class Work:
+    """One training, as one process computes it, alone or among several.
+
+    Args:
+        ctx: settled.
+        recipe: with its length in steps.
+        directory: of the training.
+        request: what the training is made of.
+        device: where it computes.
+        arrangement: where the weights are.
+    """
+
+    ctx: Context
+    recipe: Recipe
+    directory: Path
+    request: dict[str, Any]
+    device: str
+    arrangement: Arrangement
+
+    def run(
+        self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int
+    ) -> TrainResult | None:
+        """Train from the newest checkpoint on.
+
+        Returns:
+            None where it has paused at the step `pause_at`, with a checkpoint.
+
+        Raises:
+            MissingInput: a sample or a caption is not in the store.
+            OptimizerMissing, BucketTooSmall: nothing is loaded then.
+            ForeignCheckpoint, NoSuchCheckpoint: see `find_start`.
+            TrainingInterrupted: `should_stop` said so; the checkpoint is written.
+        """
+        import torch
+
+        from ltxcore.memory.placement import Placement
+        from ltxcore.models.loading import load_transformer
+        from ltxcore.training.loop import TrainingInterrupted, train
+
+        bf16 = self.recipe.training.mixed_precision == "bf16"
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        samples, connectors = self._text(dtype)
+        # What is resident goes straight to the device; what is streamed never is there as a whole.
+        first = self.device if self.arrangement.strategy == "resident" else "cpu"
+        transformer = load_transformer(self.ctx.source, dtype, first)
+        placement = Placement(transformer, self.arrangement, self.device)
+        alignment = self._alignment(transformer)
+        last, reached = self.recipe.training.max_train_steps, 0
+
+        def tell(metrics: StepMetrics) -> None:
+            nonlocal reached
+            reached = metrics.step
+            if is_sample_step(self.recipe, metrics.step, last):
+                self._leave_sample(metrics.step, transformer, placement)
+            on_step(metrics)
+
+        def pauses() -> bool:
+            # At the last step there is nothing to pause for.
+            return 0 < pause_at <= reached < last
+
+        try:
+            result = train(
+                transformer,
+                connectors,
+                samples,
+                self._continued(),
+                self.directory,
+                run_fingerprint=request_fingerprint(TRAIN, self.request),
+                request={"versions": versions(TRAIN), **self.request},
+                max_tokens=self.ctx.source.text_max_tokens,
+                placement=placement,
+                alignment=alignment,
+                evaluate=self._evaluation(samples, connectors),
+                on_step=tell,
+                should_stop=lambda: should_stop() or pauses(),
+            )
+        except TrainingInterrupted:
+            if should_stop() or not pauses():
+                raise
+            (self.directory / PAUSED).touch()
+            return None
+        self._export(self.directory / "lora", transformer, placement, *self._found(transformer, result))
+        if alignment is not None:
+            self._write_projector(alignment)
+            alignment.remove()
+        placement.remove()
+        (self.directory / PAUSED).unlink(missing_ok=True)
+        return result
+
+    def _continued(self) -> Recipe:
+        """The recipe; where the training has paused it goes on from there."""
+        if not (self.directory / PAUSED).exists():
+            return self.recipe
+        training = self.recipe.training.model_copy(update={"resume_from_checkpoint": "latest"})
+        return self.recipe.model_copy(update={"training": training})
+
+    def _text(self, dtype: torch.dtype) -> tuple[StoredSamples | ConnectedSamples, Any]:
+        """The samples, with the connectors that their captions still have to go through."""
+        from ltxcore.memory.placement import place_connectors
+        from ltxcore.models.loading import load_connectors
+        from ltxcore.stages.connected import ConnectedSamples
+        from ltxcore.stages.samples import StoredSamples
+
+        samples = StoredSamples(self.ctx)
+        where: Connectors = self.arrangement.connectors
+        if where == "precomputed":
+            connected = self._connected(dtype)
+            stand_in = connected.compute(samples.captions(), self.device)
+            return ConnectedSamples(samples, connected), stand_in
+        connectors = load_connectors(self.ctx.source, dtype, "cpu")
+        place_connectors(connectors, self.device, streamed=where == "streamed")
+        return samples, connectors
+
+    def _connected(self, dtype: torch.dtype) -> ConnectedCaptions:
+        from ltxcore.stages.connected import ConnectedCaptions
+
+        return ConnectedCaptions(self.ctx, self.directory, dtype)
+
+    def _evaluation(self, samples: StoredSamples | ConnectedSamples, connectors: Any) -> Evaluation | None:
+        """What measures the held-out clips; None where there are none."""
+        from ltxcore.training.evaluation import Evaluation
+
+        settings = self.recipe.evaluation
+        if not settings.holds_out:
+            return None
+        clips, slots = samples.held_out(), self.ctx.source.text_max_tokens
+        found = Evaluation(clips, samples.load, settings, self.recipe.given, connectors, slots, self.device)
+        logger.info("%d clips are held out; an evaluation is %d passes", len(clips), found.passes)
+        return found
+
+    def _alignment(self, transformer: Any) -> Alignment | None:
+        """CREPA on the transformer, where the recipe has it."""
+        from ltxcore.training.crepa import Alignment
+
+        settings = self.recipe.crepa
+        if not settings.crepa_enabled:
+            return None
+        seed = self.recipe.training.seed
+        return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
+
+    def _found(
+        self, transformer: Any, result: TrainResult
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+        """What is exported: the weights and their average, of the last step or of the best one."""
+        from ltxcore.training.checkpoints import read_checkpoint
+        from ltxcore.training.lora import lora_parameters
+
+        last: dict[str, torch.Tensor] = dict(lora_parameters(transformer))
+        weights, ema = last, result.ema
+        if exports_best(self.recipe, result):
+            best = read_checkpoint(self.directory / f"checkpoint-{result.best_step}")
+            # A checkpoint also holds what is trained beside the adapter.
+            weights, ema = {name: best.lora[name] for name in last}, best.ema
+        return weights, None if ema is None else {name: ema[name] for name in last}
+
+    def _export(
+        self,
+        directory: Path,
+        transformer: Any,
+        placement: Placement,
+        weights: dict[str, torch.Tensor],
+        average: dict[str, torch.Tensor] | None,
+    ) -> None:
+        """Write the LoRA, and the average of it beside or instead, as the recipe says."""
+        from ltxcore.stages.samples import StoredSamples
+        from ltxcore.training.adapters import take_adapter
+        from ltxcore.training.export import Lineage, export_lora
+        from ltxcore.training.shares import is_first_process
+
+        lineage = Lineage(
+            self.request["transformer"],
+            self.ctx.snapshot.id,
+            self.ctx.recipe,
+            self.request["trigger"],
+            StoredSamples(self.ctx).reference_factors,
+        )
+        instead = average is not None and self.recipe.training.ema_export == "instead"
+        found = {"": average if instead else weights, EMA_SUFFIX: None if instead else average}
+        for suffix, tensors in found.items():
+            if tensors is not None:
+                adapter = take_adapter(transformer, tensors, placement.reading)
+                if is_first_process():
+                    export_lora(directory, LORA_NAME, adapter, lineage, suffix)
+
+    def _leave_sample(self, step: int, transformer: Any, placement: Placement) -> None:
+        """Leave the LoRA of a step to be rendered, as a whole or not at all."""
+        from ltxcore.training.lora import lora_parameters
+        from ltxcore.training.shares import is_first_process
+
+        target = step_directory(self.directory, step)
+        temporary = target.with_name(f".unfinished-{target.name}")
+        if is_first_process():
+            for leftover in (temporary, target):
+                shutil.rmtree(leftover, ignore_errors=True)
+        self._export(temporary, transformer, placement, dict(lora_parameters(transformer)), None)
+        if is_first_process():
+            temporary.rename(target)
+
+    def _write_projector(self, alignment: Alignment) -> None:
+        """Write what CREPA trained beside the LoRA."""
+        from ltxcore.training.crepa import write_projector
+        from ltxcore.training.shares import is_first_process
+
+        if not is_first_process():
+            return
+        told = {
+            **self.request["crepa"],
+            "crepa_encoder": self.recipe.crepa.crepa_encoder,
+            "base_fingerprint": self.request["transformer"],
+            "snapshot_id": self.ctx.snapshot.id,
+        }
+        write_projector(self.directory / "lora", alignment.projector, told)
+
+
+def exports_best(recipe: Recipe, result: TrainResult) -> bool:
+    """Whether the LoRA is that of the best step, and that is not the last one anyway."""
+    return recipe.evaluation.export == "best" and result.best_step not in (None, result.steps)

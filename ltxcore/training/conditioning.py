@@ -1,0 +1,188 @@
+"""Which tokens of a batch are given: the conditions that are drawn for each sample, as masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from ltxcore.config.conditioning_settings import (
+    ConditioningSettings,
+    FirstFrame,
+    Mask,
+    Prefix,
+    SpatialCrop,
+    Suffix,
+    VideoCondition,
+)
+from ltxcore.models.audio_latents import audio_latent_length
+from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.store.fingerprint import SEED_BITS, derive_seed
+from ltxcore.training.data import Batch
+
+STAGE = "train-lora"
+EVERY_SAMPLE = "the batch"
+
+
+class Draws:
+    """Uniform numbers that belong to a seed, a batch, one of its samples and a purpose, and to nothing else.
+
+    Video and sound ask for the same purposes, so a condition that both have is drawn once for both.
+    """
+
+    def __init__(self, seed: int, number: int) -> None:
+        self._seed, self._number = seed, number
+
+    def share(self, sample_id: str, purpose: str) -> float:
+        """Uniform in [0, 1)."""
+        return derive_seed(self._seed, STAGE, self._number, sample_id, purpose) / 2**SEED_BITS
+
+    def happens(self, condition: VideoCondition, sample_id: str) -> bool:
+        """Whether a condition comes to a sample."""
+        return self.share(sample_id, f"{condition.type} given") < condition.probability
+
+
+def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> torch.Tensor | None:
+    """The tokens of the pictures that are given.
+
+    A condition that would leave a sample nothing to learn is left out for that sample: a picture is not
+    conditioned on its first frame.
+
+    Returns:
+        bool [B, F*H*W] on the CPU, or None where no sample has any.
+    """
+    if not batch.has_video:
+        return None
+    count, _, frames, height, width = batch.video.shape
+    learnt = torch.ones(count, frames * height * width, dtype=torch.bool)
+
+    def of_sample(condition: VideoCondition, row: int) -> torch.Tensor | None:
+        given = torch.zeros(frames, height, width, dtype=torch.bool)
+        draw = _of_sample(draws, batch.sample_ids[row], condition)
+        if isinstance(condition, FirstFrame):
+            given[:1] = True
+        elif isinstance(condition, Prefix):
+            given[: _latent_frames(prefix_frames(condition, draw))] = True
+        elif isinstance(condition, Suffix):
+            given[max(0, frames - suffix_frames(condition, draw) // GEOMETRY.temporal_factor) :] = True
+        elif isinstance(condition, SpatialCrop):
+            given[:, *_rectangle(condition, height, width, draw)] = True
+        elif isinstance(condition, Mask) and batch.mask is not None:
+            given = batch.mask[row].cpu() == 0
+        return given.flatten()
+
+    return _union(settings.video.conditions, batch, draws, learnt, of_sample)
+
+
+def given_audio(batch: Batch, settings: ConditioningSettings, draws: Draws) -> torch.Tensor | None:
+    """The tokens of the sound that are given, as `given_video`: bool [B, L] on the CPU, or None."""
+    if batch.audio is None or batch.audio_mask is None:
+        return None
+    length = batch.audio.shape[1]
+
+    def of_sample(condition: VideoCondition, row: int) -> torch.Tensor:
+        given = torch.zeros(length, dtype=torch.bool)
+        draw = _of_sample(draws, batch.sample_ids[row], condition)
+        if isinstance(condition, Prefix):
+            given[: _audio_latents(prefix_frames(condition, draw), batch.fps)] = True
+        elif isinstance(condition, Suffix):
+            given[max(0, length - _audio_latents(suffix_frames(condition, draw), batch.fps)) :] = True
+        elif isinstance(condition, Mask) and batch.mask is not None:
+            given = ~masked_times(batch.mask[row].cpu(), length, batch.fps)
+        return given
+
+    return _union(settings.audio.conditions, batch, draws, batch.audio_mask.cpu() > 0, of_sample)
+
+
+def reference_is_given(batch: Batch, settings: ConditioningSettings, draws: Draws) -> bool:
+    """Whether the batch is computed with its references.
+
+    Drawn once for the batch: all its samples have the same number of tokens.
+    """
+    condition = settings.video.of_type("reference")
+    return condition is not None and batch.reference is not None and draws.happens(condition, EVERY_SAMPLE)
+
+
+def prefix_frames(condition: Prefix, draw: Callable[[str], float]) -> int:
+    """The drawn length in frames of the clip, rounded down to 8n+1: whole latents."""
+    return (_length(condition, draw) - 1) // GEOMETRY.temporal_factor * GEOMETRY.temporal_factor + 1
+
+
+def suffix_frames(condition: Suffix, draw: Callable[[str], float]) -> int:
+    """The drawn length in frames of the clip, rounded down to 8n: whole latents."""
+    return _length(condition, draw) // GEOMETRY.temporal_factor * GEOMETRY.temporal_factor
+
+
+def masked_times(mask: torch.Tensor, length: int, fps: float) -> torch.Tensor:
+    """Which latents of the sound stand where some of the mask is white.
+
+    A latent of the sound belongs to the latent frame that is shown in its middle.
+
+    Args:
+        mask: white's share of each latent [F, H, W].
+        length: latents of the sound.
+        fps: frames a second of the clip.
+
+    Returns:
+        bool [length].
+    """
+    white = (mask > 0).flatten(1).any(1)
+    middle_s = (torch.arange(length) + 0.5) / AUDIO_LATENTS_PER_SECOND
+    # Latent frame 0 is one frame, every other one is eight.
+    shown = torch.floor(middle_s * fps).long()
+    latent = (shown + GEOMETRY.temporal_factor - 1) // GEOMETRY.temporal_factor
+    return white[latent.clamp(max=len(white) - 1)]
+
+
+def _union(
+    conditions: tuple[VideoCondition, ...],
+    batch: Batch,
+    draws: Draws,
+    learnt: torch.Tensor,
+    of_sample: Callable[[VideoCondition, int], torch.Tensor],
+) -> torch.Tensor | None:
+    """All conditions of each sample together, in their order, as long as something of `learnt` is left."""
+    given = torch.zeros_like(learnt)
+    for condition in conditions:
+        for row, sample_id in enumerate(batch.sample_ids):
+            if draws.happens(condition, sample_id):
+                both = given[row] | of_sample(condition, row)
+                if (learnt[row] & ~both).any():
+                    given[row] = both
+    return given if given.any() else None
+
+
+def _of_sample(draws: Draws, sample_id: str, condition: VideoCondition) -> Callable[[str], float]:
+    return lambda purpose: draws.share(sample_id, f"{condition.type} {purpose}")
+
+
+def _length(condition: Prefix | Suffix, draw: Callable[[str], float]) -> int:
+    least, most = condition.frames
+    return least + math.floor(draw("length") * (most - least + 1))
+
+
+def _latent_frames(frames: int) -> int:
+    return (frames - 1) // GEOMETRY.temporal_factor + 1
+
+
+def _audio_latents(frames: int, fps: float) -> int:
+    """Latents of the sound under so many frames."""
+    return audio_latent_length(frames / fps)
+
+
+def _rectangle(
+    condition: SpatialCrop, height: int, width: int, draw: Callable[[str], float]
+) -> tuple[slice, slice]:
+    """A rectangle of the picture's shape and the drawn share of its area, at a drawn place, in latents."""
+    least, most = condition.area
+    edge = math.sqrt(least + draw("area") * (most - least))
+    rows, columns = max(1, round(edge * height)), max(1, round(edge * width))
+    if (rows, columns) == (height, width) and rows * columns > 1:
+        # Rounded up to the whole picture: one line of latents at least is made.
+        rows, columns = (rows, columns - 1) if width >= height else (rows - 1, columns)
+    top, left = (
+        math.floor(draw(axis) * (whole - part + 1))
+        for axis, whole, part in (("top", height, rows), ("left", width, columns))
+    )
+    return slice(top, top + rows), slice(left, left + columns)

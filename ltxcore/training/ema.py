@@ -1,0 +1,45 @@
+"""A moving average of the trained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ltxcore.config.optimizer_settings import OptimizerSettings
+from ltxcore.training.shares import spread
+
+
+class Ema:
+    """float32 averages of parameters, beside them.
+
+    Update n moves an average by 1 - min(decay, n / (n + 9)) of the way: at the start it forgets fast, or the
+    untrained weights would weigh for 1 / (1 - decay) updates.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], settings: OptimizerSettings) -> None:
+        self._decay, self._interval = settings.ema_decay, settings.ema_update_interval
+        self.averages = {name: p.detach().float().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, torch.Tensor], step: int) -> None:
+        """Move towards the parameters if `step` (from 1) is one of every `ema_update_interval`."""
+        count, rest = divmod(step, self._interval)
+        if rest:
+            return
+        decay = min(self._decay, count / (count + 9))
+        for name, average in self.averages.items():
+            average.lerp_(parameters[name].detach().float(), 1 - decay)
+
+    @torch.no_grad()
+    def load(self, averages: Mapping[str, torch.Tensor]) -> None:
+        """Put averages back that were taken before.
+
+        Raises:
+            ValueError: they are of other parameters.
+        """
+        if averages.keys() != self.averages.keys():
+            odd = sorted(averages.keys() ^ self.averages.keys())
+            raise ValueError(f"the averages are of other parameters: {len(odd)} differ, first {odd[0]}")
+        for name, average in self.averages.items():
+            average.copy_(spread(averages[name], like=average))

@@ -1,0 +1,254 @@
+"""Where a training begins: at the start, or at a checkpoint, of this training or of one that it may continue.
+
+What a training is made of is its request, plain JSON. Another request is another training; the few keys in
+which two of them may differ and yet compute the same are told one by one, and so are those that forbid it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltxcore.config.optimizer_settings import ENDLESS
+from ltxcore.store.blobs import read_json, write_json
+from ltxcore.training.checkpoints import (
+    STATE,
+    Checkpoint,
+    latest,
+    list_checkpoints,
+    read_checkpoint,
+)
+from ltxcore.training.metrics import METRICS_FILE
+
+log = logging.getLogger(__name__)
+
+LATEST, NONE = "latest", "none"
+RESUME_FILE = "resume.json"
+LENGTH = "training.max_train_steps"
+EPOCHS = "training.num_train_epochs"
+WITHOUT_EFFECT = ("lora.trigger", "trigger", "training.ema_export", "training.ema_validation")
+"""Keys that are in a request for the sake of the files alone."""
+SHOWN = 60
+"""Characters of a value in a message."""
+
+
+class ForeignCheckpoint(ValueError):
+    """A checkpoint of another training, which cannot be continued; says key by key why."""
+
+
+class NoSuchCheckpoint(ValueError):
+    """`resume_from_checkpoint` names what is not there."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A key in which two requests differ."""
+
+    key: str
+    before: Any
+    now: Any
+    obstacle: str
+    """Why the training cannot be continued over it; empty where it can."""
+
+    def __str__(self) -> str:
+        told = f"{self.key}: {_short(self.before)} -> {_short(self.now)}"
+        return f"{told} ({self.obstacle})" if self.obstacle else told
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a training begins, and what there is to say of it."""
+
+    checkpoint: Checkpoint | None
+    notes: tuple[str, ...] = ()
+    record: Path | None = None
+    """The record of the training that is continued, where it lies in another directory."""
+
+    @property
+    def step(self) -> int:
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+    def note(self, directory: Path) -> None:
+        """Write into the training's directory where it begins, and the record so far.
+
+        Lines after the checkpoint are dropped by whoever goes on writing it.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        write_json(directory / RESUME_FILE, {"step": self.step, "notes": list(self.notes)})
+        if self.record is not None and self.record.is_file():
+            shutil.copyfile(self.record, directory / METRICS_FILE)
+
+
+def find_start(
+    directory: Path, run_fingerprint: str, request: Mapping[str, Any], choice: str, total: int
+) -> Start:
+    """Choose where to begin. Every process may ask; nothing is written.
+
+    Args:
+        directory: of this training; others lie beside it.
+        run_fingerprint: of this training.
+        request: what it is made of.
+        choice: the recipe's resume_from_checkpoint.
+        total: the steps of this training.
+
+    Raises:
+        ForeignCheckpoint: what was chosen is of a training that differs; names every key.
+        NoSuchCheckpoint: a checkpoint was named that is not there.
+        BrokenCheckpoint: the named one is broken.
+    """
+    if choice == NONE:
+        return Start(None)
+    if choice != LATEST:
+        path = _named(directory, choice)
+        named = read_checkpoint(path)
+        changed = _explain(named, run_fingerprint, request, total, path)
+        return _told(Start(named, (f"continued from {path}", *changed), _record(path.parent, directory)))
+    passed_over: list[str] = []
+    own = latest(directory, passed_over)
+    if own is not None:
+        changed = _explain(own, run_fingerprint, request, total, directory)
+        return _told(Start(own, (*passed_over, *changed)))
+    found = _continuable(directory, request, total)
+    if found is None:
+        return _told(Start(None, (*passed_over, *_others(directory, request, total))))
+    place, other = found
+    changed = _explain(other, run_fingerprint, request, total, place)
+    notes = (*passed_over, f"continued from the training in {place.name}", *changed)
+    return _told(Start(other, notes, _record(place, directory)))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, total: int) -> list[Difference]:
+    """Every key in which two requests differ, in alphabetical order.
+
+    Args:
+        before: the request of a checkpoint.
+        now: the request of the training that would continue it.
+        done: the checkpoint's step.
+        total: the steps of the training that would continue it.
+    """
+    old, new = _leaves(before), _leaves(now)
+    return [
+        Difference(key, old.get(key), new.get(key), _obstacle(key, new, done, total))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _obstacle(key: str, now: Mapping[str, Any], done: int, total: int) -> str:
+    if key.startswith(WITHOUT_EFFECT):
+        return ""
+    if key not in (LENGTH, EPOCHS):
+        return "what was computed before would differ"
+    schedule = now.get("training.lr_scheduler")
+    if schedule not in ENDLESS:
+        return f"the {schedule} schedule depends on the length; {' and '.join(ENDLESS)} do not"
+    if total < done:
+        return f"{done} steps are done already, and {total} are asked for"
+    return ""
+
+
+def _explain(
+    checkpoint: Checkpoint, run_fingerprint: str, request: Mapping[str, Any], total: int, place: Path
+) -> list[str]:
+    """What differs and does no harm.
+
+    Raises:
+        ForeignCheckpoint: something does.
+    """
+    if checkpoint.run_fingerprint == run_fingerprint:
+        return []
+    found = differences(checkpoint.request, request, checkpoint.step, total)
+    obstacles = [difference for difference in found if difference.obstacle]
+    if obstacles or not found:
+        told = "\n".join(f"  {difference}" for difference in found)
+        raise ForeignCheckpoint(
+            f"{place} is of another training, {checkpoint.run_fingerprint[:16]}, and cannot be continued as "
+            f"{run_fingerprint[:16]}:\n{told or '  the code of a stage has a new version'}\n"
+            "Set these keys back, or write training.resume_from_checkpoint: none to begin anew"
+        )
+    return [f"changed since step {checkpoint.step}: {difference}" for difference in found]
+
+
+def _named(directory: Path, choice: str) -> Path:
+    path = Path(choice).expanduser()
+    places = [path] if path.is_absolute() or path.parent != Path() else [directory / path]
+    found = next((place for place in places if place.is_dir()), None)
+    if found is None:
+        there = ", ".join(p.name for p in list_checkpoints(directory)) or "none"
+        raise NoSuchCheckpoint(
+            f"training.resume_from_checkpoint: there is no {places[0]}; this training has: {there}. Write "
+            f"one of them, the path of another training's, {LATEST} or {NONE}"
+        )
+    return found
+
+
+def _siblings(directory: Path) -> list[Path]:
+    """Directories of other trainings, the newest first."""
+    if not directory.parent.is_dir():
+        return []
+    others = [p for p in directory.parent.iterdir() if p.is_dir() and p != directory and list_checkpoints(p)]
+    return sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _newest_request(directory: Path) -> tuple[int, dict[str, Any]] | None:
+    """Step and request of the newest checkpoint, unverified; None where it cannot be read."""
+    newest = list_checkpoints(directory)[-1] / STATE
+    try:
+        state = read_json(newest)
+        return state["step"], state["request"]
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s cannot be read (%s)", newest, error)
+        return None
+
+
+def _continuable(directory: Path, request: Mapping[str, Any], total: int) -> tuple[Path, Checkpoint] | None:
+    """Another training that this one is a continuation of, and its newest whole checkpoint."""
+    for path in _siblings(directory) if request else []:
+        known = _newest_request(path)
+        found = [] if known is None else differences(known[1], request, known[0], total)
+        # Without a difference it is the same training, done elsewhere on purpose.
+        if not found or any(difference.obstacle for difference in found):
+            continue
+        checkpoint = latest(path)
+        if checkpoint is not None:
+            return path, checkpoint
+    return None
+
+
+def _others(directory: Path, request: Mapping[str, Any], total: int) -> list[str]:
+    """A word on the newest other training, so that nobody thinks that it was continued."""
+    for path in _siblings(directory) if request else []:
+        known = _newest_request(path)
+        found = [] if known is None else differences(known[1], request, known[0], total)
+        if known is not None and found:
+            changed = "; ".join(map(str, found))
+            return [f"begun anew: the training in {path.name} (step {known[0]}) differs in {changed}"]
+    return []
+
+
+def _record(source: Path, directory: Path) -> Path | None:
+    return None if source.resolve() == directory.resolve() else source / METRICS_FILE
+
+
+def _told(start: Start) -> Start:
+    for note in start.notes:
+        log.warning("%s", note)
+    return start
+
+
+def _leaves(data: Mapping[str, Any], at: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        name = f"{at}.{key}" if at else str(key)
+        found |= _leaves(value, name) if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -1,0 +1,172 @@
+"""Renderings that are given a beginning, a sound or a reference, on the tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.validation_settings import ValidationSettings
+from ltxcore.models.call import Reference
+from ltxcore.models.source import ModelSource, resolve_model
+from ltxcore.models.text import TextFeatures
+from ltxcore.models.tiny import write_tiny
+from ltxcore.training.objective import patchify
+from ltxcore.validation.first_frame import first_frame_latent, recompress
+from ltxcore.validation.held import Held, HeldTokens
+from ltxcore.validation.plan import plan_rendering
+from ltxcore.validation.render import Renderer, load_components
+
+FRAMES, HEIGHT, WIDTH, LENGTH = 2, 2, 2, 4
+PLAN = plan_rendering(
+    ValidationSettings(
+        validation_resolution="64x64",
+        validation_num_video_frames=9,
+        validation_frame_rate=50.0,
+        validation_num_inference_steps=2,
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
+    directory = tmp_path_factory.mktemp("model") / "tiny"
+    write_tiny(directory)
+    return resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+
+
+@pytest.fixture(scope="module")
+def renderer(source: ModelSource) -> Renderer:
+    return Renderer(load_components(source, torch.float32, "cpu"), PLAN)
+
+
+def _watching(decode: Any, seen: dict[str, torch.Tensor], name: str) -> Any:
+    def watch(latents: torch.Tensor, *rest: Any, **more: Any) -> Any:
+        seen[name] = latents
+        return decode(latents, *rest, **more)
+
+    return watch
+
+
+class Watched:
+    """What the model was called with, and the latents that were decoded, of one rendering."""
+
+    def __init__(self, renderer: Renderer, held: Held | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        parts, self.calls = renderer._components, list[dict[str, Any]]()
+        texts = TextFeatures(video=torch.randn(4, 48, generator=torch.Generator().manual_seed(1)), audio=None)
+        decoded: dict[str, torch.Tensor] = {}
+        for name in ("vae", "audio_vae"):
+            model = getattr(parts, name)
+            monkeypatch.setattr(model, "decode", _watching(model.decode, decoded, name))
+        with renderer.holding(held):
+            # After the hooks of what is held, so that this sees what the model sees.
+            hook = parts.transformer.register_forward_pre_hook(
+                lambda module, args, kwargs: self.calls.append(dict(kwargs)), with_kwargs=True
+            )
+            self.rendering = renderer.render("name", texts, texts)
+            hook.remove()
+        monkeypatch.undo()
+        vae = parts.vae
+        mean, std = (getattr(vae, f"latents_{name}").view(1, -1, 1, 1, 1) for name in ("mean", "std"))
+        self.video = patchify((decoded["vae"] - mean) / std)[0]
+        packed = decoded["audio_vae"].transpose(1, 2).flatten(2)
+        self.audio = ((packed - parts.audio_vae.latents_mean) / parts.audio_vae.latents_std)[0]
+
+
+def tokens(count: int, width: int, given: int) -> HeldTokens:
+    drawn = torch.randn(count, width, generator=torch.Generator().manual_seed(count))
+    return HeldTokens(drawn, torch.arange(count) < given)
+
+
+def test_a_held_beginning_is_seen_clean_and_comes_out_as_it_is(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tokens(4, 16, 4)
+    seen = Watched(renderer, Held(video=part), monkeypatch)
+    torch.testing.assert_close(seen.video[:4], part.tokens, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(seen.video[4:], part.tokens, atol=0.1)
+    for call in seen.calls:
+        assert torch.equal(call["hidden_states"][:, :4], part.tokens.expand(len(call["timestep"]), -1, -1))
+        assert not call["timestep"][:, :4].any()
+        assert call["timestep"][:, 4:].all()
+        assert torch.equal(call["audio_timestep"], call["sigma"])
+
+
+def test_single_tokens_are_held_where_they_are_given(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = HeldTokens(torch.randn(8, 16), torch.tensor([False, True] * 4))
+    seen = Watched(renderer, Held(video=part), monkeypatch)
+    torch.testing.assert_close(seen.video[part.given], part.tokens[part.given], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(seen.video[~part.given], part.tokens[~part.given], atol=0.1)
+
+
+def test_a_held_sound_is_at_time_zero_and_the_pictures_are_made(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = tokens(LENGTH, 8, LENGTH)
+    free = Watched(renderer, None, monkeypatch)
+    seen = Watched(renderer, Held(audio=part), monkeypatch)
+    torch.testing.assert_close(seen.audio, part.tokens, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(seen.video, free.video)
+    for call in seen.calls:
+        assert not call["audio_timestep"].any()
+        assert not call["audio_sigma"].any()
+        assert torch.equal(call["timestep"], call["sigma"])
+
+
+def test_a_reference_adds_tokens_and_leaves_no_trace(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Watched(renderer, None, monkeypatch)
+    reference = Reference(torch.randn(1, 16, 1, 1, 1), spatial_factor=2)
+    seen = Watched(renderer, Held(reference=reference), monkeypatch)
+    own = FRAMES * HEIGHT * WIDTH
+    for call in seen.calls:
+        assert call["hidden_states"].shape[1] == call["video_coords"].shape[2] == own + 1
+        assert not call["timestep"][:, own:].any()
+        assert call["timestep"][:, :own].all()
+        assert call["video_coords"][0, 1:, own].tolist() == [[0, 64], [0, 64]]
+    assert seen.rendering.frames.shape == before.rendering.frames.shape
+    assert not np.array_equal(seen.rendering.frames, before.rendering.frames)
+    after = Watched(renderer, None, monkeypatch)
+    assert np.array_equal(after.rendering.frames, before.rendering.frames)
+
+
+def test_more_than_is_rendered_cannot_be_held(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="9 tokens are held, but the rendering has 8"):
+        Watched(renderer, Held(video=tokens(9, 16, 9)), monkeypatch)
+
+
+def smooth_picture() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    rows, columns = np.mgrid[0:64, 0:96]
+    return np.stack([rows * 3, columns * 2, rows + columns], -1).astype(np.uint8)
+
+
+def test_recompression_loses_more_at_a_higher_factor_and_keeps_the_picture() -> None:
+    picture = smooth_picture()
+    errors = [np.abs(recompress(picture, crf).astype(int) - picture).mean() for crf in (10, 33, 51)]
+    assert 0 < errors[0] < errors[1] < errors[2]
+    assert errors[1] < 12
+    assert recompress(picture, 33).shape == picture.shape
+    assert np.array_equal(recompress(picture, 33), recompress(picture, 33))
+
+
+def test_the_first_frames_latent_is_that_of_the_recompressed_picture(source: ModelSource) -> None:
+    from ltxcore.models.loading import load_video_vae
+    from ltxcore.models.video_latents import encode_videos
+
+    vae, picture = load_video_vae(source, torch.float32, "cpu"), smooth_picture()
+    latent = first_frame_latent(vae, picture, 33)
+    assert latent.shape == (16, 1, 2, 3)
+    assert torch.equal(latent, encode_videos(vae, [recompress(picture, 33)[None]])[0])
+    assert not torch.equal(latent, encode_videos(vae, [picture[None]])[0])
+
+
+def test_a_set_to_evaluate_on_needs_the_key_that_uses_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="validation_using_datasets"):
+        ValidationSettings(eval_dataset_id="clips")
