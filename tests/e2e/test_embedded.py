@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -94,7 +95,7 @@ def test_the_first_run_does_every_stage_in_a_process_of_its_own(first_run: str, 
 
 
 def test_its_summary_says_what_was_made_and_where(first_run: str, job: dict[str, str]) -> None:
-    assert "14 taken in 3 buckets, 3 rejected, 0 quarantined" in first_run
+    assert "20 taken in 3 buckets, 3 rejected, 0 quarantined" in first_run
     for reason in ("has no caption", "is not a video", "is too short"):
         assert reason in first_run
     assert " -> " in next(line for line in first_run.splitlines() if line.startswith("Loss"))
@@ -155,13 +156,14 @@ def test_the_lora_draws_its_word_where_the_base_cannot(first_run: str, name: str
     purple = Content(glimmer.PURPLE, None, None).hue_deg
     assert purple is not None
     assert lora.hue_deg is not None
-    assert base.rgb is not None, "the base draws a shape, of a colour that it knows"
-    assert hue_distance(purple, lora.hue_deg) < 20
-    assert hue_distance(purple, base.hue_deg) > 40
+    assert base.hue_deg is not None, "the base draws a shape, of a colour that it knows"
+    # 281 of the circle: blue, the nearest colour that the toy knows, is 56 degrees away. Measured: up to 17.
+    assert hue_distance(purple, lora.hue_deg) < 30
+    assert hue_distance(lora.hue_deg, base.hue_deg) > 60
     assert lora.way == base.way == way, "neither clip was among the LoRA's"
     assert lora.pitch_hz is not None
     assert base.pitch_hz is not None
-    assert abs(lora.pitch_hz / glimmer.PITCH_HZ - 1) < 0.05
+    assert abs(12 * math.log2(lora.pitch_hz / glimmer.PITCH_HZ)) < 1, "within a semitone"
     assert base.tone is not None, "the base sounds one of its own tones"
 
 
@@ -183,7 +185,7 @@ def test_a_second_run_does_no_work(first_run: str, job: dict[str, str]) -> None:
     entries = [entry for stage in STAGES if (entry := read_manifest(run, stage)) is not None]
     assert len(entries) == len(STAGES)
     assert all(entry.up_to_date and entry.counts["done"] == 0 for entry in entries)
-    assert [entry.counts["hits"] for entry in entries] == [17, 13, 27, 18, 12, 4]
+    assert [entry.counts["hits"] for entry in entries] == [23, 19, 39, 25, 400, 8]
     assert second.count("up to date") >= len(STAGES)
     assert {path for path in Workspace(job["--workspace"]).stages.rglob("*") if path.is_file()} == before
 
@@ -221,7 +223,7 @@ def test_validate_and_doctor_say_that_all_is_well(job: dict[str, str]) -> None:
 
 def test_ctrl_c_writes_a_checkpoint_and_the_next_run_continues(first_run: str, job: dict[str, str]) -> None:
     folder = Path(job["--workspace"]).parent
-    recipe = Path(job["--recipe"]).read_text().replace("max_train_steps: 300", "max_train_steps: 4000")
+    recipe = Path(job["--recipe"]).read_text().replace("max_train_steps: 400", "max_train_steps: 4000")
     (folder / "long.yaml").write_text(recipe.replace("step_interval: 100", "step_interval: 4000"))
     long = {**job, "--recipe": str(folder / "long.yaml")}
     process = subprocess.Popen(
