@@ -27,7 +27,13 @@ def test_pictures_and_sound_come_back_whatever_their_memory_layout(tmp_path: Pat
     assert found is not None
     np.testing.assert_array_equal(found.frames, frames)
     np.testing.assert_array_equal(found.audio, audio)
-    assert (found.name, found.fps, found.sample_rate, found.seed, found.render_s) == ("one", 16, 24_000, 7, 0.5)
+    assert (found.name, found.fps, found.sample_rate, found.seed, found.render_s) == (
+        "one",
+        16,
+        24_000,
+        7,
+        0.5,
+    )
 
 
 def test_a_broken_file_is_said_and_rendered_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
