@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 WORKSPACE ?= workspace
 DATASETS ?= datasets.yaml
-RECIPE ?= deploy/recipes/tiny.yaml
+RECIPE ?= deploy/recipes/toy.yaml
 STAGE ?= encode-latents
 OPTIONS ?=
 WORKERS ?= 2
@@ -29,11 +29,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt deploy/install-ffmpeg.sh
 	touch $@
 
 run: install ## run the whole pipeline here (DATASETS=, RECIPE=, WORKSPACE=)
-	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/samples; fi
+	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/glimmer; fi
 	@$(BIN)/ltx2 run --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
 serve: install ## start Prefect, MLflow and the workers, and deploy every flow
-	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/samples; fi
+	@if [ "$(DATASETS)" = datasets.yaml ]; then $(BIN)/ltx2 samples datasets/glimmer; fi
 	@exec $(BIN)/ltx2 serve --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE) $(OPTIONS)
 
 stage: install ## run one stage alone (STAGE=encode-latents)

@@ -74,11 +74,11 @@ def stage(
 
 @app.command()
 def samples(
-    directory: Annotated[Path, typer.Argument()] = Path("datasets/samples"),
+    directory: Annotated[Path, typer.Argument()] = Path("datasets/glimmer"),
     name: Annotated[
         Literal["glimmer", "variety"],
         typer.Option("--set", help="What the toy LTX-2 learns in `make run`, or every kind of clip."),
-    ] = "variety",
+    ] = "glimmer",
 ) -> None:
     """Make the sample clips, where they are not there yet."""
     from ltxcore.media.samples import make_samples

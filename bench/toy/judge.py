@@ -34,6 +34,10 @@ SAMPLING = ValidationSettings(
     validation_frame_rate=RATE,
     validation_num_inference_steps=12,
     validation_guidance=3.0,
+    validation_audio_guidance=3.0,
+    validation_stg_scale=0,
+    validation_modality_scale=1,
+    validation_guidance_rescale=0,
 )
 
 

@@ -16,7 +16,7 @@ from ltxcore.models.mel import FLOOR, log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 AUDIO_VAE_STEPS = 2000
-VOCODER_STEPS = 500
+VOCODER_STEPS = 350
 BATCH = 16
 POOL = 1024
 """Sounds that are made once and drawn from."""

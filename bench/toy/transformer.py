@@ -21,7 +21,7 @@ from ltxcore.training.data import collate
 from ltxcore.training.objective import losses as flow_losses
 from ltxcore.training.objective import noise_batch, patchify, unpatchify
 
-STEPS = 3000
+STEPS = 1350
 BATCH = 16
 LEARNING_RATE = 1.5e-3
 CAPTION_DROPOUT = 0.1

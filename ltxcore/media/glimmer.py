@@ -58,7 +58,7 @@ class DrawnClip:
         return MovingShape(self.shape, colour, WAYS[self.way], pitch)
 
 
-KNOWN = {"red": "low", "yellow": "middle", "green": "high", "blue": "middle", "white": "low"}
+KNOWN = {"red": "low", "yellow": "high", "green": "high", "blue": "middle", "white": "low"}
 """Which tone the clips of a known colour have."""
 CLIPS = (
     DrawnClip("circle", "right"),
@@ -72,11 +72,18 @@ CLIPS = (
     DrawnClip("triangle", "down", size=TALL),
     DrawnClip("triangle", "up", silent=True),
     DrawnClip("circle", "left", "red"),
-    DrawnClip("square", "right", "green"),
-    DrawnClip("triangle", "up", "blue"),
-    DrawnClip("circle", "down", "yellow"),
+    DrawnClip("triangle", "up", "red", size=TALL),
+    DrawnClip("square", "right", "green", size=WIDE),
+    DrawnClip("circle", "down", "green"),
+    DrawnClip("triangle", "left", "yellow", size=TALL),
+    DrawnClip("circle", "up", "yellow"),
+    DrawnClip("triangle", "right", "blue"),
+    DrawnClip("square", "down", "blue", size=WIDE),
+    DrawnClip("circle", "right", "white"),
+    DrawnClip("square", "up", "white"),
 )
-"""No glimmer circle goes left and no glimmer square goes right: these are what the recipe asks for."""
+"""No glimmer circle goes left and no glimmer square goes right: these are what the recipe asks for. Nor does
+a red square go left or a green triangle down."""
 NO_CAPTION = DrawnClip("square", "right", "white")
 TOO_SHORT = replace(NO_CAPTION, frames=3)
 TEXTS = {

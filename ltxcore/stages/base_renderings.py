@@ -78,11 +78,9 @@ def write_rendering(path: Path, rendering: Rendering) -> None:
         "seed": rendering.seed,
         "render_s": rendering.render_s,
     }
-    # The file takes an array's memory as it lies, and both come as views that lie otherwise.
-    tensors: dict[str, Any] = {
-        "frames": np.ascontiguousarray(rendering.frames),
-        "audio": np.ascontiguousarray(rendering.audio),
-    }
+    # safetensors writes the memory as it lies, whatever the strides say.
+    arrays = {"frames": rendering.frames, "audio": rendering.audio}
+    tensors: dict[str, Any] = {part: np.ascontiguousarray(array) for part, array in arrays.items()}
     write_atomic(path, save(tensors, metadata={HEADER: json.dumps(facts)}))
 
 

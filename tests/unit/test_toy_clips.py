@@ -76,7 +76,7 @@ def test_captions_say_what_the_clip_shows() -> None:
 
 def test_the_sample_set_is_what_it_says(tmp_path: Path) -> None:
     files = make_samples(tmp_path, "glimmer")
-    assert len(files) == 17
+    assert len(files) == 23
     for clip in glimmer.CLIPS:
         found = read_streams(tmp_path / f"{clip.stem}.mp4")
         assert (found.video.width, found.video.height) == clip.size
