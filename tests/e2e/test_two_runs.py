@@ -27,11 +27,7 @@ RECIPE = """
 training: {max_train_steps: 3, lr_warmup_steps: 0}
 crepa: {crepa_enabled: true, crepa_encoder: tiny, crepa_block_index: 1, crepa_encoder_image_size: 56}
 lora: {lora_rank: 4}
-validation:
-  validation_prompts: {one: a disc}
-  validation_num_inference_steps: 2
-  validation_num_video_frames: 9
-  validation_resolution: 64x64
+validation: {validation_disable: true}
 """
 
 

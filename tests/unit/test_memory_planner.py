@@ -239,13 +239,17 @@ def test_a_card_is_known_by_its_devices_name() -> None:
     assert math.isfinite(card_like("something new", 8, 8).rate)
 
 
-def test_the_command_prints_every_card_it_is_asked_for() -> None:
+def test_the_command_prints_every_card_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from flows import cli_plan
     from flows.cli import app
 
+    # A console keeps the width that the terminal had when its module was imported.
+    monkeypatch.setattr(cli_plan, "console", Console(width=140))
     run = CliRunner().invoke(
         app,
         ["plan", "--size", "832x480", "--frames", "17", "--batch", "2", "--card", "4090", "--card", "h200"],
-        env={"COLUMNS": "140"},
     )
     assert run.exit_code == 0, run.output
     for words in ("RTX 4090", "H200", "block_streaming", "Gemma layer by layer", "int8-quanto"):
