@@ -17,10 +17,12 @@ class DataDefaults(Strict):
     resolution_type: Literal["pixel", "area", "pixel_area"] | None = Field(
         None, description="For datasets without a resolution_type."
     )
+    minimum_image_size: float | None = Field(
+        None, ge=0, description="For datasets without a minimum_image_size."
+    )
     frame_rate: float | None = Field(
         None, gt=0, le=240, description="For video datasets without video.frame_rate."
     )
-
     buckets: tuple[str, ...] = Field(
         (),
         description="For datasets with neither buckets nor a resolution: WxHxF for clips, WxH for pictures.",
@@ -37,7 +39,11 @@ class DataDefaults(Strict):
         """One entry of a dataset file, as plain data, with what it leaves out."""
         if not isinstance(item, dict) or item.get("dataset_type") not in ("video", "image"):
             return item
-        picture = {"resolution": self.resolution, "resolution_type": self.resolution_type}
+        picture = {
+            "resolution": self.resolution,
+            "resolution_type": self.resolution_type,
+            "minimum_image_size": self.minimum_image_size,
+        }
         filled = {**{key: value for key, value in picture.items() if value is not None}, **item}
         of_clips = item["dataset_type"] == "video"
         buckets = [text for text in self.buckets if names_frames(text) == of_clips]

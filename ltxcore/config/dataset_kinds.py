@@ -182,6 +182,9 @@ class PictureDataset(MediaDataset):
     crop_aspect_buckets: tuple[float, ...] = Field((), description="For crop_aspect closest and random.")
     minimum_aspect_ratio: float | None = Field(None, gt=0)
     maximum_aspect_ratio: float | None = Field(None, gt=0)
+    minimum_image_size: float = Field(
+        0, ge=0, description="Smaller pictures are dropped; in the units of resolution_type. 0: none is."
+    )
     buckets: tuple[str, ...] = Field(
         (),
         description="The only sizes and lengths there are, as WxHxF; of pictures WxH. In place of resolution "

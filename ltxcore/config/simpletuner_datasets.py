@@ -11,13 +11,12 @@ from pydantic import BaseModel
 from ltxcore.config.base import KeyPath
 from ltxcore.config.datasets import KINDS
 from ltxcore.config.errors import nearest
-from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, not_yet, refuse, take, unknown
+from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, refuse, take, unknown
 from ltxcore.config.simpletuner_values import as_reference, channels, flag, kept_frames
 
 KNOWN_KINDS: Final = ("video", "audio", "image", "conditioning", "text_embeds")
 STORE: Final = "the workspace holds the store, keyed by content"
 MEASURED: Final = "probe-media measures every file"
-ANY_SIZE: Final = "clips of any size from 16 pixels on are taken"
 ONE_RESAMPLING: Final = "a picture of any size is resampled once, to its bucket"
 BLOCKS: Final = ("video", "audio", "parquet")
 
@@ -56,7 +55,7 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "minimum_aspect_ratio": take("minimum_aspect_ratio"),
     "maximum_aspect_ratio": take("maximum_aspect_ratio"),
     "crop_aspect_buckets": take("crop_aspect_buckets"),
-    "minimum_image_size": not_yet(ANY_SIZE, off=(0,)),
+    "minimum_image_size": take("minimum_image_size"),
     "maximum_image_size": moot(ONE_RESAMPLING),
     "target_downsample_size": moot(ONE_RESAMPLING),
     "repeats": take("repeats"),

@@ -138,7 +138,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "resolution_type": take("data.resolution_type", why="for datasets that give none"),
     "frame_rate": take("data.frame_rate", "validation.validation_frame_rate"),
     "framerate": take("data.frame_rate", "validation.validation_frame_rate"),
-    "minimum_image_size": not_yet("clips of any size from 16 pixels on are taken", off=(0,)),
+    "minimum_image_size": take("data.minimum_image_size", why="for datasets that give none"),
     "data_backend_config": moot("the dataset file is given as --datasets"),
     "override_dataset_config": moot("keys are made of content, so no old configuration is in the way"),
     "skip_file_discovery": moot("files are found by a stat each; nothing is read twice"),

@@ -57,9 +57,10 @@ def geometry(
     bucket that the dataset names, where it names any.
 
     Raises:
-        MediaError: the clip's aspect ratio is outside the dataset's limits.
+        MediaError: the clip's aspect ratio or size is outside the dataset's limits.
     """
     _check_aspect(dataset, width, height)
+    _check_size(dataset, width, height)
     target = target or size_of_aspect(
         _target_aspect(dataset, aspect_key(width, height), media_id),
         dataset.resolution,
@@ -91,6 +92,26 @@ def _target_aspect(dataset: PictureDataset, own: float, media_id: str) -> float:
     if dataset.crop_aspect == "closest":
         return min(choices, key=lambda aspect: (abs(log(aspect / own)), aspect))
     return choices[derive_seed(media_id, *map(str, choices), "crop aspect") % len(choices)]
+
+
+def is_large_enough(dataset: PictureDataset, width: int, height: int) -> bool:
+    """Whether a picture reaches `minimum_image_size`, which is measured as `resolution_type` says."""
+    least = dataset.minimum_image_size
+    if dataset.resolution_type == "pixel":
+        return min(width, height) >= least
+    return width * height >= (least * 1e6 if dataset.resolution_type == "area" else least**2)
+
+
+def _check_size(dataset: PictureDataset, width: int, height: int) -> None:
+    if is_large_enough(dataset, width, height):
+        return
+    least = f"{dataset.minimum_image_size:g}"
+    wanted = {
+        "pixel": f"{least} pixels at the shorter edge",
+        "area": f"{least} megapixels",
+        "pixel_area": f"the area of {least}x{least}",
+    }[dataset.resolution_type]
+    raise MediaError(f"is too small: it is {width}x{height}, and minimum_image_size asks for {wanted}")
 
 
 def _check_aspect(dataset: PictureDataset, width: int, height: int) -> None:

@@ -18,7 +18,7 @@ from ltxcore.media.bucket_proposal import (
     propose,
     waste_as_placed,
 )
-from ltxcore.media.buckets import target_size
+from ltxcore.media.buckets import is_large_enough, target_size
 from ltxcore.media.errors import MediaError
 from ltxcore.media.fitting import fit_clip
 from ltxcore.media.frames import available_frames
@@ -140,7 +140,8 @@ def _is_wanted(dataset: VideoDataset, shape: Shape) -> bool:
     aspect = shape.width / shape.height
     low, high = dataset.minimum_aspect_ratio or 0, dataset.maximum_aspect_ratio or float("inf")
     shortest, longest = dataset.video.min_frames or 1, dataset.video.max_frames or float("inf")
-    return low <= aspect <= high and shortest <= shape.frames <= longest
+    fits = low <= aspect <= high and shortest <= shape.frames <= longest
+    return fits and is_large_enough(dataset, shape.width, shape.height)
 
 
 def _configured_size(dataset: VideoDataset, shape: Shape) -> tuple[int, int]:

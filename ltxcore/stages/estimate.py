@@ -18,8 +18,8 @@ from ltxcore.stages.stage_estimates import (
     Planned,
     PlannedData,
     StageEstimate,
-    entries_of,
     most_there_can_be,
+    planned_entries,
     stage_estimates,
 )
 from ltxcore.training.extras import require_optimizer
@@ -141,7 +141,7 @@ def _untrainable(ctx: Context, data: PlannedData) -> list[str]:
         if settings.train_batch_size != 1 and data.scale == 1:
             from ltxcore.training.plan import check_buckets
 
-            check_buckets(entries_of(ctx, data), settings)
+            check_buckets(planned_entries(ctx, data), settings)
     except ValueError as error:
         return [str(error)]
     return []

@@ -11,6 +11,7 @@ from ltxcore.stages import embed_frames
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import FRAMES, LATENTS, TEXT, TRAIN, MissingInput
 from ltxcore.stages.encode_latents import quarantined, spaces_of
+from ltxcore.stages.entries import entries_of
 from ltxcore.stages.held_out import held_out
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.learnable import learnable, tell_left_out
@@ -93,21 +94,7 @@ class StoredSamples:
         self._channels: int = ctx.source.config("transformer")["in_channels"]
 
     def entries(self) -> list[Entry]:
-        return [
-            Entry(
-                sample_id=sample.id,
-                bucket=sample.bucket,
-                fps=sample.frames.fps,
-                has_audio=sample.audio is not None,
-                has_video=sample.kind != "audio",
-                captions=len(sample.captions),
-                visits=sample.visits,
-                probability=sample.probability,
-                regularisation=sample.regularisation,
-            )
-            for sample in self._samples.values()
-            if sample.id not in self._held_out
-        ]
+        return entries_of(self._samples.values(), self._held_out)
 
     def captions(self) -> list[str]:
         """Every caption that may be asked for, the empty one of the caption dropout among them."""

@@ -13,6 +13,7 @@ from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage
 from ltxcore.stages.encode_latents import spaces_of
+from ltxcore.stages.entries import entries_of
 from ltxcore.stages.held_out import held_out_ids
 from ltxcore.stages.learnable import learnable
 from ltxcore.stages.output_sizes import (
@@ -230,30 +231,14 @@ def _steps(ctx: Planned, data: PlannedData) -> int:
         return ctx.recipe.training.max_train_steps
     from ltxcore.training.plan import BatchPlan, steps_of_epochs
 
-    plan = BatchPlan.of(entries_of(ctx, data), ctx.settled.recipe.training)
+    plan = BatchPlan.of(planned_entries(ctx, data), ctx.settled.recipe.training)
     return data.scaled(steps_of_epochs(ctx.recipe, plan.batches_per_epoch))
 
 
-def entries_of(ctx: Context, data: PlannedData) -> list[Entry]:
+def planned_entries(ctx: Context, data: PlannedData) -> list[Entry]:
     """What the batch plan would be made of."""
-    from ltxcore.training.data import Entry
-
     apart = held_out_ids(ctx.recipe.evaluation, data.samples)
-    return [
-        Entry(
-            sample_id=sample.id,
-            bucket=sample.bucket,
-            fps=sample.frames.fps,
-            has_audio=sample.audio is not None,
-            has_video=sample.kind != "audio",
-            captions=len(sample.captions),
-            visits=sample.visits,
-            probability=sample.probability,
-            regularisation=sample.regularisation,
-        )
-        for sample in learnable(data.samples, ctx.recipe.given)
-        if sample.id not in apart
-    ]
+    return entries_of(learnable(data.samples, ctx.recipe.given), apart)
 
 
 def _render(ctx: Planned, rates: Rates) -> StageEstimate:

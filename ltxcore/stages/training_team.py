@@ -23,6 +23,7 @@ import psutil
 from ltxcore.config.base import Strict
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.plan import MemoryPlan
+from ltxcore.stages.sample_steps import reached_step
 from ltxcore.store.blobs import read_json, write_json
 from ltxcore.training.metrics import METRICS_FILE, MetricsReader
 
@@ -88,12 +89,11 @@ class Team:
             TrainingInterrupted: `should_stop` said so; the checkpoint is written.
             ProcessOutOfMemory, ProcessFailed: one of them failed; the others were ended.
         """
-        from ltxcore.training.checkpoints import newest_step
         from ltxcore.training.loop import TrainingInterrupted
 
         self._prepare()
         training = Path(self._job.directory)
-        record = MetricsReader(training / METRICS_FILE, done=newest_step(training))
+        record = MetricsReader(training / METRICS_FILE, done=reached_step(training))
         with self._started() as processes:
             while any(process.poll() is None for process in processes):
                 for metrics in record.new():

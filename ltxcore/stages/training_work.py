@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,12 @@ class Work:
         (self.directory / PAUSED).unlink(missing_ok=True)
         return result
 
+    @cached_property
+    def _stored(self) -> StoredSamples:
+        from ltxcore.stages.samples import StoredSamples
+
+        return StoredSamples(self.ctx)
+
     def _continued(self) -> Recipe:
         """The recipe; where the training has paused it goes on from there."""
         if not (self.directory / PAUSED).exists():
@@ -136,9 +143,8 @@ class Work:
         from ltxcore.memory.placement import place_connectors
         from ltxcore.models.loading import load_connectors
         from ltxcore.stages.connected import ConnectedSamples
-        from ltxcore.stages.samples import StoredSamples
 
-        samples = StoredSamples(self.ctx)
+        samples = self._stored
         where: Connectors = self.arrangement.connectors
         if where == "precomputed":
             connected = self._connected(dtype)
@@ -199,7 +205,6 @@ class Work:
         average: dict[str, torch.Tensor] | None,
     ) -> None:
         """Write the LoRA, and the average of it beside or instead, as the recipe says."""
-        from ltxcore.stages.samples import StoredSamples
         from ltxcore.training.adapters import take_adapter
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.shares import is_first_process
@@ -209,7 +214,7 @@ class Work:
             self.ctx.snapshot.id,
             self.ctx.recipe,
             self.request["trigger"],
-            StoredSamples(self.ctx).reference_factors,
+            self._stored.reference_factors,
         )
         instead = average is not None and self.recipe.training.ema_export == "instead"
         found = {"": average if instead else weights, EMA_SUFFIX: None if instead else average}

@@ -140,11 +140,6 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted((p for p in directory.iterdir() if NAME.fullmatch(p.name)), key=_step)
 
 
-def newest_step(directory: Path) -> int:
-    """The steps that the newest checkpoint has done, by its name; 0 where there is none."""
-    return max(map(_step, list_checkpoints(directory)), default=0)
-
-
 def remove_unfinished(directory: Path) -> None:
     """Remove what interrupted writes left behind."""
     if not directory.is_dir():

@@ -269,6 +269,12 @@ ROWS: list[Row] = [
         "maximum_aspect_ratio", [video(maximum_aspect_ratio=1.2)],
         lambda s: s.reason("wide.mkv"), "has the aspect ratio 1.50 (96x64), and maximum_aspect_ratio is 1.2",
     ),
+    (
+        "minimum_image_size", [video(minimum_image_size=70, resolution_type="pixel_area")],
+        lambda s: (s.paths, s.reason("mute.mkv")),
+        (["tall_box.mkv", "wide.mkv"],
+         "is too small: it is 64x64, and minimum_image_size asks for the area of 70x70"),
+    ),
     ("video", [video()], lambda s: s["wide.mkv"].frames.fps, 25.0),
     ("num_frames", [video(video={"num_frames": 13})], lambda s: s["wide.mkv"].frames.count, 9),
     ("num_frames", [video(video={"num_frames": 13})], lambda s: "13 is used as 9" in s.remarks, True),
