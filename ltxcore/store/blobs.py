@@ -26,6 +26,9 @@ FLUSHES_AT_ONCE = 8
 LIST_FROM = 16
 
 
+Data = bytes | memoryview
+
+
 class OutsideRoot(ValueError):
     """A name that would leave the root."""
 
@@ -70,7 +73,7 @@ class Blobs:
             raise OutsideRoot(f"{name!r} is not a name inside {self.url}")
         return f"{self.root}/{name}"
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: Data) -> None:
         """Publish `data` under `name`, replacing what was there.
 
         Raises:
@@ -78,11 +81,11 @@ class Blobs:
             OSError: the place cannot be written.
         """
         if self.local is None:
-            self.fs.pipe_file(self.path(name), data)
+            self.fs.pipe_file(self.path(name), bytes(data))
             return
         write_atomic(Path(self.path(name)), data)
 
-    def create(self, name: str, data: bytes) -> None:
+    def create(self, name: str, data: Data) -> None:
         """Publish `data` under a name that is free: of several who try at once, one succeeds.
 
         Raises:
@@ -93,13 +96,13 @@ class Blobs:
             if self.local is not None:
                 _write_local(Path(self.path(name)), data, _link)
             else:
-                self.fs.pipe_file(self.path(name), data, mode="create")
+                self.fs.pipe_file(self.path(name), bytes(data), mode="create")
         except OSError:
             # An answer that got lost makes the client ask again, and it then meets its own file.
             if not self.exists(name) or self.read(name) != data:
                 raise
 
-    def write_all(self, files: Mapping[str, bytes], *, replace: bool = True) -> None:
+    def write_all(self, files: Mapping[str, Data], *, replace: bool = True) -> None:
         """Publish many files; after a crash each is there whole or not at all, and on the disk at return.
 
         Args:
@@ -207,7 +210,7 @@ def walk_files(folder: Path) -> Iterator[tuple[Path, Entry]]:
             yield path, Entry(info.st_size, info.st_mtime)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: Data) -> None:
     """Write a local file by way of a temporary one beside it, fsync and rename.
 
     Raises:
@@ -216,13 +219,13 @@ def write_atomic(path: Path, data: bytes) -> None:
     _write_local(path, data, _replace)
 
 
-def _write_local(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+def _write_local(path: Path, data: Data, publish: Callable[[Path, Path], None]) -> None:
     make_directory(path.parent)
     _put_in_place(path, data, publish)
     sync_directory(path.parent)
 
 
-def _put_in_place(path: Path, data: bytes, publish: Callable[[Path, Path], None]) -> None:
+def _put_in_place(path: Path, data: Data, publish: Callable[[Path, Path], None]) -> None:
     with _told_if_full(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=TEMPORARY)
         temporary = Path(name)

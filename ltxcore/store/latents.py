@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -23,14 +22,13 @@ import zarr
 from zarr.storage import MemoryStore
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import checksums, has_checksums, unchanged
+from ltxcore.store.checksum import checksum, has_checksum, unchanged
 from ltxcore.store.index import Index, Overtaken, Record
 
 Kind = Literal["video", "audio", "mask", "teacher"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 BF16_NAN = 0x7FC0
 META = "zarr.json"
-HASHES_AT_ONCE = 2
 
 
 class LatentsLost(RuntimeError):
@@ -86,16 +84,13 @@ class LatentStore:
         if shape is None or shape[0] < row + len(samples):
             raise ValueError(f"{array} has no room for {len(samples)} more samples; reserve them first")
         chunks = {
-            chunk_name(array, number, len(shape)): np.ascontiguousarray(sample.bits, dtype="<u2").tobytes()
+            chunk_name(array, number, len(shape)): _bytes(sample.bits)
             for number, sample in enumerate(samples, row)
         }
         try:
-            with ThreadPoolExecutor(HASHES_AT_ONCE) as pool:
-                # Hashed while the disk is waited for.
-                sums = pool.map(checksums, chunks.values())
-                # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can
-                # be lost without notice, so that a remote row is only ever created.
-                self._blobs.write_all(chunks, replace=self._blobs.local is not None)
+            # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can be
+            # lost without notice, so that a remote row is only ever created.
+            self._blobs.write_all(chunks, replace=self._blobs.local is not None)
         except FileExistsError as error:
             self._scanned.discard(array)
             raise Overtaken(f"{array} in {self._blobs.url} is being written by another process") from error
@@ -104,10 +99,10 @@ class LatentStore:
                 "state": "encoded",
                 "array": array,
                 "row": number,
-                **its_sums,
+                **checksum(data),
                 "inputs": sample.inputs,
             }
-            for number, (sample, its_sums) in enumerate(zip(samples, sums, strict=True), row)
+            for number, (sample, data) in enumerate(zip(samples, chunks.values(), strict=True), row)
         }
         self.index.commit(records, after)
 
@@ -219,8 +214,13 @@ class LatentStore:
         self._shapes[array] = (rows, *shape)
 
 
+def _bytes(bits: Bits) -> memoryview:
+    """The bytes of a sample as they are stored, without a copy of them."""
+    return np.ascontiguousarray(bits, dtype="<u2").reshape(-1).view(np.uint8).data
+
+
 def _encoded(record: Record | None) -> TypeGuard[Record]:
-    return record is not None and record["state"] == "encoded" and has_checksums(record)
+    return record is not None and record["state"] == "encoded" and has_checksum(record)
 
 
 def shape_of(array: str) -> tuple[int, ...]:

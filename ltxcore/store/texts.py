@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import checksums, has_checksums, unchanged
+from ltxcore.store.checksum import checksum, has_checksum, unchanged
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.index import Index, Record
 
@@ -52,7 +52,7 @@ class Embedded:
 
     @property
     def payload(self) -> bytes:
-        """All that the checksums of a row cover."""
+        """All that the checksum of a row covers."""
         audio = b"" if self.audio is None else self.audio.tobytes()
         return self.video.tobytes() + audio + self.caption.encode()
 
@@ -71,7 +71,7 @@ class TextStore:
         files = {
             key: record["file"]
             for key in wanted
-            if (record := self.index.get(key)) is not None and has_checksums(record)
+            if (record := self.index.get(key)) is not None and has_checksum(record)
         }
         present = self._blobs.existing(set(files.values()))
         return [key for key in wanted if files.get(key) not in present]
@@ -175,7 +175,7 @@ def _record(row: Embedded, name: str, number: int) -> Record:
         "file": name,
         "row": number,
         "tokens": len(row.video),
-        **checksums(row.payload),
+        **checksum(row.payload),
         "inputs": row.inputs,
     }
 

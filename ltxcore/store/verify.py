@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import has_checksums, unchanged_for_sure
+from ltxcore.store.checksum import has_checksum, unchanged
 from ltxcore.store.index import Index, Record
 from ltxcore.store.latents import LatentStore, chunk_of
 from ltxcore.store.texts import TextLost, TextStore
@@ -37,7 +37,7 @@ class Verified:
 
 
 def verify(blobs: Blobs, on_sample: Callable[[], None] = lambda: None) -> Verified:
-    """Read every committed sample and compare it with its sha256. Needs no lock."""
+    """Read every committed sample and compare it with its checksum. Needs no lock."""
     checked = 0
     broken: list[Broken] = []
     for part, key, record, file, fault in _samples(blobs):
@@ -97,13 +97,13 @@ def _records(index: Index, state: str | None, only: set[str] | None) -> list[tup
 def _fault(record: Record, data: bytes | None) -> str | None:
     if data is None:
         return GONE
-    if not has_checksums(record):
+    if not has_checksum(record):
         return OLD
-    return None if unchanged_for_sure(record, data) else CHANGED
+    return None if unchanged(record, data) else CHANGED
 
 
 def _text_fault(texts: TextStore, key: str, record: Record) -> str | None:
-    if not has_checksums(record):
+    if not has_checksum(record):
         return OLD
     try:
         return _fault(record, texts.row_of(key).payload)

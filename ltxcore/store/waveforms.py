@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import checksums, has_checksums, unchanged
+from ltxcore.store.checksum import checksum, has_checksum, unchanged
 from ltxcore.store.index import Index, Record
 
 Waveform = np.ndarray[Any, np.dtype[np.float32]]
@@ -45,10 +45,7 @@ class WaveformStore:
         }
         self._blobs.write_all({waveform_name(key): data for key, data in files.items()})
         self.index.commit(
-            {
-                key: {"state": "stored", **checksums(data), "inputs": inputs[key]}
-                for key, data in files.items()
-            }
+            {key: {"state": "stored", **checksum(data), "inputs": inputs[key]} for key, data in files.items()}
         )
 
     def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:
@@ -90,7 +87,7 @@ class WaveformStore:
 
 
 def _stored(record: Record | None) -> bool:
-    return record is not None and record["state"] == "stored" and has_checksums(record)
+    return record is not None and record["state"] == "stored" and has_checksum(record)
 
 
 def waveform_name(key: str) -> str:
