@@ -94,9 +94,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(
-    tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path
-) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Iterator[House]:
     root = tmp_path_factory.mktemp("house")
     (root / "clips").mkdir()
     for name in CLIPS:
