@@ -16,6 +16,7 @@ from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_plan import plan
+from flows.cli_push import push
 from flows.cli_report import report
 from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
@@ -147,6 +148,7 @@ app.command()(validate)
 
 
 app.command()(plan)
+app.command()(push)
 
 
 def _run_name() -> str:

@@ -24,6 +24,7 @@ from ltxcore.stages.held_out import check_held_out
 from ltxcore.stages.rendered_lora import training_directory
 from ltxcore.stages.sample_steps import reached_step, sample_steps, waiting_steps
 from ltxcore.stages.training_checks import check_training
+from tasks.hub import check_hub, push_to_hub
 from tasks.model import prepare, prepare_crepa
 from tasks.pipeline import begin_run, is_done, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
@@ -63,6 +64,8 @@ def train_ltx2(
     ctx = context(workspace, recipe, datasets=datasets)
     run = run_folder(ctx, pipeline_run)
     begin_run(ctx, run)
+    if recipe.hub.push_to_hub:
+        check_hub(ctx)
     check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
     # Before hours of encoding, and as soon as the model says how many blocks it has.
@@ -83,6 +86,8 @@ def train_ltx2(
         else:
             run_stage(STAGE_FLOWS[stage.name], {**shared, **extra}, again=memory_retry(stage, ctx))
     report_run(ctx, run)
+    if recipe.hub.push_to_hub:
+        push_to_hub(ctx, run)
 
 
 def train_with_samples(ctx: Context, parameters: dict[str, Any]) -> None:
