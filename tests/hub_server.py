@@ -31,7 +31,7 @@ class Repository:
 
     @property
     def sha(self) -> str:
-        return hashlib.sha1(str(self.commits).encode()).hexdigest()
+        return hashlib.sha1(str(self.commits).encode(), usedforsecurity=False).hexdigest()
 
 
 @dataclass
@@ -96,14 +96,18 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.stall_s:
             time.sleep(fault.stall_s)
         elif fault is not None:
-            return self.answer(fault.status, {"error": fault.message or "a fault was asked for"})
+            self.answer(fault.status, {"error": fault.message or "a fault was asked for"})
+            return
         storage = path.startswith("/storage/")
         if not storage and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
-            return self.answer(401, {"error": "Invalid credentials in Authorization header"})
+            self.answer(401, {"error": "Invalid credentials in Authorization header"})
+            return
         for pattern, answer in ROUTES.items():
             if found := re.fullmatch(pattern, request):
-                return answer(self, body, *found.groups())
-        return self.answer(404, {"error": f"the fake hub does not know {request}"})
+                answer(self, body, *found.groups())
+                return
+        self.answer(404, {"error": f"the fake hub does not know {request}"})
+        return
 
     do_GET = do_POST = do_PUT = handle_any
 
@@ -140,14 +144,16 @@ class Handler(BaseHTTPRequestHandler):
         name = f"{asked.get('organization') or self.hub.account['name']}/{asked['name']}"
         url = {"url": f"{self.hub.url}/{name}"}
         if name in self.hub.repositories:
-            return self.answer(409, {"error": "You already created this model repo", **url})
+            self.answer(409, {"error": "You already created this model repo", **url})
+            return
         self.hub.repositories[name] = Repository(private=asked.get("visibility") == "private")
         self.answer(200, url)
 
     def info(self, body: bytes, name: str) -> None:
         repo = self.hub.repositories.get(name)
         if repo is None:
-            return self.answer(404, {"error": "Repository not found"})
+            self.answer(404, {"error": "Repository not found"})
+            return
         siblings = [
             {"rfilename": path, "size": len(content), "blobId": git_hash(content), **lfs_info(path, content)}
             for path, content in repo.files.items()
@@ -158,7 +164,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def may_write(self, body: bytes, name: str) -> None:
         if name in self.hub.read_only:
-            return self.answer(403, {"error": "You have read access only"})
+            self.answer(403, {"error": "You have read access only"})
+            return
         self.answer(200, {})
 
     def validate(self, body: bytes) -> None:
@@ -190,7 +197,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def store(self, body: bytes, name: str) -> None:
         if hashlib.sha256(body).hexdigest() != name:
-            return self.answer(400, {"error": "the content is not what was announced"})
+            self.answer(400, {"error": "the content is not what was announced"})
+            return
         self.hub.objects[name] = body
         self.answer(200, {})
 
@@ -201,7 +209,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def commit(self, body: bytes, name: str) -> None:
         if name in self.hub.read_only:
-            return self.answer(403, {"error": "You have read access only"})
+            self.answer(403, {"error": "You have read access only"})
+            return
         repo, lines = self.hub.repositories[name], [json.loads(line) for line in body.splitlines()]
         for line in lines:
             value = line["value"]
@@ -218,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def git_hash(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def oid(path: str, content: bytes) -> str:

@@ -125,8 +125,8 @@ def _loading(facts: CardFacts, repo: str) -> Iterator[str]:
             f'pipe.load_lora_weights("{repo}", weight_name="{facts.diffusers_file}")\n```'
         )
     yield (
-        f"In ComfyUI: put [{facts.comfyui_file}]({quote(facts.comfyui_file)}) into `models/loras` and load it "
-        "with the node LoraLoaderModelOnly, at strength 1."
+        f"In ComfyUI: put [{facts.comfyui_file}]({quote(facts.comfyui_file)}) into `models/loras` and load "
+        "it with the node LoraLoaderModelOnly, at strength 1."
     )
     if facts.averaged_files:
         names = " and ".join(f"`{name}`" for name in facts.averaged_files)

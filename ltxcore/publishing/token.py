@@ -29,8 +29,8 @@ def require_token(token: str | None) -> str:
         )
     if not token:
         raise HubRefused(
-            "nothing can be uploaded: there is no token of the hub; set HF_TOKEN, run `hf auth login`, or make "
-            f"a Secret block named {SECRET_BLOCK} on the Prefect server, of a token that may write; or leave "
-            "push_to_hub out and run `ltx2 push` later"
+            "nothing can be uploaded: there is no token of the hub; set HF_TOKEN, run `hf auth login`, or "
+            f"make a Secret block named {SECRET_BLOCK} on the Prefect server, of a token that may write; or "
+            "leave push_to_hub out and run `ltx2 push` later"
         )
     return token
