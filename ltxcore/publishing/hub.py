@@ -152,9 +152,9 @@ class Hub:
     def _check_token(self) -> None:
         given = (self._account.get("auth") or {}).get("accessToken") or {}
         scopes = (given.get("fineGrained") or {}).get("scoped") or ()
-        rights = {right for scope in scopes for right in scope.get("permissions", ())}
-        fine = given.get("role") == "fineGrained"
-        if given.get("role") == "read" or (fine and "repo.write" not in rights):
+        rights = [right for scope in scopes for right in scope.get("permissions", ())]
+        writes = any(right.startswith("repo.") and right.endswith("write") for right in rights)
+        if given.get("role") == "read" or (given.get("role") == "fineGrained" and not writes):
             raise HubRefused(
                 f"the token {given.get('displayName', '')!r} may only read, so that {self.repo} cannot be "
                 "written; make one with the right to write in the hub's settings, under Access Tokens"

@@ -1,4 +1,4 @@
-"""`ltx2 run` with `push_to_hub`: refused before anything is spent, uploaded at the end, and only once."""
+"""`ltx2 run` with `push_to_hub`: refused before anything is spent; what was not uploaded, a rerun uploads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ltx2(root: Path, hub: FakeHub, *command: str, **more: str) -> subprocess.Com
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_run_is_uploaded_once_and_a_bad_id_costs_nothing(
+def test_a_bad_id_costs_nothing_and_a_rerun_does_nothing_but_upload(
     tmp_path: Path, sample_clips: Path, tiny_models: Path, hub: FakeHub
 ) -> None:
     bench = make_bench(tmp_path, sample_clips, tiny_models)
@@ -58,27 +58,24 @@ def test_a_run_is_uploaded_once_and_a_bad_id_costs_nothing(
     assert "who is no member of stranger; write me/…" in refused.stdout
     assert not Workspace(tmp_path / "workspace").stages.exists(), "no stage has begun"
 
-    first = run("my-lora")
-    assert first.returncode == 0, first.stdout + first.stderr
-    repo = hub.repositories["me/my-lora"]
-    assert f"Hub      {hub.url}/me/my-lora/commit/{repo.sha}" in first.stdout
-    assert {"samples/blue-box-lora.mp4", "samples/contact-sheet.png"} <= repo.files.keys()
-    assert ModelCard(repo.files["README.md"].decode()).data.library_name == "diffusers"
+    hub.fail("POST .*/commit/", 403)
+    failed = run("my-lora")
+    assert failed.returncode == 1
+    assert "The LoRA is trained but not on the hub: the hub at" in failed.stdout
+    assert "Running again does nothing but the upload" in failed.stdout
 
     again = run("my-lora")
     assert again.returncode == 0, again.stdout + again.stderr
     assert again.stdout.count("up to date") >= 6
-    assert f"Hub      {hub.url}/me/my-lora/commit/{repo.sha}" in again.stdout
+    repo = hub.repositories["me/my-lora"]
     assert len(repo.commits) == 2
+    assert f"Hub      {hub.url}/me/my-lora/commit/{repo.sha}" in again.stdout
+    assert {"samples/blue-box-lora.mp4", "samples/contact-sheet.png"} <= repo.files.keys()
+    assert ModelCard(repo.files["README.md"].decode()).data.library_name == "diffusers"
 
-    # What is up to date here may still lack there.
-    hub.repositories.clear()
-    hub.fail("POST .*/commit/", 403)
-    failed = run("my-lora")
-    assert failed.returncode == 1
-    assert "The LoRA is trained but not on the hub" in failed.stdout
     pushed = ltx2(tmp_path, hub, "push")
-    assert "me/my-lora: 8 files sent" in pushed.stdout, pushed.stdout + pushed.stderr
+    assert "me/my-lora: the hub has all of it already" in pushed.stdout, pushed.stdout + pushed.stderr
+    assert len(repo.commits) == 2
     _check_no_token(tmp_path / "workspace", hub)
 
 
