@@ -14,6 +14,7 @@ from rich.console import Console
 from flows import cli_store
 from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
+from flows.cli_keys import keys
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_plan import plan
 from flows.cli_report import report
@@ -144,6 +145,7 @@ app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
 app.command()(report)
 app.command()(validate)
+app.command()(keys)
 
 
 app.command()(plan)
