@@ -21,6 +21,7 @@ from ltxcore.store.index import Index
 from ltxcore.store.latents import BF16_NAN, Encoded, LatentsLost, LatentStore
 from ltxcore.store.locks import StoreBusy, exclusive
 from ltxcore.store.texts import Embedded, TextLost, TextStore
+from ltxcore.store.verify import verify
 from ltxcore.store.waveforms import WaveformLost, WaveformStore
 
 SHAPE = (4, 2, 3)
@@ -175,6 +176,28 @@ def test_a_lost_or_broken_text_file_is_noticed(tmp_path: Path) -> None:
         TextStore(Blobs(tmp_path)).read("key-one")
     file.unlink()
     assert TextStore(Blobs(tmp_path)).missing(["key-one"]) == ["key-one"]
+
+
+def test_a_text_file_that_is_changed_anywhere_is_lost_and_never_wrong(tmp_path: Path) -> None:
+    store = TextStore(Blobs(tmp_path))
+    rows = {row.key: row for row in (embedded(f"caption {n}", 3 + n, audio=True) for n in range(3))}
+    store.put(list(rows.values()))
+    file = next(tmp_path.rglob("*.arrow"))
+    whole = file.read_bytes()
+    lost = 0
+    for at in range(0, len(whole), 5):
+        file.unlink()  # What is mapped must not change under its reader.
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        again = TextStore(Blobs(tmp_path))
+        for key, row in rows.items():
+            try:
+                found = again.read(key)
+            except TextLost:
+                lost += 1
+            else:
+                assert (found.payload, found.video.shape) == (row.payload, row.video.shape), at
+    assert lost > 100
+    assert {broken.part for broken in verify(Blobs(tmp_path)).broken} <= {"text"}
 
 
 def test_waveforms_come_back_and_lost_ones_are_missing(tmp_path: Path) -> None:
