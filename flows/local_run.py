@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows.display import StageBars, print_summary
 from flows.leash import describe_exit, python_path, start_leashed
@@ -38,7 +39,8 @@ class LocalRun:
             request, {**parameters, "workspace": str(self._workspace.root), "pipeline_run": self._name}
         )
         self._console.print(
-            f"[bold]{flow}[/], run {self._name}, workspace {self._workspace.root}", soft_wrap=True
+            f"[bold]{flow}[/], run {self._name}, workspace {escape(str(self._workspace.root))}",
+            soft_wrap=True,
         )
         try:
             with self._console.status("starting the Prefect API of the workspace"):
@@ -85,6 +87,8 @@ class LocalRun:
             return 0
         error = self._folder / "error.txt"
         told = error.read_text().strip() if error.exists() else f"its process {describe_exit(code)}"
-        self._console.print(f"[red]The run did not complete.[/] Its log: {self._log}", soft_wrap=True)
+        self._console.print(
+            f"[red]The run did not complete.[/] Its log: {escape(str(self._log))}", soft_wrap=True
+        )
         self._console.print(told, markup=False, highlight=False, soft_wrap=True)
         return code if code > 0 else 1

@@ -7,7 +7,7 @@ from statistics import median
 
 from ltxcore.stages.contract import TRAIN, Stage
 from ltxcore.stages.stamp import Stamp
-from ltxcore.store.blobs import read_json
+from ltxcore.store.blobs import read_model
 from ltxcore.store.workspace import Workspace
 
 NEWEST = 5
@@ -29,7 +29,7 @@ class Rates:
         if units == 0:
             return 0.0
         folder = self._workspace.stages / stage.name
-        stamps = [Stamp.model_validate(read_json(path)) for path in folder.glob("*/stage.json")]
+        stamps = [read_model(path, Stamp) for path in folder.glob("*/stage.json")]
         fitting = [
             stamp
             for stamp in sorted(stamps, key=lambda s: s.started, reverse=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ltxcore.stages.contract import STAGES
 from ltxcore.stages.stamp import Stamp, read_manifest
-from ltxcore.store.blobs import TEMPORARY, read_json, walk_files, write_json
+from ltxcore.store.blobs import TEMPORARY, read_json, read_model, walk_files, write_json
 from ltxcore.store.lease import writing
 from ltxcore.store.locks import is_held
 from ltxcore.store.refs import Ref, Refs, needed, workspace_of
@@ -178,14 +178,14 @@ def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], older_than_
     data: set[str] = set()
     for directory in stages:
         if (directory / "stage.json").exists():
-            stamp = Stamp.model_validate(read_json(directory / "stage.json"))
+            stamp = read_model(directory / "stage.json", Stamp)
             named.add(stamp.outcome.facts.get("snapshot"))
             data.add(stamp.request.get("data", ""))
     going = []
     for file in sorted(workspace.snapshots.glob("*.json")) if workspace.snapshots.is_dir() else []:
         if file == pointer or file.stem in named or time.time() - file.stat().st_mtime < older_than_s:
             continue
-        if Snapshot.model_validate(read_json(file)).data_id not in data:
+        if read_model(file, Snapshot).data_id not in data:
             going.append(file)
     return going
 

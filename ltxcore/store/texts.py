@@ -13,7 +13,8 @@ import pyarrow as pa
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksum, has_checksum, unchanged
 from ltxcore.store.fingerprint import fingerprint
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 SCHEMA = pa.schema(

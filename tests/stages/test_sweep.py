@@ -15,7 +15,7 @@ from flows.cli import app
 from ltxcore.stages import encode_latents, probe_media, sweep
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
-from ltxcore.stages.stamp import Outcome
+from ltxcore.stages.stamp import Outcome, stage_directory, why_stale
 from ltxcore.store.blobs import write_json
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.verify import verify
@@ -196,6 +196,46 @@ def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Ben
     assert "latents: 1 marked as missing" in repaired.output
     assert swept.encode() == {"video": 1, "audio": 0}
     assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
+
+
+def test_a_damaged_index_is_told_and_mended_by_verify(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace")]
+    segment = max((swept.root / "workspace/store/latents/index").iterdir())
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[: len(whole) - 200])
+    with_datasets = [*place, "--datasets", str(swept.root / "datasets.yaml")]
+    for command in (["explain", *with_datasets], ["validate", *with_datasets], ["gc", *place]):
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code == 2, told.output
+        assert f"latents/index/{segment.name}" in told.output
+        assert "ltx2 verify --repair" in told.output
+    told = CliRunner().invoke(app, ["verify", *place])
+    assert told.exit_code == 1
+    assert f"latents/index/{segment.name} is not what was written" in told.output
+    assert CliRunner().invoke(app, ["verify", *place, "--repair"]).exit_code == 0
+    assert 0 < sum(swept.encode().values()) < 9, "what could be read is not encoded again"
+    assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
+
+
+def test_a_damaged_stamp_is_none_and_another_file_says_what_to_do(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace"), "--datasets", str(swept.root / "datasets.yaml")]
+    request, stamp = find_result(LATENTS, swept.ctx)
+    assert stamp is not None
+    file = stage_directory(swept.ctx.workspace, LATENTS, request) / "stage.json"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    assert find_result(LATENTS, swept.ctx)[1] is None
+    assert why_stale(swept.ctx.workspace, LATENTS, request) == "its last result is gone or damaged"
+    snapshot = swept.ctx.workspace.snapshots / f"{swept.ctx.snapshot.id}.json"
+    snapshot.write_text("{}")
+    told = CliRunner().invoke(app, ["explain", *place])
+    assert told.exit_code == 2, told.output
+    assert f"{snapshot} is damaged" in told.output
+    assert "delete it" in told.output
+    file.write_text(whole)
+    swept.ctx.workspace.store_file.write_text("")
+    told = CliRunner().invoke(app, ["gc", *place[:2]])
+    assert "`ltx2 use-store URL` writes it again" in told.output
 
 
 def test_explain_on_the_command_line(swept: Bench) -> None:
