@@ -17,6 +17,7 @@ from flows.display import StageBars, print_summary
 from flows.leash import describe_exit, python_path, start_leashed
 from flows.server import LocalServer, ServerError
 from ltxcore.store.blobs import write_json
+from ltxcore.store.locks import in_use
 from ltxcore.store.workspace import Workspace
 
 # What a stage gets for its checkpoint, and a little for Prefect to write it down.
@@ -34,6 +35,10 @@ class LocalRun:
 
     def execute(self, flow: str, parameters: dict[str, Any], stages: list[str]) -> int:
         """Run a flow to its end and tell how it went. Returns the exit status."""
+        with in_use(self._workspace.run_lock(self._folder)):
+            return self._execute(flow, parameters, stages)
+
+    def _execute(self, flow: str, parameters: dict[str, Any], stages: list[str]) -> int:
         request = self._folder / "parameters.json"
         write_json(
             request, {**parameters, "workspace": str(self._workspace.root), "pipeline_run": self._name}

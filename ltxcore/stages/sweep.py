@@ -1,8 +1,8 @@
 """Sweeping a workspace: runs, stage directories, snapshots and references that nobody needs, then the store.
 
-Kept are: runs that are pinned, young, or the newest; the stages' directories that kept runs name, that are
-young, or the newest of their stage; the snapshots that belong to them; and of the store what they and all
-other workspaces that share it stand on.
+Kept are: runs that are pinned, young, going on, or the newest; the stages' directories that kept runs name,
+that are young, or the newest of their stage; the snapshots that belong to them; and of the store what they
+and all other workspaces that share it stand on.
 """
 
 from __future__ import annotations
@@ -130,11 +130,14 @@ def _plan_workspace(
     kept_refs: list[Ref] = []
     for name, ref in Refs(workspace.store).load().items():
         owner = workspace_of(name)
+        kept = workspace.root / ref.directory in kept_stages
         if owner == workspace.id:
-            gone = workspace.root / ref.directory not in kept_stages
+            # A stage tells its needs before it has a directory.
+            gone = not kept and not _going_on(workspace)
         else:
-            gone = owner in forget
-            if not gone:
+            # A workspace that was moved is another one, and stands on what it told before.
+            gone = owner in forget and not kept
+            if owner not in forget:
                 sweep.others[owner] = ref.workspace
         if gone:
             sweep.refs.append(name)
@@ -143,10 +146,15 @@ def _plan_workspace(
     return sweep, needed(kept_refs)
 
 
+def _going_on(workspace: Workspace) -> set[Path]:
+    """The runs that some process works on."""
+    return {run for run in _folders(workspace.runs) if is_held(workspace.run_lock(run))}
+
+
 def _kept_runs(workspace: Workspace, older_than_s: float) -> set[Path]:
     pointer = workspace.runs / "newest.json"
     newest = read_json(pointer)["run"] if pointer.exists() else None
-    return {
+    return _going_on(workspace) | {
         run
         for run in _folders(workspace.runs)
         if run.name == newest or (run / PIN).exists() or _age_s(run) < older_than_s

@@ -76,6 +76,10 @@ class Workspace:
             raise ValueError(f"pipeline_run {pipeline_run!r} may hold letters, digits, `.`, `_` and `-` only")
         return self.runs / pipeline_run
 
+    def run_lock(self, run: Path) -> Path:
+        """The lock file that says that a run is going on."""
+        return run / "lock"
+
     def relative(self, path: Path) -> str:
         """A path as it stands in stamps and manifests, so that a workspace can be moved."""
         return path.resolve().relative_to(self.root).as_posix()

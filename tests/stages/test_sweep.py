@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 from flows.cli import app
 from ltxcore.stages import encode_latents, probe_media, sweep
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
+from ltxcore.stages.needs import publish_needs
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
-from ltxcore.stages.stamp import Outcome, stage_directory, why_stale
+from ltxcore.stages.stamp import Outcome, request_fingerprint, stage_directory, why_stale
 from ltxcore.store.blobs import write_json
 from ltxcore.store.latents import LatentStore
+from ltxcore.store.locks import in_use
+from ltxcore.store.refs import Refs, workspace_of
 from ltxcore.store.verify import verify
 from tests.stages.conftest import Bench
 
@@ -159,6 +162,51 @@ def test_what_another_workspace_needs_is_kept_until_it_is_forgotten(swept: Bench
     assert verify(other.ctx.store).broken == ()
     sweep.apply(swept.ctx.workspace, 0, forget=[other.ctx.workspace.id])
     assert latents(swept) == 5
+
+
+def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_told(swept: Bench) -> None:
+    ctx = swept.ctx
+    run = ctx.workspace.run("slow-and-old")
+    # Its last stage has told what it needs, and has written no stamp yet.
+    request = {"of": "a stage that is at work"}
+    publish_needs(ctx, LATENTS, request, {"latents": ["some-key"]})
+    told = f"refs/{ctx.workspace.id}/stages.encode-latents.{request_fingerprint(LATENTS, request)[:16]}.json"
+    with in_use(ctx.workspace.run_lock(run)):
+        found = sweep.apply(ctx.workspace, 0)
+        assert run not in found.runs
+        assert told in Refs(ctx.store).load()
+    assert run in sweep.apply(ctx.workspace, 0).runs
+    assert told not in Refs(ctx.store).load()
+
+
+def test_a_workspace_that_was_moved_keeps_what_it_stands_on(swept: Bench) -> None:
+    swept.ctx.workspace.use_store(str(swept.root / "workspace/store"))
+    before, latest = swept.ctx.workspace.id, latents(swept)
+    store = swept.root / "workspace/store"
+    moved = Bench(swept.root.with_name("moved"), swept.recipe)
+    shutil.rmtree(moved.root, ignore_errors=True)
+    shutil.copytree(swept.root, moved.root)
+    moved.ctx.workspace.use_store(str(store))
+    sweep.apply(moved.ctx.workspace, 0, forget=[before])
+    assert 0 < latents(moved) < latest, "what the old run alone needed is gone"
+    assert moved.encode() == {"video": 0, "audio": 0}
+    # What is found up to date is told as this workspace's own need.
+    run_pipeline(moved, "after-the-move")
+    refs = Refs(moved.ctx.store)
+    own = [name for name in refs.load() if workspace_of(name) == moved.ctx.workspace.id]
+    assert len(own) == 3
+    refs.drop([name for name in refs.load() if name not in own])
+    sweep.apply(moved.ctx.workspace, 0)
+    assert moved.encode() == {"video": 0, "audio": 0}
+
+
+def test_a_damaged_reference_stops_the_sweep(swept: Bench) -> None:
+    name = next(iter(Refs(swept.ctx.store).load()))
+    (swept.root / "workspace/store" / name).write_text("{")
+    told = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace")])
+    assert told.exit_code == 2
+    assert f"{name} in " in told.output
+    assert "delete it and run the pipeline" in told.output
 
 
 def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
