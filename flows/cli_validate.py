@@ -88,7 +88,9 @@ def _print(figures: Estimate) -> None:
         "all", "", "", size(figures.disk_bytes), "?" if total is None else duration(total), style="bold"
     )
     console.print(table)
-    console.print(f"{size(figures.free_bytes)} are free", highlight=False)
+    for disk in figures.disks:
+        free = f"{size(disk.free_bytes)} are free for {disk.place}"
+        console.print(free, markup=False, highlight=False, soft_wrap=True)
     told: dict[str, list[str]] = {}
     for stage in figures.stages:
         for note in stage.notes:

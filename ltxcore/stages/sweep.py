@@ -72,7 +72,7 @@ def pin(workspace: Workspace, run: str, keep: bool = True) -> None:
 
 def plan(workspace: Workspace, older_than_days: float, forget: Collection[str] = ()) -> Sweep:
     """What a sweep would take. Changes nothing and needs no lock."""
-    older_than_s = older_than_days * DAY_S
+    older_than_s = _age_limit_s(workspace, older_than_days)
     sweep, keys = _plan_workspace(workspace, older_than_s, forget)
     blobs = workspace.store
     sweep.parts = [plan_part(blobs, part, keys, older_than_s) for part in PARTS]
@@ -87,12 +87,12 @@ def apply(
     on_wait: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Take away what `plan` names, while no other process writes the store."""
-    older_than_s = older_than_days * DAY_S
     blobs = workspace.store
     with ExitStack() as held:
         # `refs` last: a stage that starts asks for it first, and must not wait for an encode to end.
         for part in (*PARTS, "refs"):
             held.enter_context(writing(blobs, part, f"gc of {workspace.root}", on_wait=on_wait))
+        older_than_s = _age_limit_s(workspace, older_than_days)
         sweep, keys = _plan_workspace(workspace, older_than_s, forget)
         for folder in (*sweep.stages, *sweep.runs):
             shutil.rmtree(folder)
@@ -144,6 +144,12 @@ def _plan_workspace(
         else:
             kept_refs.append(ref)
     return sweep, needed(kept_refs)
+
+
+def _age_limit_s(workspace: Workspace, older_than_days: float) -> float:
+    """How old something must be to go: older than every run that goes on, which may be making it."""
+    started = [workspace.run_lock(run).stat().st_mtime for run in _going_on(workspace)]
+    return max([older_than_days * DAY_S, *(time.time() - start_s for start_s in started)])
 
 
 def _going_on(workspace: Workspace) -> set[Path]:

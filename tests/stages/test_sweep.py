@@ -172,8 +172,12 @@ def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_told(swept
     publish_needs(ctx, LATENTS, request, {"latents": ["some-key"]})
     told = f"refs/{ctx.workspace.id}/stages.encode-latents.{request_fingerprint(LATENTS, request)[:16]}.json"
     with in_use(ctx.workspace.run_lock(run)):
+        # A probe-media at work leaves its pages before its stamp.
+        at_work = ctx.workspace.stages / "probe-media/0123456789abcdef/dataset-report.csv"
+        write_json(at_work, {})
         found = sweep.apply(ctx.workspace, 0)
         assert run not in found.runs
+        assert at_work.exists()
         assert told in Refs(ctx.store).load()
     assert run in sweep.apply(ctx.workspace, 0).runs
     assert told not in Refs(ctx.store).load()
