@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from math import log
 from statistics import median
 
 from ltxcore.stages.contract import TRAIN, Stage
@@ -11,6 +13,8 @@ from ltxcore.store.blobs import read_model
 from ltxcore.store.workspace import Workspace
 
 NEWEST = 5
+LIKE = 2.0
+"""Times as much work still is of like size."""
 
 
 class Rates:
@@ -39,7 +43,14 @@ class Rates:
         ]
         if not fitting:
             return None
-        return units * median(_seconds_a_unit(stage, stamp) for stamp in fitting[:NEWEST])
+        alike = _of_like_size(fitting, units)[:NEWEST]
+        return units * median(_seconds_a_unit(stage, stamp) for stamp in alike)
+
+
+def _of_like_size(stamps: Sequence[Stamp], units: int) -> list[Stamp]:
+    """The runs that come nearest to so much work: of a small one most is the load of a model."""
+    apart = [abs(log(stamp.outcome.counts["done"] / units)) for stamp in stamps]
+    return [stamp for stamp, far in zip(stamps, apart, strict=True) if far <= min(apart) + log(LIKE)]
 
 
 def _seconds_a_unit(stage: Stage, stamp: Stamp) -> float:

@@ -68,9 +68,9 @@ class Index:
             segment = decode(data)
             if not segment.whole:
                 raise IndexDamaged(
-                    f"{name} in {self._blobs.url} is not what was written, or is an earlier "
-                    "version of the store; `ltx2 verify --repair` keeps what is whole of it, and the next run "
-                    "makes the rest again"
+                    f"{name} in {self._blobs.url} is not what was written, or was written by an earlier "
+                    "version of the store; `ltx2 verify --repair` keeps what is whole of it, and the next "
+                    "run makes the rest again"
                 )
             self._take_in(name, segment)
 

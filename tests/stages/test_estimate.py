@@ -95,6 +95,10 @@ def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
     foreign = {**request, "vae": "another"}
     write_stamp(ctx.workspace, LATENTS, foreign, Outcome(counts={"done": 10}), time.time() - 5000, 0)
     assert of(estimate(ctx), "encode-latents").seconds == found.seconds
+    for number in range(6):
+        one = {**request, "data": f"one clip {number}"}
+        write_stamp(ctx.workspace, LATENTS, one, Outcome(counts={"done": 1}), time.time() - 30, 0)
+    assert of(estimate(ctx), "encode-latents").seconds == found.seconds, "a load is not paid for each clip"
 
 
 def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
