@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from flows import cli_store
 from flows.cli_buckets import buckets
@@ -97,7 +98,9 @@ def doctor(workspace: WorkspaceOption = Path("workspace")) -> None:
     findings = examine(workspace)
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]"
-        console.print(f"{mark}  {finding.subject}: {finding.detail}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{mark}  {escape(f'{finding.subject}: {finding.detail}')}", highlight=False, soft_wrap=True
+        )
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 
 
