@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.cli_options import WorkspaceOption, refuse
+from flows.cli_options import STORE_FAULTS, WorkspaceOption, refuse
 from flows.hub_token import token_here
 from ltxcore.config.base import parse
 from ltxcore.config.errors import ConfigError
@@ -19,7 +19,8 @@ from ltxcore.publishing.token import require_token
 from ltxcore.stages.finished_run import NEWEST, open_run
 from ltxcore.stages.publication import publish
 from ltxcore.stages.sweep import UnknownRun
-from ltxcore.store.workspace import UnknownSnapshot, Workspace
+from ltxcore.store.locks import in_use
+from ltxcore.store.workspace import Workspace
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_UPLOADED = 1
@@ -47,11 +48,13 @@ def push(
             HubSettings, {**ctx.recipe.hub.model_dump(), **changes}, f"run {folder.name}"
         )
         token = require_token(token_here(workspace))
-    except (ConfigError, HubError, UnknownRun, UnknownSnapshot, ValueError) as error:
+    except (ConfigError, HubError, UnknownRun, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     try:
-        pushed = publish(ctx, folder, settings, token)
-    except (HubError, ModelError) as error:
+        # No sweep takes it away meanwhile.
+        with in_use(ctx.workspace.run_lock(folder)):
+            pushed = publish(ctx, folder, settings, token)
+    except (HubError, ModelError, *STORE_FAULTS) as error:
         raise refuse(error, status=NOT_UPLOADED) from None
     told = f"{pushed.files} files sent" if pushed.files else "the hub has all of it already"
     console.print(f"{pushed.repo}: {told}\n{pushed.url}", markup=False)

@@ -34,7 +34,8 @@ from ltxcore.stages.learnable import NothingLearnt, learnable
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
