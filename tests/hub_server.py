@@ -42,6 +42,8 @@ class Fault:
     status: int
     times: int
     message: str = ""
+    page: str = ""
+    """Answer with this text, which is no JSON."""
     stall_s: float = 0.0
     """Answer only after this long, with what the hub says otherwise."""
 
@@ -96,7 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.stall_s:
             time.sleep(fault.stall_s)
         elif fault is not None:
-            self.answer(fault.status, {"error": fault.message or "a fault was asked for"})
+            told = {"error": fault.message or "a fault was asked for"}
+            self.answer(fault.status, told, fault.page)
             return
         storage = path.startswith("/storage/")
         if not storage and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
@@ -119,8 +122,8 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def answer(self, status: int, data: Any) -> None:
-        text = json.dumps(data).encode()
+    def answer(self, status: int, data: Any, page: str = "") -> None:
+        text = (page or json.dumps(data)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))

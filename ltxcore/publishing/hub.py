@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -202,11 +203,17 @@ class Hub:
             if status >= 500 or status in MAY_PASS:
                 raise HubUnreachable(f"{told}; try again later") from None
             raise HubRefused(f"{told}; {_remedy(status)}") from None
-        except httpx2.TransportError as error:
+        except (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError) as error:
+            # The storage's client, hf_xet, raises Python's own; a proxy answers with a page for people.
             raise HubUnreachable(
                 f"the hub at {self._api.endpoint} could not be reached to {purpose} "
                 f"({self._without_token(str(error)) or type(error).__name__}); check the network and "
                 "HF_ENDPOINT"
+            ) from None
+        except ValueError as error:
+            said = self._without_token(str(error))
+            raise HubRefused(
+                f"the hub at {self._api.endpoint} refused to {purpose} ({said}); mend what it says"
             ) from None
 
     def _without_token(self, text: str) -> str:

@@ -17,7 +17,7 @@ from tests.e2e.readme import ROOT
 from tests.hub_server import FakeHub, fake_hub
 from tests.stages.conftest import make_bench
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def hub() -> Iterator[FakeHub]:
         yield running
 
 
-def ltx2(root: Path, hub: FakeHub, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
+def ltx2(root: Path, hub: FakeHub, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,
         "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
         "HF_TOKEN": hub.token,
-        **more,
     }
     words = [sys.executable, "-m", "flows.cli", *command, "--workspace", str(root / "workspace")]
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -42,10 +42,14 @@ def test_a_bad_id_costs_nothing_and_a_rerun_does_nothing_but_upload(
     tmp_path: Path, sample_clips: Path, tiny_models: Path, hub: FakeHub
 ) -> None:
     bench = make_bench(tmp_path, sample_clips, tiny_models)
+    for clip in bench.clips.glob("*"):
+        if not clip.name.startswith("blue-box-up"):
+            clip.unlink()
     recipe = bench.recipe.model_dump(mode="json")
     recipe["training"]["max_train_steps"] = 2
     recipe["training"]["lr_warmup_steps"] = 0
     recipe["validation"] |= {"validation_num_inference_steps": 2, "validation_step_interval": 0}
+    recipe["validation"] |= {"validation_prompts": {"box": "A blue box."}, "validation_resolution": "64x64"}
 
     def run(repository: str) -> subprocess.CompletedProcess[str]:
         recipe["hub"] = {"push_to_hub": True, "hub_model_id": repository}
@@ -70,8 +74,12 @@ def test_a_bad_id_costs_nothing_and_a_rerun_does_nothing_but_upload(
     repo = hub.repositories["me/my-lora"]
     assert len(repo.commits) == 2
     assert f"Hub      {hub.url}/me/my-lora/commit/{repo.sha}" in again.stdout
-    assert {"samples/blue-box-lora.mp4", "samples/contact-sheet.png"} <= repo.files.keys()
+    assert {"samples/box-lora.mp4", "samples/contact-sheet.png"} <= repo.files.keys()
     assert ModelCard(repo.files["README.md"].decode()).data.library_name == "diffusers"
+
+    state = next((tmp_path / "workspace/stages/train-lora").glob("*/mlflow.json"))
+    tags = json.loads(state.read_text())["delivered"]["tags"]
+    assert (tags["hub.repo"], tags["hub.commit"]) == ("me/my-lora", repo.sha)
 
     pushed = ltx2(tmp_path, hub, "push")
     assert "me/my-lora: the hub has all of it already" in pushed.stdout, pushed.stdout + pushed.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,32 +13,11 @@ from typer.testing import CliRunner, Result
 from flows.cli import app
 from ltxcore.stages.finished_run import open_run
 from ltxcore.stages.publication import publication, publish, read_published
-from ltxcore.tracking.mlflow_run import MlflowRun
-from tests.hub_server import FakeHub, fake_hub
+from tests.hub_server import FakeHub
 from tests.published_run import CAPTION, CLIP, RUN, FinishedRun
 from tests.stages.conftest import Bench
 
 COMMIT = "POST /api/models/.*/commit/"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """The hub of this process, and its token in the environment."""
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-login"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with fake_hub() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setenv("HF_TOKEN", running.token)
-        yield running
-
-
-@pytest.fixture
-def tags(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """What MLflow is told, without a tracking server."""
-    told: dict[str, str] = {}
-    monkeypatch.setattr(MlflowRun, "set_tags", lambda self, tags: told.update(tags))
-    return told
 
 
 def upload(made: FinishedRun, hub: FakeHub) -> None:

@@ -15,9 +15,8 @@ from ltxcore.stages.finished_run import open_run
 from tasks import hub as tasks
 from tests.hub_server import FakeHub
 from tests.published_run import FinishedRun
-from tests.stages.test_publishing import COMMIT, hub, tags
 
-__all__ = ["hub", "tags"]
+COMMIT = "POST /api/models/.*/commit/"
 pytestmark = pytest.mark.e2e
 
 

@@ -27,6 +27,7 @@ COMMIT = "POST /api/models/.*/commit/"
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with fake_hub() as running:
         yield running
@@ -182,6 +183,24 @@ def test_no_connection_may_pass() -> None:
         opened(gone).check()
 
 
+def test_a_fault_of_the_storages_own_client_may_pass(
+    hub: FakeHub, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    hub.fail("xet-write-token", 403)
+    with pytest.raises(HubUnreachable, match=r"could not be reached to upload to me/lora .*403"):
+        push(hub, files)
+
+
+def test_a_proxys_page_may_pass_and_a_refused_card_may_not(hub: FakeHub, files: dict[str, Path]) -> None:
+    hub.fail("validate-yaml", 502, page="<html>bad gateway</html>")
+    with pytest.raises(HubUnreachable, match="could not be reached to upload"):
+        push(hub, files)
+    hub.fail("validate-yaml", 400, message="no such tag")
+    with pytest.raises(HubRefused, match=r"refused to upload to me/lora \(Invalid metadata in README.md"):
+        push(hub, files)
+
+
 def test_killed_in_the_middle_leaves_no_half_commit(hub: FakeHub, files: dict[str, Path]) -> None:
     hub.fail("PUT /storage/", stall_s=30)
     code = (
@@ -192,7 +211,7 @@ def test_killed_in_the_middle_leaves_no_half_commit(hub: FakeHub, files: dict[st
         f"files = {{name: Path(file) for name, file in { {n: str(f) for n, f in files.items()}!r}.items()}}\n"
         "hub.push(files, '# card', 'killed', lambda name: False)\n"
     )
-    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 30
     while not hub.count("PUT /storage/"):
