@@ -29,10 +29,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(p.render(source) for p in self.problems))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelt word, or the list of what is known when nothing is near."""
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A suggestion for a misspelt word, or what is known (of that, `listed`) when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
-    return "known here: " + ", ".join(names)
+    return "known here: " + ", ".join(names if listed is None else sorted(listed))
