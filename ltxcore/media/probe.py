@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.base import Strict
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, Undecided
+from ltxcore.media.likeness import look_of
 from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
 from ltxcore.media.sound_and_look import measure
+from ltxcore.media.speakers import stereo_weights
 from ltxcore.media.streams import (
     AudioStream,
     Fields,
@@ -94,6 +96,8 @@ class MediaProbe(Strict):
     """Integrated loudness (EBU R128); None when silent or without sound."""
     silence_share: float | None = None
     """The part of the sound's time that is silent, 0 to 1; None without sound."""
+    sound_fault: str | None = None
+    """Why its sound cannot be used, where it has any: the pictures may be wanted without it."""
     look: str | None = None
     """Near duplicates have nearly equal ones (`likeness.look_of`)."""
     notes: tuple[str, ...]
@@ -113,8 +117,17 @@ def probe(path: Path) -> MediaProbe:
         MediaError: it cannot be used as a clip; the reason says what it is instead or what is missing.
     """
     found = read_streams(path)
-    look, loudness = measure(path, found.video.index, found.video.duration_s, found.audio)
-    seen: dict[str, Any] = {"look": look}
+    seen: dict[str, Any] = {}
+    try:
+        if found.audio is not None:
+            stereo_weights(found.audio.layout, found.audio.channels)
+        look, loudness = measure(path, found.video.index, found.video.duration_s, found.audio)
+    except Undecided:
+        raise
+    except MediaError as fault:
+        look, loudness = look_of(path, found.video.index, found.video.duration_s), None
+        seen["sound_fault"] = str(fault)
+    seen["look"] = look
     if loudness is not None:
         seen["loudness_lufs"], seen["silence_share"] = loudness.lufs, loudness.silence_share
         seen["notes"] = (*found.notes, *_sound_notes(found, loudness.silence_share))
@@ -146,7 +159,7 @@ def read_streams(path: Path) -> MediaProbe:
         video=stream,
         audio=first_sound(report),
         loudness_lufs=None,
-        notes=tuple(_notes(video, stream, frames)),
+        notes=(*_notes(video, stream, frames), *_track_notes(report.streams)),
     )
 
 
@@ -213,6 +226,13 @@ def _notes(stream: Fields, video: VideoStream, frames: FrameTimes) -> Iterator[s
         yield f"its pixels are not square ({video.sample_aspect_ratio}): shown {video.width}x{video.height}"
     if stream.get("field_order") in ("tt", "bb", "tb", "bt"):
         yield "is interlaced: its fields are kept as they are stored"
+
+
+def _track_notes(streams: list[Fields]) -> Iterator[str]:
+    tracks = {"video": sum(map(_is_picture, streams)), "sound": sum(map(is_sound, streams))}
+    for kind, count in tracks.items():
+        if count > 1:
+            yield f"has {count} {kind} tracks: the first is used"
 
 
 def _sound_notes(found: MediaProbe, silence_share: float) -> Iterator[str]:

@@ -157,6 +157,8 @@ def test_mono_is_the_same_in_both_channels(sample_clips: Path) -> None:
             8,
             [[1, 0, 0.7071, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071, 0, 0.7071]],
         ),
+        ("hexagonal", 6, [[1, 0, 0.7071, 0.7071, 0, 0.5], [0, 1, 0.7071, 0, 0.7071, 0.5]]),
+        ("6 channels", 6, [[1, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071]]),
     ],
 )
 def test_weights_of_the_down_mix(layout: str, channels: int, expected: Any) -> None:
