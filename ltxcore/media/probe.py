@@ -31,6 +31,7 @@ from ltxcore.media.streams import (
 
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+SEEN_THROUGH = re.compile(r"yuva|gbrap|ya\d|rgba|argb|bgra|abgr")
 NOTED_OFFSET_S = 0.04
 NOTED_SILENCE = 0.9
 
@@ -224,6 +225,8 @@ def _notes(stream: Fields, video: VideoStream, frames: FrameTimes) -> Iterator[s
         yield f"has {video.bit_depth} bits a colour: it is read with 8"
     if video.sample_aspect_ratio != "1:1":
         yield f"its pixels are not square ({video.sample_aspect_ratio}): shown {video.width}x{video.height}"
+    if SEEN_THROUGH.match(video.pixel_format):
+        yield "has transparent parts, perhaps: its colours are read as if nothing of it were"
     if stream.get("field_order") in ("tt", "bb", "tb", "bt"):
         yield "is interlaced: its fields are kept as they are stored"
 

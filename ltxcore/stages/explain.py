@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, TEXT, MissingInput, asked_stages
 from ltxcore.stages.held_out import WHY, held_out_ids
 from ltxcore.stages.plan_samples import plan_files
-from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
+from ltxcore.stages.reasons import (
+    COMPANIONS,
+    MISSING,
+    QUARANTINED,
+    History,
+    Track,
+    all_tracks,
+    count_reasons,
+)
 from ltxcore.stages.run import find_result
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
 from ltxcore.store.blobs import read_json
@@ -27,6 +35,7 @@ MAKERS = {
     "audio latents": LATENTS.name,
     "text features": TEXT.name,
     "teacher features": FRAMES.name,
+    **dict.fromkeys(COMPANIONS.values(), LATENTS.name),
 }
 
 
@@ -34,15 +43,15 @@ class UnknownClip(LookupError):
     """Neither the snapshot nor the datasets have such a clip."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ClipReport:
     """Everything that is known of a clip."""
 
     clip: str
     file: str
-    verdict: str
-    """`in`, `rejected` or `quarantined`, as things are now."""
-    reason: str
+    verdict: str = ""
+    """`in`, `rejected`, `quarantined` or `gone`, as things are now."""
+    reason: str = ""
     tracks: list[Track] = field(default_factory=list)
     work: list[str] = field(default_factory=list)
     """What a run would do for it now, and why."""
@@ -79,50 +88,78 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
 
     Raises:
         UnknownClip: there is no such clip, with the nearest one.
-        ModelError: the recipe's model is not on this machine, so that no key can be computed.
     """
-    files = {file.id: file for file in probe_media.find_files(ctx)}
+    found = probe_media.find_files(ctx)
+    files = {file.id: file for file in found}
+    strays = {stray.id: stray for stray in probe_media.strays(ctx, found)}
     before = _seen(ctx)
-    clip_id = _find(clip, files, before)
+    clip_id = _find(ctx, clip, files, {**before, **strays})
     past = before.get(clip_id)
-    saw, runs = _history(ctx, clip_id)
-    if clip_id not in files:
-        reason = "the file is no longer in its dataset"
-        return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
-    file = files[clip_id]
+    report = ClipReport(clip_id, str(_place(ctx, clip_id, files, strays) or (past.path if past else "")))
+    report.snapshots, report.runs = _history(ctx, clip_id)
+    if clip_id in files:
+        _judge(ctx, report, files, past)
+    elif clip_id in strays:
+        report.verdict, report.reason = "rejected", strays[clip_id].reason
+    else:
+        report.verdict, report.reason = "gone", "the file is no longer in its dataset"
+    return report
+
+
+def _judge(
+    ctx: Context,
+    report: ClipReport,
+    files: Mapping[str, probe_media.MediaFile],
+    past: Sample | Rejection | None,
+) -> None:
+    """Put into the report what a run now would make of a file that is there."""
+    file = files[report.clip]
     memo = probe_media.Memo(ctx)
     known = memo.look_up(file)
     if known is None:
         memo.look_at(file)
-    # The sound of a clip may lie in an audio dataset that is linked to its own.
-    sounds = [f for f in files.values() if f.dataset.id in ctx.datasets.linked_ids and f.id != clip_id]
-    samples, rejections = plan_files(ctx.datasets, memo, [file, *sounds])
+    samples, rejections = plan_files(ctx.datasets, memo, _with_helpers(ctx, file, files))
     verdicts: list[Sample | Rejection] = [*samples, *rejections]
-    verdict = next(entry for entry in verdicts if entry.id == clip_id)
-    work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
-    if isinstance(verdict, Rejection):
-        return ClipReport(
-            clip_id, str(file.path), "rejected", verdict.reason, work=work, snapshots=saw, runs=runs
-        )
-    tracks = History(ctx).tracks(verdict)
-    if known is not None and _plan_changed(past, verdict):
-        work.append(f"{PROBE.name}: its plan differs from the one in snapshot {ctx.snapshot.id}")
-    new_media = isinstance(past, Sample) and past.media_id != verdict.media_id
-    for track in tracks:
+    verdict = next((entry for entry in verdicts if entry.id == file.id), None)
+    report.work += [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
+    if verdict is None:
+        users = [sample.id for sample in samples if file.id in sample.helpers]
+        report.verdict, report.reason = "in", f"it belongs to {', '.join(users)}"
+    elif isinstance(verdict, Rejection):
+        report.verdict, report.reason = "rejected", verdict.reason
+    else:
+        if known is not None and _plan_changed(past, verdict):
+            differs = "differs from the one in" if isinstance(past, Sample) else "is not in"
+            where = f"snapshot {ctx.snapshot.id}" if past is not None else "the snapshot"
+            report.work.append(f"{PROBE.name}: its plan {differs} {where}")
+        report.verdict, report.reason = "in", "; ".join([*_held_out(ctx, verdict), *verdict.notes])
+        _look_into_store(ctx, report, verdict, past)
+
+
+def _look_into_store(
+    ctx: Context, report: ClipReport, sample: Sample, past: Sample | Rejection | None
+) -> None:
+    try:
+        report.tracks = History(ctx).tracks(sample)
+    except ModelError as error:
+        report.work.append(f"{LATENTS.name}, {TEXT.name}: not known without the model: {error}")
+    new_media = isinstance(past, Sample) and past.media_id != sample.media_id
+    for track in report.tracks:
         if track.state == MISSING:
             why = "changed: the file's content" if new_media and track.why.startswith("new") else track.why
-            work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
-    broken = next((t.why for t in tracks if t.state == QUARANTINED), None)
-    return ClipReport(
-        clip_id,
-        str(file.path),
-        "in" if broken is None else "quarantined",
-        broken or "; ".join([*_held_out(ctx, verdict), *verdict.notes]),
-        tracks,
-        work,
-        saw,
-        runs,
-    )
+            report.work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
+        elif track.state == QUARANTINED:
+            report.verdict, report.reason = "quarantined", track.why
+
+
+def _with_helpers(
+    ctx: Context, file: probe_media.MediaFile, files: Mapping[str, probe_media.MediaFile]
+) -> list[probe_media.MediaFile]:
+    """A clip with the files of other datasets that may belong to it; of such a file, all clips."""
+    helpers = ctx.datasets.linked_ids | {dataset.id for dataset in ctx.datasets.conditioning}
+    if file.dataset.id in helpers:
+        return list(files.values())
+    return [other for other in files.values() if other.dataset.id in helpers or other.id == file.id]
 
 
 def _held_out(ctx: Context, sample: Sample) -> list[str]:
@@ -140,12 +177,18 @@ def _seen(ctx: Context) -> dict[str, Sample | Rejection]:
     return {entry.id: entry for entry in entries}
 
 
-def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, Sample | Rejection]) -> str:
-    known = {**dict.fromkeys(before), **dict.fromkeys(files)}
+def _find(
+    ctx: Context,
+    clip: str,
+    files: Mapping[str, probe_media.MediaFile],
+    others: Mapping[str, Sample | Rejection],
+) -> str:
+    known = {**dict.fromkeys(others), **dict.fromkeys(files)}
     if clip in known:
         return clip
-    path = Path(clip).expanduser().resolve()
-    by_path = [file.id for file in files.values() if file.path == path or file.path.resolve() == path]
+    wanted = Path(clip).expanduser().resolve()
+    places = {name: _place(ctx, name, files, others) for name in known}
+    by_path = [n for n, place in places.items() if place and (place == wanted or place.resolve() == wanted)]
     by_name = [name for name in known if name.endswith(f"/{clip}")]
     found = by_path or by_name
     if len(found) == 1:
@@ -155,7 +198,21 @@ def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, 
     raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
 
 
-def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:
+def _place(
+    ctx: Context,
+    clip_id: str,
+    files: Mapping[str, probe_media.MediaFile],
+    others: Mapping[str, Sample | Rejection],
+) -> Path | None:
+    """Where a file lies, or would; None where its dataset is no more."""
+    if clip_id in files:
+        return files[clip_id].path
+    roots = {dataset.id: ctx.datasets.directory(dataset) for dataset in ctx.datasets.files}
+    other = others.get(clip_id)
+    return roots[other.dataset] / other.path if other is not None and other.dataset in roots else None
+
+
+def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection | None) -> str:
     if past is None:
         return "the file is new"
     if isinstance(past, Sample) and isinstance(now, Sample) and past.media_id == now.media_id:

@@ -88,7 +88,7 @@ def request(ctx: Context) -> dict[str, Any]:
     """The configuration, and what `stat` says of every file: so an unchanged dataset costs stats only."""
     files = find_files(ctx)
     listing = {file.id: [_stat(path) for path in (file.path, *caption_files(file.path))] for file in files}
-    listing |= {stray.id: [] for stray in _strays(ctx, files)}
+    listing |= {stray.id: [] for stray in strays(ctx, files)}
     media = ctx.datasets.media
     listing |= {d.parquet.path: [_stat(Path(d.parquet.path))] for d in media if d.parquet is not None}
     return {
@@ -251,7 +251,7 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     for remark in remarks(ctx.datasets):
         logger.info("%s", remark)
     samples, rejections = plan_files(ctx.datasets, memo, files)
-    rejections += _strays(ctx, files)
+    rejections += strays(ctx, files)
     wants_audio = bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
     return Snapshot(
@@ -263,7 +263,8 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     )
 
 
-def _strays(ctx: Context, files: Sequence[MediaFile]) -> list[Rejection]:
+def strays(ctx: Context, files: Sequence[MediaFile]) -> list[Rejection]:
+    """What lies in the datasets' directories and is in none of `files`, the files of all datasets."""
     return find_strays(ctx.datasets, {file.path for file in files}, (ctx.workspace.root,))
 
 

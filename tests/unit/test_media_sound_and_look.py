@@ -85,6 +85,19 @@ def test_sound_of_speakers_that_nobody_knows_is_a_reason_for_people(tmp_path: Pa
         plan_sample(dataset(), tmp_path, clip, "m", probe(clip))
 
 
+def test_sound_of_an_unknown_codec_is_a_reason_for_people(tmp_path: Path) -> None:
+    clip = tmp_path / "odd.mov"
+    ffmpeg(
+        "-f", "lavfi", "-i", "testsrc2=s=64x64:r=25:d=1", "-f", "lavfi", "-i", "sine=d=1", "-c:v", "png",
+        "-pix_fmt", "rgba", "-c:a", "pcm_s16le", str(clip),
+    )  # fmt: skip
+    assert any("transparent" in note for note in probe(clip).notes)
+    clip.write_bytes(clip.read_bytes().replace(b"sowt", b"zzzz"))
+    assert probe(clip).sound_fault == (
+        "its sound is in a codec that nobody here knows; convert it, e.g. to AAC"
+    )
+
+
 def test_tracks_that_are_not_used_are_told(tmp_path: Path) -> None:
     clip = tmp_path / "two.mkv"
     tones = [a for hz in (300, 600) for a in ("-f", "lavfi", "-i", f"sine=f={hz}:d=1")]
