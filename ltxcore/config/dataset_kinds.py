@@ -15,6 +15,8 @@ TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
 SAMPLE_RATE = 16000
 MEASURED = "Accepted and not used: probe-media measures every file."
+MOST_MEGAPIXELS = 64
+FEWEST_PIXELS = 32
 NOT_USED = "Accepted and not used: the workspace holds the store."
 
 
@@ -27,13 +29,18 @@ def _local(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    """`"2"` as 2: JSON files hold numbers as texts now and then."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
 def _vae_rate(value: Any) -> Any:
-    if value != SAMPLE_RATE:
+    if _number(value) != SAMPLE_RATE:
         raise ValueError(
             f"is {value}, but the audio VAE takes {SAMPLE_RATE} only; write {SAMPLE_RATE}: sound of any rate "
             "is resampled to it"
         )
-    return value
+    return SAMPLE_RATE
 
 
 def _one_or_many(value: Any) -> Any:
@@ -74,7 +81,9 @@ class AudioSettings(Strict):
     sample_rate: Annotated[int, BeforeValidator(_vae_rate)] = Field(
         SAMPLE_RATE, description="The audio VAE's own rate."
     )
-    channels: Literal[1, 2] = Field(2, description="The audio VAE gets stereo always; mono is duplicated.")
+    channels: Annotated[Literal[1, 2], BeforeValidator(_number)] = Field(
+        2, description="The audio VAE gets stereo always; mono is duplicated."
+    )
     duration_interval: float = Field(
         3.0,
         gt=0,
@@ -218,6 +227,21 @@ class PictureDataset(MediaDataset):
     @classmethod
     def _listed_companions(cls, value: Any) -> Any:
         return () if value is None else _one_or_many(value)
+
+    @model_validator(mode="after")
+    def _units(self) -> PictureDataset:
+        size = f"resolution {self.resolution:g}"
+        if self.resolution_type == "area" and self.resolution > MOST_MEGAPIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is in megapixels with resolution_type area; write resolution_type pixel_area for an "
+                "edge, or e.g. resolution 0.25"
+            )
+        if self.resolution_type != "area" and self.resolution < FEWEST_PIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is an edge in pixels with resolution_type {self.resolution_type}; write "
+                "resolution_type area for megapixels, or e.g. resolution 512"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
