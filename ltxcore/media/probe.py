@@ -57,10 +57,17 @@ class VideoStream(Strict):
     """Ticks from each frame to the next in presentation order, as runs of (ticks, how often)."""
     last_duration: int
     """Ticks for which the last frame is shown."""
+    late_by: int = 0
+    """Ticks by which every frame is shown later than its timestamp says (`packets.FrameTimes`)."""
 
     @property
     def tick_s(self) -> Fraction:
         return Fraction(self.time_base)
+
+    @property
+    def start_s(self) -> float:
+        """When the first frame is shown, on the clock of the file's sound."""
+        return float((self.first_pts + self.late_by) * self.tick_s)
 
     @property
     def frame_count(self) -> int:
@@ -108,7 +115,7 @@ class MediaProbe(Strict):
         """How much later than the first frame the sound begins; None without sound."""
         if self.audio is None:
             return None
-        return self.audio.start_s - float(self.video.first_pts * self.video.tick_s)
+        return self.audio.start_s - self.video.start_s
 
 
 def probe(path: Path) -> MediaProbe:
@@ -212,6 +219,7 @@ def _video_stream(stream: Fields, frames: FrameTimes) -> VideoStream:
             (step, len(list(run))) for step, run in groupby(b - a for a, b in pairwise(frames.times))
         ),
         last_duration=frames.last_duration,
+        late_by=frames.late_by,
     )
 
 

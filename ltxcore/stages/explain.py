@@ -237,6 +237,8 @@ def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
                 if entry["id"] == clip_id:
                     media = f", content {entry['media_id'][:12]}" if kind == "samples" else ""
                     saw[file.stem] = f"{file.stem}: {verdict}{media}"
+                elif kind == "samples" and clip_id in Sample.model_validate(entry).helpers:
+                    saw[file.stem] = f"{file.stem}: {verdict}, with {entry['id']}"
     runs = [name for name, snapshot in _runs(ctx) if snapshot in saw]
     return list(saw.values()), runs
 

@@ -56,6 +56,7 @@ def test_the_sound_of_a_clip_belongs_to_it(bench: Bench) -> None:
     bench.probe()
     used = explain_clip(bench.ctx, "sounds/red-disc-right.wav")
     assert (used.verdict, used.reason) == ("in", f"it belongs to {CLIP}")
+    assert used.snapshots == [f"{bench.ctx.snapshot.id}: in, with {CLIP}"]
     assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no clip that is taken has its name"
 
 

@@ -218,6 +218,19 @@ def test_a_table_says_what_it_lacks(tmp_path: Path) -> None:
     ) == ("near",)
 
 
+def test_a_table_may_be_json_lines(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(
+        '{"file": "fox.mp4", "text": ["one", "two"], "w": 9}\n{"file": "owl", "text": ["three"]}\n'
+    )
+    settings = ParquetSettings(path=str(file), filename_column="file", caption_column="text")
+    assert from_table(settings, tmp_path / "fox.mp4") == ("one", "two")
+    assert from_table(settings, tmp_path / "owl.mov") == ("three",)
+    file.write_text("{")
+    with pytest.raises(MediaError, match=r"t\.jsonl cannot be read"):
+        from_table(settings, tmp_path / "fox.mp4")
+
+
 @pytest.mark.parametrize(
     ("filters", "expected"),
     [
