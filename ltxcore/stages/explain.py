@@ -14,20 +14,12 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, TEXT, MissingInput, asked_stages
 from ltxcore.stages.held_out import WHY, held_out_ids
 from ltxcore.stages.plan_samples import plan_files
-from ltxcore.stages.reasons import (
-    COMPANIONS,
-    MISSING,
-    QUARANTINED,
-    History,
-    Track,
-    all_tracks,
-    count_reasons,
-)
+from ltxcore.stages.reasons import COMPANIONS, MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
-from ltxcore.store.blobs import read_json
-from ltxcore.store.snapshot import Rejection, Sample
-from ltxcore.store.workspace import UnknownSnapshot
+from ltxcore.store.blobs import read_model
+from ltxcore.store.snapshot import Rejection, Sample, Snapshot
+from ltxcore.store.workspace import LATEST, UnknownSnapshot
 
 MAKERS = {
     "waveform": AUDIO.name,
@@ -37,21 +29,23 @@ MAKERS = {
     "teacher features": FRAMES.name,
     **dict.fromkeys(COMPANIONS.values(), LATENTS.name),
 }
+SOUND = ("waveform", "audio latents")
+"""What is made of the sound of a clip."""
 
 
 class UnknownClip(LookupError):
     """Neither the snapshot nor the datasets have such a clip."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClipReport:
     """Everything that is known of a clip."""
 
     clip: str
     file: str
-    verdict: str = ""
-    """`in`, `rejected`, `quarantined` or `gone`, as things are now."""
-    reason: str = ""
+    verdict: str
+    """`in`, `rejected` or `quarantined`, as things are now."""
+    reason: str
     tracks: list[Track] = field(default_factory=list)
     work: list[str] = field(default_factory=list)
     """What a run would do for it now, and why."""
@@ -95,71 +89,85 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
     before = _seen(ctx)
     clip_id = _find(ctx, clip, files, {**before, **strays})
     past = before.get(clip_id)
-    report = ClipReport(clip_id, str(_place(ctx, clip_id, files, strays) or (past.path if past else "")))
-    report.snapshots, report.runs = _history(ctx, clip_id)
-    if clip_id in files:
-        _judge(ctx, report, files, past)
-    elif clip_id in strays:
-        report.verdict, report.reason = "rejected", strays[clip_id].reason
-    else:
-        report.verdict, report.reason = "gone", "the file is no longer in its dataset"
-    return report
-
-
-def _judge(
-    ctx: Context,
-    report: ClipReport,
-    files: Mapping[str, probe_media.MediaFile],
-    past: Sample | Rejection | None,
-) -> None:
-    """Put into the report what a run now would make of a file that is there."""
-    file = files[report.clip]
+    saw, runs = _history(ctx, clip_id)
+    if clip_id in strays:
+        place, reason = str(_place(ctx, strays[clip_id])), strays[clip_id].reason
+        return ClipReport(clip_id, place, "rejected", reason, snapshots=saw, runs=runs)
+    if clip_id not in files:
+        reason = "the file is no longer in its dataset"
+        return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
+    file = files[clip_id]
     memo = probe_media.Memo(ctx)
     known = memo.look_up(file)
-    if known is None:
-        memo.look_at(file)
-    samples, rejections = plan_files(ctx.datasets, memo, _with_helpers(ctx, file, files))
-    verdicts: list[Sample | Rejection] = [*samples, *rejections]
-    verdict = next((entry for entry in verdicts if entry.id == file.id), None)
-    report.work += [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
-    if verdict is None:
-        users = [sample.id for sample in samples if file.id in sample.helpers]
-        report.verdict, report.reason = "in", f"it belongs to {', '.join(users)}"
-    elif isinstance(verdict, Rejection):
-        report.verdict, report.reason = "rejected", verdict.reason
-    else:
-        if known is not None and _plan_changed(past, verdict):
-            differs = "differs from the one in" if isinstance(past, Sample) else "is not in"
-            where = f"snapshot {ctx.snapshot.id}" if past is not None else "the snapshot"
-            report.work.append(f"{PROBE.name}: its plan {differs} {where}")
-        report.verdict, report.reason = "in", "; ".join([*_held_out(ctx, verdict), *verdict.notes])
-        _look_into_store(ctx, report, verdict, past)
+    # What belongs to a clip (a sound, a reference, a mask) has its name.
+    alike = [other for other in files.values() if other.path.stem == file.path.stem]
+    for other in memo.unknown(alike):
+        memo.look_at(other)
+    samples, rejections = plan_files(ctx.datasets, memo, alike)
+    rejected = next((entry for entry in rejections if entry.id == clip_id), None)
+    if rejected is not None:
+        work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, rejected)}"]
+        return ClipReport(
+            clip_id, str(file.path), "rejected", rejected.reason, work=work, snapshots=saw, runs=runs
+        )
+    sample = next(sample for sample in samples if clip_id in _files_of(sample))
+    tracks, without = _tracks(ctx, sample, clip_id)
+    broken = next((t.why for t in tracks if t.state == QUARANTINED), None)
+    told = [f"belongs to {sample.id}"] if sample.id != clip_id else []
+    return ClipReport(
+        clip_id,
+        str(file.path),
+        "in" if broken is None else "quarantined",
+        broken or "; ".join([*told, *_held_out(ctx, sample), *sample.notes]),
+        tracks,
+        [*_work_on(ctx, sample, clip_id, tracks, looked_at=known is not None), *without],
+        saw,
+        runs,
+    )
 
 
-def _look_into_store(
-    ctx: Context, report: ClipReport, sample: Sample, past: Sample | Rejection | None
-) -> None:
+def _tracks(ctx: Context, sample: Sample, clip_id: str) -> tuple[list[Track], list[str]]:
+    """What a file needs of the store; and, where the model is not on this machine, that it is not known."""
     try:
-        report.tracks = History(ctx).tracks(sample)
+        found = History(ctx).tracks(sample)
     except ModelError as error:
-        report.work.append(f"{LATENTS.name}, {TEXT.name}: not known without the model: {error}")
+        return [], [f"{LATENTS.name}, {TEXT.name}: not known without the model: {error}"]
+    return [track for track in found if track.what in _made_of(sample, clip_id)], []
+
+
+def _files_of(sample: Sample) -> dict[str, set[str]]:
+    """The ids of a sample and of the files that belong to it, with what is made of each of those."""
+    found = {sample.id: set(MAKERS)}
+    found |= {companion.id: {COMPANIONS[companion.purpose]} for companion in sample.companions}
+    if sample.audio is not None and sample.audio.sound is not None:
+        found[f"{sample.audio.sound.dataset}/{sample.audio.sound.path}"] = set(SOUND)
+    return found
+
+
+def _made_of(sample: Sample, clip_id: str) -> set[str]:
+    return _files_of(sample)[clip_id]
+
+
+def _work_on(ctx: Context, sample: Sample, clip_id: str, tracks: list[Track], looked_at: bool) -> list[str]:
+    """What a run would do now for a clip, or for a file that belongs to it."""
+    past = _seen(ctx).get(sample.id)
+    work = []
+    if not looked_at:
+        why = _why_unknown(past, sample) if sample.id == clip_id else "the file is new, or was changed"
+        work.append(f"{PROBE.name}: {why}")
+    elif _plan_changed(past, sample):
+        where = (
+            "no snapshot has its plan yet"
+            if past is None
+            else f"its plan differs from the one in snapshot {ctx.snapshot.id}"
+        )
+        work.append(f"{PROBE.name}: {where}")
     new_media = isinstance(past, Sample) and past.media_id != sample.media_id
-    for track in report.tracks:
+    for track in tracks:
         if track.state == MISSING:
             why = "changed: the file's content" if new_media and track.why.startswith("new") else track.why
-            report.work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
-        elif track.state == QUARANTINED:
-            report.verdict, report.reason = "quarantined", track.why
-
-
-def _with_helpers(
-    ctx: Context, file: probe_media.MediaFile, files: Mapping[str, probe_media.MediaFile]
-) -> list[probe_media.MediaFile]:
-    """A clip with the files of other datasets that may belong to it; of such a file, all clips."""
-    helpers = ctx.datasets.linked_ids | {dataset.id for dataset in ctx.datasets.conditioning}
-    if file.dataset.id in helpers:
-        return list(files.values())
-    return [other for other in files.values() if other.dataset.id in helpers or other.id == file.id]
+            work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
+    return work
 
 
 def _held_out(ctx: Context, sample: Sample) -> list[str]:
@@ -186,9 +194,9 @@ def _find(
     known = {**dict.fromkeys(others), **dict.fromkeys(files)}
     if clip in known:
         return clip
-    wanted = Path(clip).expanduser().resolve()
-    places = {name: _place(ctx, name, files, others) for name in known}
-    by_path = [n for n, place in places.items() if place and (place == wanted or place.resolve() == wanted)]
+    path = Path(clip).expanduser().resolve()
+    by_path = [file.id for file in files.values() if file.path == path or file.path.resolve() == path]
+    by_path += [name for name, other in others.items() if name not in files and _place(ctx, other) == path]
     by_name = [name for name in known if name.endswith(f"/{clip}")]
     found = by_path or by_name
     if len(found) == 1:
@@ -198,21 +206,13 @@ def _find(
     raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
 
 
-def _place(
-    ctx: Context,
-    clip_id: str,
-    files: Mapping[str, probe_media.MediaFile],
-    others: Mapping[str, Sample | Rejection],
-) -> Path | None:
-    """Where a file lies, or would; None where its dataset is no more."""
-    if clip_id in files:
-        return files[clip_id].path
-    roots = {dataset.id: ctx.datasets.directory(dataset) for dataset in ctx.datasets.files}
-    other = others.get(clip_id)
-    return roots[other.dataset] / other.path if other is not None and other.dataset in roots else None
+def _place(ctx: Context, entry: Sample | Rejection) -> Path | None:
+    """Where the file of an entry lies, or lay; None where its dataset is no more."""
+    datasets = (dataset for dataset in ctx.datasets.files if dataset.id == entry.dataset)
+    return next((ctx.datasets.directory(dataset) / entry.path for dataset in datasets), None)
 
 
-def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection | None) -> str:
+def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:
     if past is None:
         return "the file is new"
     if isinstance(past, Sample) and isinstance(now, Sample) and past.media_id == now.media_id:
@@ -231,14 +231,15 @@ def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
     """The snapshots that name a clip, with its verdict in each, and the runs that used them."""
     saw: dict[str, str] = {}
     for file in sorted(ctx.workspace.snapshots.glob("*.json")):
-        data = read_json(file)
-        for kind, verdict in (("samples", "in"), ("rejections", "rejected")):
-            for entry in data.get(kind, ()):
-                if entry["id"] == clip_id:
-                    media = f", content {entry['media_id'][:12]}" if kind == "samples" else ""
-                    saw[file.stem] = f"{file.stem}: {verdict}{media}"
-                elif kind == "samples" and clip_id in Sample.model_validate(entry).helpers:
-                    saw[file.stem] = f"{file.stem}: {verdict}, with {entry['id']}"
+        if file.stem == LATEST:
+            continue
+        snapshot = read_model(file, Snapshot)
+        if any(rejection.id == clip_id for rejection in snapshot.rejections):
+            saw[file.stem] = f"{file.stem}: rejected"
+        for sample in snapshot.samples:
+            if clip_id in _files_of(sample):
+                whose = f"content {sample.media_id[:12]}" if sample.id == clip_id else f"with {sample.id}"
+                saw[file.stem] = f"{file.stem}: in, {whose}"
     runs = [name for name, snapshot in _runs(ctx) if snapshot in saw]
     return list(saw.values()), runs
 

@@ -35,7 +35,8 @@ from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.stages.strays import find_strays
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)

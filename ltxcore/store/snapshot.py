@@ -125,13 +125,6 @@ class Sample(Strict):
         return tuple(companion for companion in (self.reference, self.mask) if companion is not None)
 
     @property
-    def helpers(self) -> tuple[str, ...]:
-        """The ids of the files of other datasets that belong to it: its sound, its reference, its mask."""
-        sound = None if self.audio is None else self.audio.sound
-        sounds = () if sound is None else (f"{sound.dataset}/{sound.path}",)
-        return (*sounds, *(companion.id for companion in self.companions))
-
-    @property
     def bucket(self) -> str:
         """`WxH@F`, in pixels and frames, and `+WxH@F` of a reference; `audio@Ss`, in seconds, for sound."""
         if self.kind == "audio" and self.audio is not None:

@@ -55,7 +55,7 @@ def test_the_sound_of_a_clip_belongs_to_it(bench: Bench) -> None:
     write_sets(bench, sounds, s2v_datasets="sounds")
     bench.probe()
     used = explain_clip(bench.ctx, "sounds/red-disc-right.wav")
-    assert (used.verdict, used.reason) == ("in", f"it belongs to {CLIP}")
+    assert (used.verdict, used.reason) == ("in", f"belongs to {CLIP}")
     assert used.snapshots == [f"{bench.ctx.snapshot.id}: in, with {CLIP}"]
     assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no clip that is taken has its name"
 
@@ -74,5 +74,5 @@ def test_a_clip_with_a_reference_is_explained_with_it(bench: Bench) -> None:
     assert report.verdict == "in"
     assert "encode-latents: reference latents, new: nothing was made of it before" in report.work
     assert not any(line.startswith("probe-media") for line in report.work)
-    assert explain_clip(bench.ctx, "shown/red-disc-right.mp4").reason == f"it belongs to {CLIP}"
+    assert explain_clip(bench.ctx, "shown/red-disc-right.mp4").reason == f"belongs to {CLIP}"
     assert "embed-text" in {stage.stage for stage in explain_stages(bench.ctx)}
