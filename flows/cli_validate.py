@@ -20,6 +20,7 @@ from flows.cli_options import (
     refuse,
 )
 from flows.hub_token import token_here
+from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.hub_settings import HubSettings
 from ltxcore.memory.plan import GIB
@@ -70,8 +71,8 @@ def validate(
     for dataset in found.media:
         told = f"{dataset.id}: {dataset.dataset_type}, {found.directory(dataset)}"
         console.print(told, markup=False, soft_wrap=True)
-    for note in notes:
-        console.print(f"[yellow]note[/]  {note}", highlight=False, soft_wrap=True)
+    for note in (*remarks(found), *notes):
+        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
     _print(figures)
     problems = [*figures.problems, *_hub_problems(chosen.hub, workspace)]
     for problem in problems:
