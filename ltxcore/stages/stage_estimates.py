@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,13 @@ def most_there_can_be(ctx: Context, files: int) -> list[StageEstimate]:
         StageEstimate(TRAIN, ctx.recipe.training.max_train_steps or None, "steps", None, None, notes=(why,)),
         StageEstimate(RENDER, 2 * prompts, "renderings", None, None, notes=most),
     ]
+
+
+def nothing_to_do(ctx: Context) -> list[StageEstimate]:
+    """Where every file has been looked at and none can be used."""
+    why = ("no clip can be used",)
+    found = most_there_can_be(ctx, 0)
+    return [replace(stage, to_do=0, disk_bytes=0, notes=why) for stage in found]
 
 
 def stage_estimates(ctx: Planned, data: PlannedData, rates: Rates) -> list[StageEstimate]:
