@@ -39,10 +39,11 @@ serve: install ## start Prefect, MLflow and the workers, and deploy every flow
 stage: install ## run one stage alone (STAGE=encode-latents)
 	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
-# One thread a process: two tests at once on two cores are only slowed by more.
+# One thread a process: two tests at once on two cores are only slowed by more. The longest files, those of
+# tests/e2e, come first, so that no worker is left alone with one of them at the end.
 test: export OMP_NUM_THREADS := 1
 test: install ## every test but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --durations=8
+	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=8
 
 lint: install ## ruff, mypy and the layers
 	$(BIN)/ruff format --check .

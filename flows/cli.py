@@ -15,6 +15,7 @@ from rich.markup import escape
 from flows import cli_store
 from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
+from flows.cli_keys import keys
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_plan import plan
 from flows.cli_report import report
@@ -147,6 +148,7 @@ app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
 app.command()(report)
 app.command()(validate)
+app.command()(keys)
 
 
 app.command()(plan)

@@ -1,14 +1,16 @@
-"""What killed runs left behind in the workspace's database, put right when its server starts again.
+"""What killed runs left behind, put right.
 
-An embedded run lives no longer than its server, so one that still says Running is dead; and the GPU slot that
-it held is free at once, not only when its lease ends. Deployed runs are left to their workers and the zombie
-automation. Plain HTTP: Prefect's client would have to be imported first.
+A GPU slot that a dead process held is given back at once, not only when its lease ends. When the server of a
+workspace starts again, embedded runs that still say Running are dead, because such a run lives no longer than
+its server. Deployed runs are left to their workers and the zombie automation. Plain HTTP: Prefect's client
+would have to be imported first.
 """
 
 from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,13 +38,25 @@ def close_leftovers(api_url: str, workspace: str | Path) -> list[str]:
     dead = _post(f"{api_url}/flow_runs/filter", asked)
     for run in dead:
         _post(f"{api_url}/flow_runs/{run['id']}/set_state", {"state": CRASHED, "force": True})
-    gone = {run["id"] for run in dead}
-    for file in (prefect_home(workspace) / "concurrency_leases").glob("*-*.json"):
-        lease = json.loads(file.read_text())
-        holder = (lease.get("metadata") or {}).get("holder") or {}
-        if holder.get("id") in gone:
-            _post(f"{api_url}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease["id"]})
+    give_back_leases(api_url, prefect_home(workspace), [run["id"] for run in dead])
     return [str(run["name"]) for run in dead]
+
+
+def give_back_leases(api_url: str, home: Path, runs: Collection[str]) -> None:
+    """Free the slots that dead flow runs hold; a server that keeps its leases elsewhere frees them in time.
+
+    Args:
+        home: the server's PREFECT_HOME.
+        runs: ids of flow runs whose processes have ended.
+    """
+    for file in (home / "concurrency_leases").glob("*-*.json"):
+        try:
+            lease = json.loads(file.read_text())
+        except FileNotFoundError:
+            continue  # Its holder has given it back meanwhile.
+        holder = (lease.get("metadata") or {}).get("holder") or {}
+        if holder.get("id") in runs:
+            _post(f"{api_url}/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease["id"]})
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:

@@ -33,6 +33,7 @@ from prefect.states import Crashed, Pending, Scheduled, to_state_create
 
 from flows.environment import logs_directory
 from flows.leash import describe_exit, python_path, start_leashed
+from flows.leftovers import give_back_leases
 from ltxcore.store.fingerprint import fingerprint
 
 POLL_S: Final = 1.0
@@ -178,6 +179,7 @@ def _run_embedded(flow: Flow[..., Any], plain: dict[str, Any], key: str) -> Flow
         except BaseException:
             _crash_if_unreported(client, run.id, STOPPED_WITH_PARENT)
             raise
+        give_back_leases(str(client.api_url).rstrip("/"), get_current_settings().home, [str(run.id)])
         _crash_if_unreported(client, run.id, f"its process {describe_exit(code)} before it could report")
         return client.read_flow_run(run.id)
 

@@ -1,4 +1,4 @@
-"""What tests share: one set of sample clips for the whole session."""
+"""What tests share, made once in a session: sample clips, a tiny model, an S3 server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from ltxcore.config.recipe import Recipe
 from ltxcore.media.samples import make_samples
+from ltxcore.models.source import prepare_model
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +23,14 @@ def sample_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sample-clips")
     make_samples(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory that holds the tiny model."""
+    models = tmp_path_factory.mktemp("models")
+    prepare_model(Recipe().model, models)
+    return models
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,10 @@ TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
 SAMPLE_RATE = 16000
 MEASURED = "Accepted and not used: probe-media measures every file."
+UNIQUE = "Names the dataset; each has its own."
+LOCAL_ONLY = "Files are read from a directory here."
+DISABLED = "Leave it out."
+KIND = "What the files are."
 NOT_USED = "Accepted and not used: the workspace holds the store."
 
 
@@ -52,7 +56,11 @@ class VideoSettings(Strict):
     )
     max_frames: PositiveInt | None = Field(None, description="Clips with more frames are dropped.")
     frame_rate: float = Field(25.0, gt=0, le=240, description="Frames a second of every sample.")
-    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = "aspect_ratio"
+    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = Field(
+        "aspect_ratio",
+        description="aspect_ratio: every clip gives num_frames. resolution_frames: its own length, floored "
+        "to frame_interval and to 8n+1.",
+    )
     frame_interval: PositiveInt = Field(1, description="resolution_frames: lengths are floored to this.")
 
     @model_validator(mode="after")
@@ -120,13 +128,17 @@ class ParquetSettings(Strict):
 class MediaDataset(Strict):
     """What every dataset of files with captions may say."""
 
-    id: Id
-    type: Local = "local"
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
-    caption_strategy: CaptionStrategy = "textfile"
+    caption_strategy: CaptionStrategy = Field(
+        "textfile",
+        description="textfile: beside the file, `clip.txt` or `clip.mp4.txt`, one caption a line. filename: "
+        "the name, its underscores as spaces. instanceprompt: `instance_prompt` for all. parquet: a table.",
+    )
     disable_multiline_split: bool = Field(False, description="textfile: the whole file is one caption.")
-    instance_prompt: str | None = None
-    prepend_instance_prompt: bool = False
+    instance_prompt: str | None = Field(None, description="The words that shall call what is trained.")
+    prepend_instance_prompt: bool = Field(False, description="Put them before every caption.")
     parquet: ParquetSettings | None = None
     caption_filter_list: tuple[str, ...] = Field(
         (),
@@ -135,7 +147,7 @@ class MediaDataset(Strict):
     )
     repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
     probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
     is_regularisation_data: bool = Field(
         False, description="Its targets are the base model's own answers: nothing shall change there."
     )
@@ -174,14 +186,26 @@ class PictureDataset(MediaDataset):
     resolution: float = Field(
         512, gt=0, description="An edge in pixels, or megapixels where the type is area."
     )
-    resolution_type: ResolutionType = "pixel_area"
-    aspect_bucket_alignment: Literal[32, 64] = 32
+    resolution_type: ResolutionType = Field(
+        "pixel_area",
+        description="pixel: `resolution` is the shorter edge; area: megapixels; pixel_area: the edge of a "
+        "square of the same area.",
+    )
+    aspect_bucket_alignment: Literal[32, 64] = Field(32, description="Edges are multiples of it.")
     crop: bool = Field(False, description="Cut to `crop_aspect`; else only what the alignment leaves over.")
-    crop_style: Literal["center", "random", "corner"] = "center"
-    crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
+    crop_style: Literal["center", "random", "corner"] = Field(
+        "center", description="Which part is kept; random is drawn from the clip's content."
+    )
+    crop_aspect: Literal["square", "preserve", "closest", "random"] = Field(
+        "square", description="The shape that `crop` cuts to."
+    )
     crop_aspect_buckets: tuple[float, ...] = Field((), description="For crop_aspect closest and random.")
-    minimum_aspect_ratio: float | None = Field(None, gt=0)
-    maximum_aspect_ratio: float | None = Field(None, gt=0)
+    minimum_aspect_ratio: float | None = Field(
+        None, gt=0, description="Width / height; narrower clips are dropped."
+    )
+    maximum_aspect_ratio: float | None = Field(
+        None, gt=0, description="Width / height; wider clips are dropped."
+    )
     minimum_image_size: float = Field(
         0, ge=0, description="Smaller pictures are dropped; in the units of resolution_type. 0: none is."
     )
@@ -236,7 +260,7 @@ class PictureDataset(MediaDataset):
 class VideoDataset(PictureDataset):
     """A directory of clips with captions."""
 
-    dataset_type: Literal["video"]
+    dataset_type: Literal["video"] = Field(description=KIND)
     video: VideoSettings = Field(default_factory=VideoSettings)
     audio: AudioSettings = Field(default_factory=AudioSettings)
     s2v_datasets: tuple[str, ...] = Field(
@@ -299,7 +323,7 @@ class VideoDataset(PictureDataset):
 class ImageDataset(PictureDataset):
     """A directory of pictures with captions: clips of one frame."""
 
-    dataset_type: Literal["image"]
+    dataset_type: Literal["image"] = Field(description=KIND)
 
     @field_validator("buckets")
     @classmethod
@@ -316,7 +340,7 @@ class ImageDataset(PictureDataset):
 class AudioDataset(MediaDataset):
     """A directory of sounds: linked to clips by `s2v_datasets`, or trained on alone."""
 
-    dataset_type: Literal["audio"]
+    dataset_type: Literal["audio"] = Field(description=KIND)
     audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
@@ -327,10 +351,12 @@ class ConditioningDataset(Strict):
     is given. Both show the clip's own picture, from its first frame on.
     """
 
-    id: Id
-    type: Local = "local"
-    dataset_type: Literal["conditioning"]
-    conditioning_type: Literal["reference", "mask"]
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
+    dataset_type: Literal["conditioning"] = Field(description=KIND)
+    conditioning_type: Literal["reference", "mask"] = Field(
+        description="What the files are to the clips of their stem."
+    )
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
     reference_downscale_factor: Literal[1, 2, 4] = Field(
         1, description="References are used so many times smaller than the clips."
@@ -338,7 +364,7 @@ class ConditioningDataset(Strict):
     reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
         1, description="References are used with so many times fewer frames a second than the clips."
     )
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
@@ -355,13 +381,13 @@ class ConditioningDataset(Strict):
 class TextEmbedsDataset(Strict):
     """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
 
-    id: Id
-    type: Local = "local"
-    dataset_type: Literal["text_embeds"]
-    default: bool = False
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
+    dataset_type: Literal["text_embeds"] = Field(description=KIND)
+    default: bool = Field(False, description="Accepted and not used: there is one store of captions.")
     cache_dir: str | None = Field(None, description=NOT_USED)
     caption_filter_list: tuple[str, ...] = Field((), description="As in a dataset, for all datasets.")
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
 
     @field_validator("caption_filter_list", mode="before")
     @classmethod

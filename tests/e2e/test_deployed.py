@@ -94,7 +94,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path) -> Iterator[House]:
+def house(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Iterator[House]:
     root = tmp_path_factory.mktemp("house")
     (root / "clips").mkdir()
     for name in CLIPS:
@@ -104,6 +104,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path) -> Itera
             shutil.copy(caption, root / "clips")
     (root / "datasets.yaml").write_text(DATASETS)
     (root / "recipe.yaml").write_text(json.dumps(RECIPE))
+    shutil.copytree(tiny_models, root / "workspace" / "models")
     supervisor, _ = start_serving(root / "workspace", root / "datasets.yaml", root / "recipe.yaml")
     server = find_server(root / "workspace")
     assert server is not None

@@ -41,7 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def job(tmp_path: Path, sample_clips: Path) -> list[str]:
+def job(tmp_path: Path, sample_clips: Path, tiny_models: Path) -> list[str]:
     """The command of a short run on four clips, with a fifth held out."""
     for name in CLIPS:
         folder = tmp_path / ("held" if name == "twin.mov" else "clips")
@@ -52,6 +52,7 @@ def job(tmp_path: Path, sample_clips: Path) -> list[str]:
         captions = [sample_clips / f"{name}.txt", sample_clips / f"{stem}.txt"]
         caption = next(file for file in captions if file.is_file())
         shutil.copy2(caption, folder / caption.name)
+    shutil.copytree(tiny_models, tmp_path / "workspace" / "models")
     held = DATASETS.split("- id: text")[0].replace("clips", "held")
     (tmp_path / "datasets.yaml").write_text(DATASETS + held)
     recipe = yaml.safe_load((ROOT / "deploy/recipes/tiny.yaml").read_text())

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.models.source import prepare_model
 from ltxcore.stages import embed_text, encode_latents, probe_media, split_audio
 from ltxcore.stages.context import Context
 from ltxcore.store.latents import LatentStore
@@ -31,14 +30,6 @@ DATASETS = """
 - id: text
   dataset_type: text_embeds
 """
-
-
-@pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models directory that holds the tiny model."""
-    models = tmp_path_factory.mktemp("models")
-    prepare_model(Recipe().model, models)
-    return models
 
 
 class Bench:

@@ -83,12 +83,18 @@ def test_a_failed_stage_tells_why(server: LocalServer, tmp_path: Path) -> None:
 def test_a_killed_stage_is_marked_crashed_and_a_retry_has_a_new_process(
     server: LocalServer, tmp_path: Path
 ) -> None:
+    """It holds the GPU when it is killed: its slot is free at once, not when its lease has ended."""
+    from prefect import get_client
+
+    from flows.gpu_lease import gpu_limit_name
     from flows.run_stage import StageFailed
     from tests.stages.fake_flows import two_stages
 
     before = len(states("second-stage"))
     with pytest.raises(StageFailed, match="second-stage crashed: its process was killed by SIGKILL"):
-        two_stages(workspace=str(tmp_path), mode="kill", retries=1)
+        two_stages(workspace=str(tmp_path), mode="kill-with-lease", retries=1)
+    with get_client(sync_client=True) as client:
+        assert client.read_global_concurrency_limit_by_name(gpu_limit_name()).active_slots == 0
     tries = [pid for name, pid in trace(tmp_path) if name == "second"]
     assert len(set(tries)) == 2
     # Both tries are one flow run, and the first stage was not run again.
