@@ -192,6 +192,10 @@ def test_a_store_on_a_disk_of_its_own_is_held_against_that_disk(
     bench.ctx.workspace.use_store(str(tmp_path / "elsewhere/store"))
     bench.probe()
     assert len(estimate(bench.ctx).disks) == 1, "one disk, as it is here"
+    access, elsewhere = os.access, tmp_path / "elsewhere/store"
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or path != elsewhere)
+    assert [str(elsewhere) in problem for problem in estimate(bench.ctx).problems] == [True], "read-only"
+    monkeypatch.setattr("os.access", access)
     monkeypatch.setattr("ltxcore.stages.disks.device", hash)
     free = {tmp_path / "elsewhere/store": 1000}
     monkeypatch.setattr(
