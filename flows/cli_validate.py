@@ -19,6 +19,7 @@ from flows.cli_options import (
     read_recipe,
     refuse,
 )
+from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
@@ -65,8 +66,8 @@ def validate(
     for dataset in found.media:
         told = f"{dataset.id}: {dataset.dataset_type}, {found.directory(dataset)}"
         console.print(told, markup=False, soft_wrap=True)
-    for note in notes:
-        console.print(f"[yellow]note[/]  {note}", highlight=False, soft_wrap=True)
+    for note in (*remarks(found), *notes):
+        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
     _print(figures)
     for problem in figures.problems:
         console.print(Text(problem, style="red"), soft_wrap=True)

@@ -8,43 +8,20 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from ltxcore.config.base import Strict
 from ltxcore.config.bucket_list import Bucket, names_frames, read_bucket
+from ltxcore.config.dataset_values import SAMPLE_RATE, Local, number, one_or_many, vae_rate
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 CaptionStrategy = Literal["textfile", "filename", "instanceprompt", "instance_prompt", "parquet"]
 TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
-SAMPLE_RATE = 16000
 MEASURED = "Accepted and not used: probe-media measures every file."
+MOST_MEGAPIXELS = 64
+FEWEST_PIXELS = 32
 UNIQUE = "Names the dataset; each has its own."
 LOCAL_ONLY = "Files are read from a directory here."
 DISABLED = "Leave it out."
 KIND = "What the files are."
 NOT_USED = "Accepted and not used: the workspace holds the store."
-
-
-def _local(value: Any) -> Any:
-    if isinstance(value, str) and value != "local":
-        raise ValueError(
-            f"{value!r} is not read here; copy or mount the data, write its directory as "
-            "`instance_data_dir` and `type: local`"
-        )
-    return value
-
-
-def _vae_rate(value: Any) -> Any:
-    if value != SAMPLE_RATE:
-        raise ValueError(
-            f"is {value}, but the audio VAE takes {SAMPLE_RATE} only; write {SAMPLE_RATE}: sound of any rate "
-            "is resampled to it"
-        )
-    return value
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Local = Annotated[Literal["local"], BeforeValidator(_local)]
 
 
 class VideoSettings(Strict):
@@ -79,10 +56,12 @@ class AudioSettings(Strict):
     """The `audio` block of a video or audio dataset."""
 
     auto_split: bool = Field(True, description="Video sets: take the sound of the clips for training.")
-    sample_rate: Annotated[int, BeforeValidator(_vae_rate)] = Field(
+    sample_rate: Annotated[int, BeforeValidator(vae_rate)] = Field(
         SAMPLE_RATE, description="The audio VAE's own rate."
     )
-    channels: Literal[1, 2] = Field(2, description="The audio VAE gets stereo always; mono is duplicated.")
+    channels: Annotated[Literal[1, 2], BeforeValidator(number)] = Field(
+        2, description="The audio VAE gets stereo always; mono is duplicated."
+    )
     duration_interval: float = Field(
         3.0,
         gt=0,
@@ -113,7 +92,9 @@ class AudioSettings(Strict):
 class ParquetSettings(Strict):
     """Where the captions of `caption_strategy: parquet` are."""
 
-    path: str = Field(min_length=1, description="Relative to the dataset file, or to instance_data_dir.")
+    path: str = Field(
+        min_length=1, description="Parquet or JSON lines; relative to the dataset file or instance_data_dir."
+    )
     filename_column: str = Field(description="Relative path, name, or name without extension of the clip.")
     caption_column: str = Field(description="A text, or a list of texts of which each visit draws one.")
     fallback_caption_column: str | None = Field(None, description="Used where the caption is empty.")
@@ -157,7 +138,7 @@ class MediaDataset(Strict):
     @field_validator("caption_filter_list", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @property
     def trigger(self) -> str:
@@ -218,7 +199,7 @@ class PictureDataset(MediaDataset):
     @field_validator("buckets", mode="before")
     @classmethod
     def _listed_buckets(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @field_validator("buckets")
     @classmethod
@@ -241,7 +222,22 @@ class PictureDataset(MediaDataset):
     @field_validator("conditioning_data", mode="before")
     @classmethod
     def _listed_companions(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
+
+    @model_validator(mode="after")
+    def _units(self) -> PictureDataset:
+        size = f"resolution {self.resolution:g}"
+        if self.resolution_type == "area" and self.resolution > MOST_MEGAPIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is in megapixels with resolution_type area; write resolution_type pixel_area for an "
+                "edge, or e.g. resolution 0.25"
+            )
+        if self.resolution_type != "area" and self.resolution < FEWEST_PIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is an edge in pixels with resolution_type {self.resolution_type}; write "
+                "resolution_type area for megapixels, or e.g. resolution 512"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
@@ -278,7 +274,7 @@ class VideoDataset(PictureDataset):
     @field_validator("s2v_datasets", mode="before")
     @classmethod
     def _listed_links(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @model_validator(mode="after")
     def _long_enough(self) -> VideoDataset:
@@ -392,7 +388,7 @@ class TextEmbedsDataset(Strict):
     @field_validator("caption_filter_list", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
 
 Media = VideoDataset | ImageDataset | AudioDataset

@@ -34,11 +34,12 @@ MOST_NAMES: Final = 60
 """Of a list in an error: every key of a section, and not every clip of ten thousand."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelt word, or the list of what is known when nothing is near."""
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A suggestion for a misspelt word, or what is known (of that, `listed`) when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
+    names = names if listed is None else sorted(listed)
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return "known here: " + ", ".join(names[:MOST_NAMES]) + more

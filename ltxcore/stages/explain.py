@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -83,13 +83,17 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
 
     Raises:
         UnknownClip: there is no such clip, with the nearest one.
-        ModelError: the recipe's model is not on this machine, so that no key can be computed.
     """
-    files = {file.id: file for file in probe_media.find_files(ctx)}
+    found = probe_media.find_files(ctx)
+    files = {file.id: file for file in found}
+    strays = {stray.id: stray for stray in probe_media.strays(ctx, found)}
     before = _seen(ctx)
-    clip_id = _find(clip, files, before)
+    clip_id = _find(ctx, clip, files, {**before, **strays})
     past = before.get(clip_id)
     saw, runs = _history(ctx, clip_id)
+    if clip_id in strays:
+        place, reason = str(_place(ctx, strays[clip_id])), strays[clip_id].reason
+        return ClipReport(clip_id, place, "rejected", reason, snapshots=saw, runs=runs)
     if clip_id not in files:
         reason = "the file is no longer in its dataset"
         return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
@@ -108,7 +112,7 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
             clip_id, str(file.path), "rejected", rejected.reason, work=work, snapshots=saw, runs=runs
         )
     sample = next(sample for sample in samples if clip_id in _files_of(sample))
-    tracks = [track for track in History(ctx).tracks(sample) if track.what in _made_of(sample, clip_id)]
+    tracks, without = _tracks(ctx, sample, clip_id)
     broken = next((t.why for t in tracks if t.state == QUARANTINED), None)
     told = [f"belongs to {sample.id}"] if sample.id != clip_id else []
     return ClipReport(
@@ -117,10 +121,19 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
         "in" if broken is None else "quarantined",
         broken or "; ".join([*told, *_held_out(ctx, sample), *sample.notes]),
         tracks,
-        _work_on(ctx, sample, clip_id, tracks, looked_at=known is not None),
+        [*_work_on(ctx, sample, clip_id, tracks, looked_at=known is not None), *without],
         saw,
         runs,
     )
+
+
+def _tracks(ctx: Context, sample: Sample, clip_id: str) -> tuple[list[Track], list[str]]:
+    """What a file needs of the store; and, where the model is not on this machine, that it is not known."""
+    try:
+        found = History(ctx).tracks(sample)
+    except ModelError as error:
+        return [], [f"{LATENTS.name}, {TEXT.name}: not known without the model: {error}"]
+    return [track for track in found if track.what in _made_of(sample, clip_id)], []
 
 
 def _files_of(sample: Sample) -> dict[str, set[str]]:
@@ -144,7 +157,12 @@ def _work_on(ctx: Context, sample: Sample, clip_id: str, tracks: list[Track], lo
         why = _why_unknown(past, sample) if sample.id == clip_id else "the file is new, or was changed"
         work.append(f"{PROBE.name}: {why}")
     elif _plan_changed(past, sample):
-        work.append(f"{PROBE.name}: its plan differs from the one in snapshot {ctx.snapshot.id}")
+        where = (
+            "no snapshot has its plan yet"
+            if past is None
+            else f"its plan differs from the one in snapshot {ctx.snapshot.id}"
+        )
+        work.append(f"{PROBE.name}: {where}")
     new_media = isinstance(past, Sample) and past.media_id != sample.media_id
     for track in tracks:
         if track.state == MISSING:
@@ -168,12 +186,18 @@ def _seen(ctx: Context) -> dict[str, Sample | Rejection]:
     return {entry.id: entry for entry in entries}
 
 
-def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, Sample | Rejection]) -> str:
-    known = {**dict.fromkeys(before), **dict.fromkeys(files)}
+def _find(
+    ctx: Context,
+    clip: str,
+    files: Mapping[str, probe_media.MediaFile],
+    others: Mapping[str, Sample | Rejection],
+) -> str:
+    known = {**dict.fromkeys(others), **dict.fromkeys(files)}
     if clip in known:
         return clip
     path = Path(clip).expanduser().resolve()
     by_path = [file.id for file in files.values() if file.path == path or file.path.resolve() == path]
+    by_path += [name for name, other in others.items() if name not in files and _place(ctx, other) == path]
     by_name = [name for name in known if name.endswith(f"/{clip}")]
     found = by_path or by_name
     if len(found) == 1:
@@ -181,6 +205,12 @@ def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, 
     if found:
         raise UnknownClip(f"{clip!r} may be {', '.join(sorted(found))}; give the whole id")
     raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
+
+
+def _place(ctx: Context, entry: Sample | Rejection) -> Path | None:
+    """Where the file of an entry lies, or lay; None where its dataset is no more."""
+    datasets = (dataset for dataset in ctx.datasets.files if dataset.id == entry.dataset)
+    return next((ctx.datasets.directory(dataset) / entry.path for dataset in datasets), None)
 
 
 def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:

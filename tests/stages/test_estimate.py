@@ -20,7 +20,7 @@ from ltxcore.stages.stage_estimates import StageEstimate
 from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore
-from tests.stages.conftest import Bench
+from tests.stages.conftest import DATASETS, Bench
 from tests.unit.media_files import tone
 
 
@@ -175,6 +175,13 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     assert "not been looked at" not in rejected.output
     (bench.root / "datasets.yaml").write_text("- id: x\n")
     assert validate(bench).exit_code == 2
+
+
+def test_what_keys_come_to_is_told(bench: Bench) -> None:
+    bench.root.joinpath("datasets.yaml").write_text(DATASETS.replace("17", "20, frame_interval: 5"))
+    told = validate(bench).output
+    assert "note  clips: num_frames 20 is used as 17: LTX-2 takes 8n+1 frames" in told
+    assert "note  clips: video.frame_interval has no effect without" in told
 
 
 def test_a_disk_that_is_too_small_is_told_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

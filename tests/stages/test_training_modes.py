@@ -241,7 +241,7 @@ def test_a_changed_mask_alone_is_measured_again(modes: Bench, tmp_path: Path) ->
     assert (clip_report.verdict, clip_report.work) == ("in", []), "with what belongs to it"
     assert (mask_report.verdict, mask_report.reason) == ("in", "belongs to clips/two.mp4")
     assert [track.what for track in mask_report.tracks] == ["masks"]
-    assert mask_report.snapshots == [f"{bench.ctx.snapshot.id}: in, with clips/two.mp4"]
+    assert f"{bench.ctx.snapshot.id}: in, with clips/two.mp4" in mask_report.snapshots
     mask = bench.root / "masks" / "two.png"
     kept = tmp_path / "two.png"
     shutil.copy2(mask, kept)
