@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from bench.toy.content import Content, hue_distance, measure_content
 from bench.toy.judge import Painter
@@ -25,16 +27,17 @@ from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_json
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT, readme
+from tests.hub_server import fake_hub
 
 pytestmark = pytest.mark.e2e
 # Of a recipe without CREPA.
 STAGES = asked_stages(Recipe())
 
 
-def ltx2(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def ltx2(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    variables = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     if check and done.returncode != 0:
         raise AssertionError(f"ltx2 {' '.join(arguments)} -> {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
@@ -219,6 +222,53 @@ def test_validate_and_doctor_say_that_all_is_well(job: dict[str, str]) -> None:
     told = ltx2(*readme("ltx2 doctor")[1:]).stdout
     assert "ffprobe" in told
     assert "missing" not in told
+
+
+def test_a_finished_run_that_is_asked_to_publish_does_nothing_but_upload(
+    first_run: str, job: dict[str, str]
+) -> None:
+    recipe = Path(job["--workspace"]).parent / "published.yaml"
+    published = [*options({**job, "--recipe": str(recipe)})]
+    with fake_hub() as hub:
+        access = {
+            "HF_ENDPOINT": hub.url,
+            "HF_TOKEN": hub.token,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+        }
+
+        def run(repository: str, check: bool) -> str:
+            section = f"\nhub: {{push_to_hub: true, hub_model_id: {repository}}}\n"
+            recipe.write_text(Path(job["--recipe"]).read_text() + section)
+            return ltx2("run", *published, check=check, **access).stdout
+
+        refused = run("stranger/lora", check=False)
+        assert "who is no member of stranger; write me/…" in refused
+        assert "up to date" not in refused, "it is refused before any stage is looked at"
+
+        hub.fail("POST .*/commit/", 403)
+        failed = run("my-lora", check=False)
+        assert "The LoRA is trained but not on the hub: the hub at" in failed
+        assert "Running again does nothing but the upload" in failed
+
+        again = run("my-lora", check=True)
+        assert again.count("up to date") >= len(STAGES)
+        repository = hub.repositories["me/my-lora"]
+        assert f"Hub      {hub.url}/me/my-lora/commit/{repository.sha}" in again
+        videos = {name for name in repository.files if name.endswith(".mp4")}
+        assert len(videos) == 8, "of each prompt that the recipe names, the base's and the LoRA's"
+        assert ModelCard(repository.files["README.md"].decode()).data.library_name == "diffusers"
+        commits = len(repository.commits)
+        pushed = ltx2("push", "--workspace", job["--workspace"], **access).stdout
+        assert "me/my-lora: the hub has all of it already" in pushed
+        assert len(repository.commits) == commits
+    workspace, _ = newest(job)
+    tags = json.loads(next((workspace.stages / "train-lora").glob("*/mlflow.json")).read_text())["delivered"][
+        "tags"
+    ]
+    assert (tags["hub.repo"], tags["hub.commit"]) == ("me/my-lora", repository.sha)
+    kept = [file for file in workspace.root.rglob("*") if file.is_file()]
+    assert not [file for file in kept if hub.token.encode() in file.read_bytes()]
 
 
 def test_ctrl_c_writes_a_checkpoint_and_the_next_run_continues(first_run: str, job: dict[str, str]) -> None:
