@@ -62,7 +62,8 @@ def standing(record: Sequence[Evaluated], min_delta: float) -> Standing:
     """Judge a record, oldest first; the base, where it is in it, is the first to beat.
 
     What counts is the loss of the weights that are exported. The best step is the one with the lowest, the
-    earlier of two. An improvement is a loss that is lower by more than `min_delta` than the last that was one.
+    earlier of two. An improvement is a loss that is lower by more than `min_delta` than the last that
+    was one.
 
     Raises:
         ValueError: the record is empty.

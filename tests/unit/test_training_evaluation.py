@@ -263,9 +263,13 @@ def test_an_average_that_fails_to_be_measured_leaves_the_weights_as_they_were() 
     before, held = weight.detach().clone(), weight.data_ptr()
     ema = Ema({"w": weight}, TrainingSettings(use_ema=True))
     ema.averages["w"] += 1 / 3
-    with pytest.raises(RuntimeError, match="no memory"), ema.in_place({"w": weight}, torch.nn.Identity()):
+
+    def fails() -> None:
         assert torch.equal(weight, ema.averages["w"].bfloat16())
         raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"), ema.in_place({"w": weight}, torch.nn.Identity()):
+        fails()
     assert torch.equal(weight, before)
     assert weight.data_ptr() == held
 
