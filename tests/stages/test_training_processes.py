@@ -82,14 +82,20 @@ def test_two_processes_train_as_one_that_accumulates(bench: Bench, config: str) 
     assert_same_training(alone, together)
 
 
-@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
+@pytest.mark.parametrize("config", ["ddp.yaml", "gathered.yaml"])
 def test_two_processes_measure_the_average_as_one_does(bench: Bench, config: str) -> None:
+    # A model that stays gathered would not see by itself that the shares have changed.
+    shared = (CONFIGS / "fsdp2.yaml").read_text()
+    gathered = shared.replace("reshard_after_forward: true", "reshard_after_forward: false")
+    assert gathered != shared
+    (bench.root / "gathered.yaml").write_text(gathered)
+    file = str(bench.root / config) if config == "gathered.yaml" else config
     held = EvaluationSettings(eval_share=some_share(bench), eval_step_interval=2, eval_sigmas=(0.5,))
     bench = Bench(bench.root, bench.recipe.model_copy(update={"evaluation": held}))
     bench.prepare()
     keys = {"use_ema": True, "ema_decay": 0.5, "learning_rate": 0.02}
     alone, _ = run(with_processes(bench, 1, **keys), "alone")
-    together, _ = run(with_processes(bench, 2, config, **keys), "together")
+    together, _ = run(with_processes(bench, 2, file, **keys), "together")
     assert_same_training(alone, together)
     ours, theirs = (read_evaluations(d / "evaluations.jsonl") for d in (alone, together))
     assert [e.step for e in theirs] == [0, 2, 4]
