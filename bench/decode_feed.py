@@ -3,8 +3,9 @@
 Both do the same work on the same clips in the same run: decode 1280x720 H.264, resample with the same
 scaler, cut, RGB. ffmpeg alone writes rawvideo to /dev/null, one clip after another with its own threads; the
 feed hands uint8 arrays to Python, every frame checked against the plan. Rounds alternate; the best counts.
+The number printed last is the feed's rate divided by ffmpeg's, target 0.9.
 
-    python bench/decode_feed.py [--clips 4] [--seconds 5] [--rounds 3]
+    python -m bench.decode_feed [--clips 4] [--seconds 5] [--rounds 3]
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.machine import describe_machine, write_table
 from ltxcore.config.datasets import VideoDataset
 from ltxcore.media.buckets import geometry
 from ltxcore.media.decode import SCALER, decode_frames
@@ -23,7 +25,6 @@ from ltxcore.media.frames import plan_frames
 from ltxcore.media.probe import read_streams
 from ltxcore.store.snapshot import FramePlan, Geometry
 
-TARGET = 0.9
 Job = tuple[Path, FramePlan, Geometry]
 
 
@@ -87,12 +88,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="decode-feed-") as directory:
         jobs = plan(make_clips(Path(directory), asked.clips, asked.seconds), asked.seconds)
         alone, fed = 0.0, 0.0
-        for number in range(asked.rounds):
-            round_alone, round_fed = ffmpeg_alone(jobs), feed(jobs)
-            print(f"round {number + 1}: ffmpeg alone {round_alone:.1f} fps, feed {round_fed:.1f} fps")
-            alone, fed = max(alone, round_alone), max(fed, round_fed)
-    print(f"{len(jobs)} clips of {jobs[0][1].count} frames, {DECODES_AT_ONCE} decoded at once")
-    print(f"feed / ffmpeg alone = {fed:.1f} / {alone:.1f} fps = {fed / alone:.2f} (target {TARGET})")
+        for _ in range(asked.rounds):
+            alone, fed = max(alone, ffmpeg_alone(jobs)), max(fed, feed(jobs))
+    rows = [
+        ["ffmpeg alone", f"{alone:.1f}"],
+        ["feed", f"{fed:.1f}"],
+        ["feed / ffmpeg alone", f"{fed / alone:.2f}"],
+    ]
+    title = (
+        f"{len(jobs)} clips of {jobs[0][1].count} frames, 1280x720 H.264 with grain to RGB, "
+        f"{DECODES_AT_ONCE} decoded at once, best of {asked.rounds} rounds; {describe_machine()}"
+    )
+    write_table("decode_feed", title, ["", "frames a second"], rows)
+    print(f"{fed / alone:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """Host memory while a transformer is loaded in int8: quantised on the way in, or loaded and then quantised.
 
 Writes a random checkpoint of full-width LTX-2.0 blocks (3 GB in bf16), loads it in processes of their own,
-and compares their peaks (ru_maxrss) with what stays resident. `python bench/load_peak.py [--layers N]`.
+and compares their peaks (ru_maxrss) with what stays resident:
+
+    python -m bench.load_peak [--layers N]
+
+The number printed last is the peak of load-then-quantise above the imports, divided by ours.
 """
 
 from __future__ import annotations
@@ -9,22 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from bench.machine import describe_machine, write_table
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.plan import GIB
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import VERSIONS
 
-RESULTS = Path(__file__).parent / "results"
 PRECISION = "int8-quanto"
 CHUNK_BYTES = 64 << 20
 
@@ -44,17 +44,17 @@ def main() -> None:
             "ours, first load": _measure(load_ours, root),
             "ours, second load": _measure(load_ours, root),
         }
-    table = report(stored, result, runs)
-    print(table)
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{date.today():%Y-%m-%d}-load-peak.md"
-    file.write_text(table + "\n", encoding="utf-8")
     floor = runs["imports alone"]["peak"]
-    ours, theirs = (runs[name]["peak"] - floor for name in ("ours, first load", "load, then quantise"))
-    print(
-        f"peak above the imports, for {result / GIB:.2f} GiB of result: ours {ours / GIB:.2f} GiB, "
-        f"load-then-quantise {theirs / GIB:.2f} GiB, {theirs / ours:.2f} times ours"
+    title = (
+        f"checkpoint {stored / GIB:.2f} GiB in bf16, resident in int8 {result / GIB:.2f} GiB; "
+        f"{describe_machine()}"
     )
+    rows = [[name, *_row(run, floor, result)] for name, run in runs.items()]
+    write_table(
+        "load_peak", title, ["run", "peak GiB", "above the imports GiB", "times the result", "seconds"], rows
+    )
+    ours, theirs = (runs[name]["peak"] - floor for name in ("ours, first load", "load, then quantise"))
+    print(f"{theirs / ours:.2f}")
 
 
 def source_of(root: Path) -> ModelSource:
@@ -121,25 +121,14 @@ def load_then_quantise(root: Path) -> Any:
     return model
 
 
-def report(stored: int, result: int, runs: dict[str, dict[str, Any]]) -> str:
-    memory = psutil.virtual_memory().total / GIB
-    floor = runs["imports alone"]["peak"]
-    lines = [
-        f"# Host memory while loading in int8, {date.today():%Y-%m-%d}",
-        "",
-        f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, no GPU; checkpoint "
-        f"{stored / GIB:.2f} GiB in bf16, resident in int8 {result / GIB:.2f} GiB.",
-        "",
-        "| run | peak GiB | above the imports GiB | times the result | seconds |",
-        "|---|---|---|---|---|",
+def _row(run: dict[str, Any], floor: int, result: int) -> list[str]:
+    above = run["peak"] - floor
+    return [
+        f"{run['peak'] / GIB:.2f}",
+        f"{above / GIB:.2f}",
+        f"{above / result:.2f}",
+        f"{run['seconds']:.1f}",
     ]
-    for name, run in runs.items():
-        above = run["peak"] - floor
-        lines.append(
-            f"| {name} | {run['peak'] / GIB:.2f} | {above / GIB:.2f} | {above / result:.2f} | "
-            f"{run['seconds']:.1f} |"
-        )
-    return "\n".join(lines)
 
 
 def _measure(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:

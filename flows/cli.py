@@ -10,10 +10,12 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from flows import cli_store
 from flows.cli_buckets import buckets
 from flows.cli_import import import_simpletuner
+from flows.cli_keys import keys
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_plan import plan
 from flows.cli_report import report
@@ -96,7 +98,9 @@ def doctor(workspace: WorkspaceOption = Path("workspace")) -> None:
     findings = examine(workspace)
     for finding in findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]"
-        console.print(f"{mark}  {finding.subject}: {finding.detail}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{mark}  {escape(f'{finding.subject}: {finding.detail}')}", highlight=False, soft_wrap=True
+        )
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
 
 
@@ -144,6 +148,7 @@ app.command("import-simpletuner")(import_simpletuner)
 app.command()(buckets)
 app.command()(report)
 app.command()(validate)
+app.command()(keys)
 
 
 app.command()(plan)

@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_options import (
+    STORE_FAULTS,
+    DatasetsOption,
+    RecipeOption,
+    WorkspaceOption,
+    read_recipe,
+    refuse,
+)
 from ltxcore.config.errors import ConfigError
 from ltxcore.stages.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
 from ltxcore.stages.context import Context
@@ -37,7 +45,7 @@ def buckets(
         files, memo = find_files(ctx), Memo(ctx)
         unknown = memo.unknown(files)
         advice = advise(ctx, memo, files, count, max_tokens)
-    except (ConfigError, NothingProbed, ValueError) as error:
+    except (ConfigError, NothingProbed, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     if unknown:
         console.print(
@@ -50,7 +58,8 @@ def buckets(
 
 def _print(advice: BucketAdvice) -> None:
     console.print(
-        f"[bold]{advice.dataset}[/]: {advice.clips} clips, at most {advice.max_tokens} tokens a sample",
+        f"[bold]{escape(advice.dataset)}[/]: {advice.clips} clips, "
+        f"at most {advice.max_tokens} tokens a sample",
         highlight=False,
     )
     rows = advice_rows(advice)
@@ -62,7 +71,8 @@ def _print(advice: BucketAdvice) -> None:
         table.add_row(*(str(value) for value in row.values()), style=style)
     console.print(table)
     console.print(
-        f"To have these and no others, write into the dataset [bold]{advice.dataset}[/]:", highlight=False
+        f"To have these and no others, write into the dataset [bold]{escape(advice.dataset)}[/]:",
+        highlight=False,
     )
     # As it is to be copied: on one line, however long.
     console.print(f"  {paste_line(advice)}", soft_wrap=True, markup=False, highlight=False)

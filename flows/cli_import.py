@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from flows.cli_options import refuse
@@ -43,12 +44,12 @@ def import_simpletuner(
     except ConfigError as error:
         raise refuse(error) from None
     for remark in missing:
-        console.print(f"[yellow]missing[/]  {remark}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]missing[/]  {escape(remark)}", highlight=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)
 
 
 def _tell(translation: Translation) -> None:
-    console.print(f"[bold]{translation.source}[/]", highlight=False, soft_wrap=True)
+    console.print(f"[bold]{escape(str(translation.source))}[/]", highlight=False, soft_wrap=True)
     for line in translation.lines:
         row = Text.assemble("  ", (f"{line.verdict:<8}", COLOURS[line.verdict]), f" {line.key}")
         console.print(Text.assemble(row, f": {line.told}" if line.told else ""), soft_wrap=True)

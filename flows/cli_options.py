@@ -9,12 +9,18 @@ import typer
 from rich.console import Console
 
 from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.store.blobs import DamagedFile
+from ltxcore.store.index import IndexDamaged
+from ltxcore.store.refs import RefDamaged
+from ltxcore.store.workspace import StoreUnknown, UnknownSnapshot
 
 WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
 DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
 RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
 
 BAD_CONFIGURATION: Final = 2
+STORE_FAULTS: Final = (DamagedFile, IndexDamaged, RefDamaged, StoreUnknown, UnknownSnapshot)
+"""What of a workspace or its store cannot be read; each says what to do."""
 errors = Console(stderr=True)
 
 

@@ -9,13 +9,21 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_options import (
+    STORE_FAULTS,
+    DatasetsOption,
+    RecipeOption,
+    WorkspaceOption,
+    read_recipe,
+    refuse,
+)
 from ltxcore.config.errors import ConfigError
 from ltxcore.stages.context import Context
 from ltxcore.stages.dataset_pages import write_comparison, write_report
 from ltxcore.stages.snapshot_changes import SnapshotChanges
-from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
+from ltxcore.store.workspace import LATEST, Workspace
 
 console = Console()
 ROWS = 40
@@ -43,7 +51,7 @@ def report(
         else:
             page, changes = write_comparison(ctx, before)
             _print(changes)
-    except (ConfigError, UnknownSnapshot) as error:
+    except (ConfigError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     if browse:
@@ -57,7 +65,7 @@ def _print(changes: SnapshotChanges) -> None:
         for heading in ("clip", "change", "details"):
             table.add_column(heading)
         for change in changes.changes[:ROWS]:
-            table.add_row(change.clip, change.what, "; ".join(change.details))
+            table.add_row(Text(change.clip), change.what, Text("; ".join(change.details)))
         console.print(table)
     if len(changes.changes) > ROWS:
         console.print(f"and {len(changes.changes) - ROWS} more; the page has them")

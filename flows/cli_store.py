@@ -11,7 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_options import (
+    STORE_FAULTS,
+    DatasetsOption,
+    RecipeOption,
+    WorkspaceOption,
+    read_recipe,
+    refuse,
+)
 from ltxcore.config.errors import ConfigError
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
@@ -21,6 +28,7 @@ from ltxcore.stages.explain import ClipReport, UnknownClip, explain_clip, explai
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
+from ltxcore.store.index import Overtaken, damaged, mend
 from ltxcore.store.lease import NotExclusive, writing
 from ltxcore.store.verify import Verified, forget_broken
 from ltxcore.store.verify import verify as verify_store
@@ -145,9 +153,11 @@ def verify(
         bool, typer.Option(help="Mark what is broken as missing: the next run makes it.")
     ] = False,
 ) -> None:
-    """Hold every committed sample against its checksum. Exit status 1 where one is broken."""
+    """Hold every index and committed sample against its checksums. Exit status 1 where one is broken."""
     space = Workspace(workspace)
     with _refusals():
+        if not _indexes_whole(space, repair):
+            raise typer.Exit(1)
         with console.status("reading every committed sample"):
             found = verify_store(space.store)
         _print_broken(found, space)
@@ -157,6 +167,21 @@ def verify(
                     marked = forget_broken(space.store, part, found.broken)
                 _say(f"{part}: {marked} marked as missing; the next run makes them again")
     raise typer.Exit(1 if found.broken and not repair else 0)
+
+
+def _indexes_whole(space: Workspace, repair: bool) -> bool:
+    """Name the segments that are damaged and, to repair, keep what is whole of them."""
+    found = {part: damaged(space.store, part) for part in PARTS}
+    for part, segments in found.items():
+        for name, segment in segments.items():
+            _say(f"{name} is not what was written; {len(segment.records)} records of it are whole")
+        if segments and repair:
+            with writing(space.store, part, f"verify of {space.root}", on_wait=_say_waiting):
+                _say(f"{part}: {mend(space.store, part)} segments written with what is whole of them")
+    if repair or not any(found.values()):
+        return True
+    _say("`--repair` keeps what is whole, and the next run makes the rest again")
+    return False
 
 
 def _print_broken(found: Verified, space: Workspace) -> None:
@@ -193,11 +218,12 @@ def _refusals() -> Iterator[None]:
         ConfigError,
         ModelError,
         NotExclusive,
+        Overtaken,
         UnknownClip,
-        UnknownSnapshot,
         sweep.UnknownRun,
         OSError,
         ImportError,
+        *STORE_FAULTS,
     ) as error:
         raise refuse(error) from None
 

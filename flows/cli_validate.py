@@ -11,7 +11,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
+from flows.cli_options import (
+    STORE_FAULTS,
+    DatasetsOption,
+    RecipeOption,
+    WorkspaceOption,
+    read_recipe,
+    refuse,
+)
+from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
@@ -53,13 +61,13 @@ def validate(
             check_adapter(adapter)
         notes = () if chosen.validation.validation_disable else plan_rendering(chosen.validation).notes
         figures = estimate(ctx)
-    except (ConfigError, ModelError, ValueError) as error:
+    except (ConfigError, ModelError, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     for dataset in found.media:
         told = f"{dataset.id}: {dataset.dataset_type}, {found.directory(dataset)}"
         console.print(told, markup=False, soft_wrap=True)
-    for note in notes:
-        console.print(f"[yellow]note[/]  {note}", highlight=False, soft_wrap=True)
+    for note in (*remarks(found), *notes):
+        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
     _print(figures)
     for problem in figures.problems:
         console.print(Text(problem, style="red"), soft_wrap=True)
@@ -81,7 +89,9 @@ def _print(figures: Estimate) -> None:
         "all", "", "", size(figures.disk_bytes), "?" if total is None else duration(total), style="bold"
     )
     console.print(table)
-    console.print(f"{size(figures.free_bytes)} are free", highlight=False)
+    for disk in figures.disks:
+        free = f"{size(disk.free_bytes)} are free for {disk.place}"
+        console.print(free, markup=False, highlight=False, soft_wrap=True)
     told: dict[str, list[str]] = {}
     for stage in figures.stages:
         for note in stage.notes:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from flows.display import StageBars, print_summary
 from flows.leash import describe_exit, python_path, start_leashed
 from flows.server import LocalServer, ServerError
 from ltxcore.store.blobs import write_json
+from ltxcore.store.locks import in_use
 from ltxcore.store.workspace import Workspace
 
 # What a stage gets for its checkpoint, and a little for Prefect to write it down.
@@ -33,12 +35,17 @@ class LocalRun:
 
     def execute(self, flow: str, parameters: dict[str, Any], stages: list[str]) -> int:
         """Run a flow to its end and tell how it went. Returns the exit status."""
+        with in_use(self._workspace.run_lock(self._folder)):
+            return self._execute(flow, parameters, stages)
+
+    def _execute(self, flow: str, parameters: dict[str, Any], stages: list[str]) -> int:
         request = self._folder / "parameters.json"
         write_json(
             request, {**parameters, "workspace": str(self._workspace.root), "pipeline_run": self._name}
         )
         self._console.print(
-            f"[bold]{flow}[/], run {self._name}, workspace {self._workspace.root}", soft_wrap=True
+            f"[bold]{flow}[/], run {self._name}, workspace {escape(str(self._workspace.root))}",
+            soft_wrap=True,
         )
         try:
             with self._console.status("starting the Prefect API of the workspace"):
@@ -85,6 +92,8 @@ class LocalRun:
             return 0
         error = self._folder / "error.txt"
         told = error.read_text().strip() if error.exists() else f"its process {describe_exit(code)}"
-        self._console.print(f"[red]The run did not complete.[/] Its log: {self._log}", soft_wrap=True)
+        self._console.print(
+            f"[red]The run did not complete.[/] Its log: {escape(str(self._log))}", soft_wrap=True
+        )
         self._console.print(told, markup=False, highlight=False, soft_wrap=True)
         return code if code > 0 else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow, flow
@@ -24,6 +25,7 @@ from ltxcore.stages.held_out import check_held_out
 from ltxcore.stages.rendered_lora import training_directory
 from ltxcore.stages.sample_steps import reached_step, sample_steps, waiting_steps
 from ltxcore.stages.training_checks import check_training
+from ltxcore.store.locks import in_use
 from tasks.model import prepare, prepare_crepa
 from tasks.pipeline import begin_run, is_done, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
@@ -62,6 +64,14 @@ def train_ltx2(
     """
     ctx = context(workspace, recipe, datasets=datasets)
     run = run_folder(ctx, pipeline_run)
+    with in_use(ctx.workspace.run_lock(run)):
+        shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
+        run_stages(ctx, run, shared, datasets)
+
+
+def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -> None:
+    """Check the job, run what is not up to date, and report; `shared` are the parameters of every stage."""
+    recipe = ctx.recipe
     begin_run(ctx, run)
     check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
@@ -69,10 +79,9 @@ def train_ltx2(
     check_training(ctx, audio_only=ctx.datasets.audio_only)
     if recipe.crepa.crepa_enabled:
         prepare_crepa(ctx)
-    shared = {"workspace": workspace, "recipe": recipe, "pipeline_run": run.name}
     for stage in asked_stages(recipe):
         if stage is not PROBE:
-            ctx = context(workspace, recipe, datasets=datasets, snapshot=snapshot_of(ctx, run))
+            ctx = replace(ctx, snapshot_id=snapshot_of(ctx, run))
             check_held_out(ctx)
         if up_to_date(stage, ctx, run):
             continue

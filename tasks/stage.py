@@ -22,7 +22,7 @@ from ltxcore.stages.memory_plans import plan_row
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
 from ltxcore.stages.stamp import ManifestEntry
 from ltxcore.store.lease import writing
-from ltxcore.store.locks import exclusive
+from ltxcore.store.locks import exclusive, in_use
 from ltxcore.store.workspace import LATEST, Workspace
 from tasks import artifacts
 from tasks.artifacts import ProgressArtifact
@@ -60,7 +60,10 @@ def open_stage(stage: Stage, ctx: Context, pipeline_run: str) -> StageRun | None
 @contextmanager
 def only_writer(run: StageRun, part: str) -> Iterator[bool]:
     """Be the one writer of a part of the store; False where another run has done all of it meanwhile."""
-    with writing(run.ctx.store, part, _purpose(run), on_wait=partial(_say_waiting, run)):
+    with (
+        in_use(run.ctx.workspace.run_lock(run.run)),
+        writing(run.ctx.store, part, _purpose(run), on_wait=partial(_say_waiting, run)),
+    ):
         yield _still_to_do(run)
 
 
@@ -68,7 +71,10 @@ def only_writer(run: StageRun, part: str) -> Iterator[bool]:
 def only_run(run: StageRun) -> Iterator[bool]:
     """Be the one run of a request in this workspace; False where another has done it meanwhile."""
     lock = run.directory / "lock"
-    with exclusive(lock, _purpose(run), on_wait=partial(_say_waiting, run)):
+    with (
+        in_use(run.ctx.workspace.run_lock(run.run)),
+        exclusive(lock, _purpose(run), on_wait=partial(_say_waiting, run)),
+    ):
         yield _still_to_do(run)
 
 

@@ -131,6 +131,8 @@ def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "missing":
         message = "is required and was not given"
+    elif fault["type"] == "model_type":
+        message = f"must be a block of keys; found {json.dumps(fault['input'], default=str)}"
     elif fault["type"] != "value_error":
         message = f"{message[:1].lower()}{message[1:]}; found {json.dumps(fault['input'], default=str)}"
     return [Problem(_dotted(at), message, _line(at, lines))]

@@ -13,15 +13,20 @@ _SPACES = re.compile(r"[ \t]{2,}")
 _REPLACEMENT = re.compile(r"s/((?:[^/\\]|\\.)+)/((?:[^/\\]|\\.)*)/?")
 
 
-def read_filters(entries: Sequence[str], folder: Path) -> tuple[str, ...]:
+def names_file(entries: Sequence[str]) -> bool:
+    """Whether a list of filters is the name of a file that holds them."""
+    return len(entries) == 1 and entries[0].lower().endswith(FILES)
+
+
+def read_filters(entries: Sequence[str]) -> tuple[str, ...]:
     """The filters of a list, or of the one file that it names, in order; each is checked.
 
     Raises:
         ValueError: the file is missing or is no list of texts, or a filter is no regular expression.
     """
     filters = list(entries)
-    if len(filters) == 1 and filters[0].lower().endswith(FILES):
-        filters = _from_file(folder / Path(filters[0]).expanduser())
+    if names_file(entries):
+        filters = _from_file(Path(entries[0]))
     for text in filters:
         _compiled(text)
     return tuple(filters)

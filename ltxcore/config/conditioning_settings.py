@@ -130,7 +130,9 @@ class VideoConditioning(Strict):
     """What is given of the pictures."""
 
     mode: Mode = Field("generated", description="frozen: given whole, at time 0, without a loss.")
-    conditions: tuple[VideoCondition, ...] = ()
+    conditions: tuple[VideoCondition, ...] = Field(
+        (), description="Each of its own type; drawn apart from the others."
+    )
 
     @property
     def frozen(self) -> bool:
@@ -157,7 +159,9 @@ class VideoConditioning(Strict):
 class AudioConditioning(VideoConditioning):
     """What is given of the sound."""
 
-    conditions: tuple[AudioCondition, ...] = ()
+    conditions: tuple[AudioCondition, ...] = Field(
+        (), description="Each of its own type; drawn apart from the others."
+    )
 
 
 class ConditioningSettings(Strict):

@@ -8,39 +8,20 @@ from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model
 
 from ltxcore.config.base import Strict
 from ltxcore.config.bucket_list import Bucket, names_frames, read_bucket
+from ltxcore.config.dataset_values import SAMPLE_RATE, Local, number, one_or_many, vae_rate
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 CaptionStrategy = Literal["textfile", "filename", "instanceprompt", "instance_prompt", "parquet"]
 TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
-SAMPLE_RATE = 16000
 MEASURED = "Accepted and not used: probe-media measures every file."
+MOST_MEGAPIXELS = 64
+FEWEST_PIXELS = 32
+UNIQUE = "Names the dataset; each has its own."
+LOCAL_ONLY = "Files are read from a directory here."
+DISABLED = "Leave it out."
+KIND = "What the files are."
 NOT_USED = "Accepted and not used: the workspace holds the store."
-
-
-def _local(value: Any) -> Any:
-    if isinstance(value, str) and value != "local":
-        raise ValueError(
-            f"{value!r} is not read here; copy or mount the data, write its directory as "
-            "`instance_data_dir` and `type: local`"
-        )
-    return value
-
-
-def _vae_rate(value: Any) -> Any:
-    if value != SAMPLE_RATE:
-        raise ValueError(
-            f"is {value}, but the audio VAE takes {SAMPLE_RATE} only; write {SAMPLE_RATE}: sound of any rate "
-            "is resampled to it"
-        )
-    return value
-
-
-def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Local = Annotated[Literal["local"], BeforeValidator(_local)]
 
 
 class VideoSettings(Strict):
@@ -52,7 +33,11 @@ class VideoSettings(Strict):
     )
     max_frames: PositiveInt | None = Field(None, description="Clips with more frames are dropped.")
     frame_rate: float = Field(25.0, gt=0, le=240, description="Frames a second of every sample.")
-    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = "aspect_ratio"
+    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = Field(
+        "aspect_ratio",
+        description="aspect_ratio: every clip gives num_frames. resolution_frames: its own length, floored "
+        "to frame_interval and to 8n+1.",
+    )
     frame_interval: PositiveInt = Field(1, description="resolution_frames: lengths are floored to this.")
 
     @model_validator(mode="after")
@@ -71,10 +56,12 @@ class AudioSettings(Strict):
     """The `audio` block of a video or audio dataset."""
 
     auto_split: bool = Field(True, description="Video sets: take the sound of the clips for training.")
-    sample_rate: Annotated[int, BeforeValidator(_vae_rate)] = Field(
+    sample_rate: Annotated[int, BeforeValidator(vae_rate)] = Field(
         SAMPLE_RATE, description="The audio VAE's own rate."
     )
-    channels: Literal[1, 2] = Field(2, description="The audio VAE gets stereo always; mono is duplicated.")
+    channels: Annotated[Literal[1, 2], BeforeValidator(number)] = Field(
+        2, description="The audio VAE gets stereo always; mono is duplicated."
+    )
     duration_interval: float = Field(
         3.0,
         gt=0,
@@ -105,7 +92,9 @@ class AudioSettings(Strict):
 class ParquetSettings(Strict):
     """Where the captions of `caption_strategy: parquet` are."""
 
-    path: str = Field(min_length=1, description="Relative to the dataset file, or to instance_data_dir.")
+    path: str = Field(
+        min_length=1, description="Parquet or JSON lines; relative to the dataset file or instance_data_dir."
+    )
     filename_column: str = Field(description="Relative path, name, or name without extension of the clip.")
     caption_column: str = Field(description="A text, or a list of texts of which each visit draws one.")
     fallback_caption_column: str | None = Field(None, description="Used where the caption is empty.")
@@ -120,13 +109,17 @@ class ParquetSettings(Strict):
 class MediaDataset(Strict):
     """What every dataset of files with captions may say."""
 
-    id: Id
-    type: Local = "local"
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
-    caption_strategy: CaptionStrategy = "textfile"
+    caption_strategy: CaptionStrategy = Field(
+        "textfile",
+        description="textfile: beside the file, `clip.txt` or `clip.mp4.txt`, one caption a line. filename: "
+        "the name, its underscores as spaces. instanceprompt: `instance_prompt` for all. parquet: a table.",
+    )
     disable_multiline_split: bool = Field(False, description="textfile: the whole file is one caption.")
-    instance_prompt: str | None = None
-    prepend_instance_prompt: bool = False
+    instance_prompt: str | None = Field(None, description="The words that shall call what is trained.")
+    prepend_instance_prompt: bool = Field(False, description="Put them before every caption.")
     parquet: ParquetSettings | None = None
     caption_filter_list: tuple[str, ...] = Field(
         (),
@@ -135,7 +128,7 @@ class MediaDataset(Strict):
     )
     repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
     probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
     is_regularisation_data: bool = Field(
         False, description="Its targets are the base model's own answers: nothing shall change there."
     )
@@ -145,7 +138,7 @@ class MediaDataset(Strict):
     @field_validator("caption_filter_list", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @property
     def trigger(self) -> str:
@@ -174,14 +167,26 @@ class PictureDataset(MediaDataset):
     resolution: float = Field(
         512, gt=0, description="An edge in pixels, or megapixels where the type is area."
     )
-    resolution_type: ResolutionType = "pixel_area"
-    aspect_bucket_alignment: Literal[32, 64] = 32
+    resolution_type: ResolutionType = Field(
+        "pixel_area",
+        description="pixel: `resolution` is the shorter edge; area: megapixels; pixel_area: the edge of a "
+        "square of the same area.",
+    )
+    aspect_bucket_alignment: Literal[32, 64] = Field(32, description="Edges are multiples of it.")
     crop: bool = Field(False, description="Cut to `crop_aspect`; else only what the alignment leaves over.")
-    crop_style: Literal["center", "random", "corner"] = "center"
-    crop_aspect: Literal["square", "preserve", "closest", "random"] = "square"
+    crop_style: Literal["center", "random", "corner"] = Field(
+        "center", description="Which part is kept; random is drawn from the clip's content."
+    )
+    crop_aspect: Literal["square", "preserve", "closest", "random"] = Field(
+        "square", description="The shape that `crop` cuts to."
+    )
     crop_aspect_buckets: tuple[float, ...] = Field((), description="For crop_aspect closest and random.")
-    minimum_aspect_ratio: float | None = Field(None, gt=0)
-    maximum_aspect_ratio: float | None = Field(None, gt=0)
+    minimum_aspect_ratio: float | None = Field(
+        None, gt=0, description="Width / height; narrower clips are dropped."
+    )
+    maximum_aspect_ratio: float | None = Field(
+        None, gt=0, description="Width / height; wider clips are dropped."
+    )
     minimum_image_size: float = Field(
         0, ge=0, description="Smaller pictures are dropped; in the units of resolution_type. 0: none is."
     )
@@ -194,7 +199,7 @@ class PictureDataset(MediaDataset):
     @field_validator("buckets", mode="before")
     @classmethod
     def _listed_buckets(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @field_validator("buckets")
     @classmethod
@@ -217,7 +222,22 @@ class PictureDataset(MediaDataset):
     @field_validator("conditioning_data", mode="before")
     @classmethod
     def _listed_companions(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
+
+    @model_validator(mode="after")
+    def _units(self) -> PictureDataset:
+        size = f"resolution {self.resolution:g}"
+        if self.resolution_type == "area" and self.resolution > MOST_MEGAPIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is in megapixels with resolution_type area; write resolution_type pixel_area for an "
+                "edge, or e.g. resolution 0.25"
+            )
+        if self.resolution_type != "area" and self.resolution < FEWEST_PIXELS and not self.buckets:
+            raise ValueError(
+                f"{size} is an edge in pixels with resolution_type {self.resolution_type}; write "
+                "resolution_type area for megapixels, or e.g. resolution 512"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shapes(self) -> PictureDataset:
@@ -236,7 +256,7 @@ class PictureDataset(MediaDataset):
 class VideoDataset(PictureDataset):
     """A directory of clips with captions."""
 
-    dataset_type: Literal["video"]
+    dataset_type: Literal["video"] = Field(description=KIND)
     video: VideoSettings = Field(default_factory=VideoSettings)
     audio: AudioSettings = Field(default_factory=AudioSettings)
     s2v_datasets: tuple[str, ...] = Field(
@@ -254,7 +274,7 @@ class VideoDataset(PictureDataset):
     @field_validator("s2v_datasets", mode="before")
     @classmethod
     def _listed_links(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
     @model_validator(mode="after")
     def _long_enough(self) -> VideoDataset:
@@ -299,7 +319,7 @@ class VideoDataset(PictureDataset):
 class ImageDataset(PictureDataset):
     """A directory of pictures with captions: clips of one frame."""
 
-    dataset_type: Literal["image"]
+    dataset_type: Literal["image"] = Field(description=KIND)
 
     @field_validator("buckets")
     @classmethod
@@ -316,7 +336,7 @@ class ImageDataset(PictureDataset):
 class AudioDataset(MediaDataset):
     """A directory of sounds: linked to clips by `s2v_datasets`, or trained on alone."""
 
-    dataset_type: Literal["audio"]
+    dataset_type: Literal["audio"] = Field(description=KIND)
     audio: AudioSettings = Field(default_factory=AudioSettings)
 
 
@@ -327,10 +347,12 @@ class ConditioningDataset(Strict):
     is given. Both show the clip's own picture, from its first frame on.
     """
 
-    id: Id
-    type: Local = "local"
-    dataset_type: Literal["conditioning"]
-    conditioning_type: Literal["reference", "mask"]
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
+    dataset_type: Literal["conditioning"] = Field(description=KIND)
+    conditioning_type: Literal["reference", "mask"] = Field(
+        description="What the files are to the clips of their stem."
+    )
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
     reference_downscale_factor: Literal[1, 2, 4] = Field(
         1, description="References are used so many times smaller than the clips."
@@ -338,7 +360,7 @@ class ConditioningDataset(Strict):
     reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
         1, description="References are used with so many times fewer frames a second than the clips."
     )
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
@@ -355,18 +377,18 @@ class ConditioningDataset(Strict):
 class TextEmbedsDataset(Strict):
     """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
 
-    id: Id
-    type: Local = "local"
-    dataset_type: Literal["text_embeds"]
-    default: bool = False
+    id: Id = Field(description=UNIQUE)
+    type: Local = Field("local", description=LOCAL_ONLY)
+    dataset_type: Literal["text_embeds"] = Field(description=KIND)
+    default: bool = Field(False, description="Accepted and not used: there is one store of captions.")
     cache_dir: str | None = Field(None, description=NOT_USED)
     caption_filter_list: tuple[str, ...] = Field((), description="As in a dataset, for all datasets.")
-    disabled: bool = False
+    disabled: bool = Field(False, description=DISABLED)
 
     @field_validator("caption_filter_list", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return () if value is None else _one_or_many(value)
+        return () if value is None else one_or_many(value)
 
 
 Media = VideoDataset | ImageDataset | AudioDataset

@@ -35,7 +35,14 @@ def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
             yield f"{key} is not used: the workspace holds the store"
     if dataset.is_regularisation_data:
         yield "is_regularisation_data: its targets are the base model's answers, so nothing changes there"
-    if dataset.parquet is not None:
+    if "instance_prompt" in dataset.model_fields_set and not dataset.trigger:
+        yield (
+            f"instance_prompt has no effect with caption_strategy {dataset.caption_strategy}; "
+            "prepend_instance_prompt: true puts it before the captions"
+        )
+    if dataset.parquet is not None and dataset.caption_strategy != "parquet":
+        yield f"parquet has no effect with caption_strategy {dataset.caption_strategy}"
+    elif dataset.parquet is not None:
         for key in ("width_column", "height_column"):
             if getattr(dataset.parquet, key) is not None:
                 yield f"parquet.{key} has no effect: probe-media measures every file"
@@ -68,9 +75,13 @@ def _bucket_remarks(dataset: PictureDataset) -> Iterator[str]:
 
 
 def _video_remarks(dataset: VideoDataset) -> Iterator[str]:
-    asked = dataset.video.num_frames
+    asked, own_lengths = dataset.video.num_frames, dataset.video.bucket_strategy == "resolution_frames"
+    if own_lengths and not dataset.buckets and "num_frames" in dataset.video.model_fields_set:
+        yield "video.num_frames cuts no clip: with resolution_frames each keeps its own length"
+    if not own_lengths and not dataset.buckets and "frame_interval" in dataset.video.model_fields_set:
+        yield "video.frame_interval has no effect without bucket_strategy resolution_frames"
     legal = (asked - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-    if asked != legal and not dataset.buckets:
+    if asked != legal and not dataset.buckets and not own_lengths:
         yield f"num_frames {asked} is used as {legal}: LTX-2 takes 8n+1 frames"
     if dataset.audio.audio_only:
         return

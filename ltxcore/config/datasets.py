@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltxcore.config.base import KeyPath, Strict, parse, read_document
-from ltxcore.config.caption_filters import read_filters
+from ltxcore.config.caption_filters import names_file, read_filters
 from ltxcore.config.companion_links import companion_problems
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import (
@@ -20,6 +21,7 @@ from ltxcore.config.dataset_kinds import (
     VideoDataset,
 )
 from ltxcore.config.errors import ConfigError, Problem, nearest
+from ltxcore.config.simpletuner_datasets import translate_datasets
 
 LEVELS_ABOVE_JSON = 2
 NO_DEFAULTS = DataDefaults()
@@ -71,16 +73,33 @@ def find_directory(source: Path, name: str) -> Path:
     A multidatabackend.json lies in `config/` or deeper and names directories from the project's root, so
     for JSON the directories above the file's own are looked into as well, the nearest first.
     """
+    places = _places(source, name)
+    return next((place for place in places if place.is_dir()), places[0])
+
+
+def find_table(source: Path, name: str, directory: Path) -> Path | None:
+    """The table of captions that a dataset file means: found as `directory` is, or inside that."""
+    places = [*_places(source, name), directory / Path(name).expanduser()]
+    return next((place for place in places if place.is_file()), None)
+
+
+def find_filters(source: Path, entries: Sequence[str]) -> tuple[str, ...]:
+    """A caption_filter_list with the place of the file that it names, found as directories are."""
+    if not names_file(entries):
+        return tuple(entries)
+    places = _places(source, entries[0])
+    return (str(next((place for place in places if place.is_file()), places[0])),)
+
+
+def _places(source: Path, name: str) -> list[Path]:
     wanted = Path(name).expanduser()
-    beside = (source.parent / wanted).resolve()
     if source.suffix != ".json" or wanted.is_absolute():
-        return beside
-    above = source.resolve().parents[: 1 + LEVELS_ABOVE_JSON]
-    return next((found for level in above if (found := (level / wanted).resolve()).is_dir()), beside)
+        return [(source.parent / wanted).resolve()]
+    return [(level / wanted).resolve() for level in source.resolve().parents[: 1 + LEVELS_ABOVE_JSON]]
 
 
 def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS) -> Datasets:
-    """Read a dataset file (YAML, or the seed's multidatabackend.json).
+    """Read a dataset file: YAML, or the seed's multidatabackend.json, whose keys are translated and logged.
 
     `defaults` holds for datasets that do not say it themselves.
 
@@ -90,6 +109,11 @@ def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS) -> Datasets:
             what to write instead.
     """
     data, lines = read_document(path)
+    if path.suffix == ".json":
+        translation = translate_datasets(data, path, lines)
+        translation.check()
+        translation.log()
+        data, lines = translation.data, translation.places
     return parse_datasets(data, lines, path, defaults)
 
 
@@ -151,11 +175,13 @@ def _with_files(
     """The dataset with its caption filters read and its table of captions found."""
     changes: dict[str, Any] = {"caption_filter_list": (*_filters(file, dataset, number, lines), *for_all)}
     if dataset.parquet is not None:
-        named = Path(dataset.parquet.path).expanduser()
-        places = [file.resolve().parent / named, _directory(file, dataset) / named]
-        table = next((place for place in places if place.is_file()), None)
+        named, directory = Path(dataset.parquet.path).expanduser(), _directory(file, dataset)
+        table = find_table(file, dataset.parquet.path, directory)
         if table is None:
-            fault = f"there is no file {places[0]}" + ("" if named.is_absolute() else f", nor {places[1]}")
+            beside = file.resolve().parent / named
+            fault = f"there is no file {beside}" + (
+                "" if named.is_absolute() else f", nor {directory / named}"
+            )
             line = lines.get((number, "parquet", "path"))
             raise ConfigError(str(file), [Problem(f"{number}.parquet.path", fault, line)])
         changes["parquet"] = dataset.parquet.model_copy(update={"path": str(table)})
@@ -166,7 +192,7 @@ def _filters(
     file: Path, entry: Media | TextEmbedsDataset, number: int, lines: dict[KeyPath, int]
 ) -> tuple[str, ...]:
     try:
-        return read_filters(entry.caption_filter_list, file.resolve().parent)
+        return read_filters(find_filters(file, entry.caption_filter_list))
     except ValueError as error:
         at = lines.get((number, "caption_filter_list"))
         raise ConfigError(str(file), [Problem(f"{number}.caption_filter_list", str(error), at)]) from error

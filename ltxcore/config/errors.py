@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,16 @@ class ConfigError(ValueError):
         super().__init__("\n".join(p.render(source) for p in self.problems))
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A suggestion for a misspelt word, or the list of what is known when nothing is near."""
+MOST_NAMES: Final = 60
+"""Of a list in an error: every key of a section, and not every clip of ten thousand."""
+
+
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """A suggestion for a misspelt word, or what is known (of that, `listed`) when nothing is near."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
-    return "known here: " + ", ".join(names)
+    names = names if listed is None else sorted(listed)
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return "known here: " + ", ".join(names[:MOST_NAMES]) + more

@@ -13,10 +13,12 @@ from ltxcore.config.lycoris_settings import LycorisSettings
 class LoraSettings(Strict):
     """The adapter."""
 
-    lora_type: Literal["standard", "lycoris"] = "standard"
+    lora_type: Literal["standard", "lycoris"] = Field(
+        "standard", description="lycoris: LoKr or LoHa, as `lycoris_config` says."
+    )
     lora_rank: PositiveInt = Field(16, description="lora_type standard; lycoris has linear_dim.")
     lora_alpha: float | None = Field(None, gt=0, description="Default: the rank.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs left out.")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
     use_dora: bool = Field(False, description="Learn the length of each row of a weight apart from the rest.")
     lycoris_config: LycorisSettings | None = Field(None, description="LoKr or LoHa: lora_type lycoris.")

@@ -39,9 +39,9 @@ ALGORITHMS: Final[Mapping[str, str]] = {
 class LayerChange(Strict):
     """What differs for the modules of one class."""
 
-    linear_dim: PositiveInt | None = None
-    linear_alpha: float | None = Field(None, gt=0)
-    factor: int | None = Field(None, ge=-1)
+    linear_dim: PositiveInt | None = Field(None, description="Instead of the one for all.")
+    linear_alpha: float | None = Field(None, gt=0, description="Instead of the one for all.")
+    factor: int | None = Field(None, ge=-1, description="Instead of the one for all.")
 
 
 class Preset(Strict):
@@ -56,15 +56,17 @@ class Preset(Strict):
 class LycorisSettings(Strict):
     """A LoKr (Kronecker product) or a LoHa (Hadamard product)."""
 
-    algo: Literal["lokr", "loha"]
-    multiplier: float = Field(1.0, gt=0)
+    algo: Literal["lokr", "loha"] = Field(
+        description="lokr: a Kronecker product; loha: a Hadamard product of two low ranks."
+    )
+    multiplier: float = Field(1.0, gt=0, description="The change is multiplied with it.")
     linear_dim: PositiveInt = Field(4, description="The rank.")
-    linear_alpha: float = Field(1.0, gt=0)
+    linear_alpha: float = Field(1.0, gt=0, description="The change is scaled by alpha / dim.")
     factor: int = Field(-1, ge=-1, description="lokr: size of the smaller factor; -1: near the square root.")
     decompose_both: bool = Field(False, description="lokr: the smaller factor gets a low rank, too.")
     full_matrix: bool = Field(False, description="lokr: both factors whole, whatever linear_dim is.")
-    rank_dropout: float = Field(0.0, ge=0, lt=1)
-    module_dropout: float = Field(0.0, ge=0, lt=1)
+    rank_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the change's rows left out.")
+    module_dropout: float = Field(0.0, ge=0, lt=1, description="Share of steps without a layer's change.")
     apply_preset: Preset | None = None
 
     @model_validator(mode="before")

@@ -18,8 +18,15 @@ class MemorySettings(Strict):
     Each strategy trains the same adapter to the bit; they differ in time and memory.
     """
 
-    vram_gib: float | None = Field(None, gt=0)
-    ram_gib: float | None = Field(None, gt=0)
+    vram_gib: float | None = Field(
+        None, gt=0, description="Device memory that a stage may use. Default: what is free."
+    )
+    ram_gib: float | None = Field(
+        None,
+        gt=0,
+        description="Host memory that a stage may use: one that holds more is ended. Default: none is, and "
+        "plans are made for what the machine has.",
+    )
     strategy: Strategy = Field(
         "auto",
         description="Where the transformer's weights are while it trains or renders. auto: the fastest "
@@ -41,8 +48,12 @@ class MemorySettings(Strict):
     )
     ramtorch_vae: bool = Field(False, description="Not offered: both VAEs take 1.4 GiB together.")
     enable_group_offload: bool = Field(False, description="Group offload by diffusers' hooks.")
-    group_offload_type: Literal["block_level", "leaf_level"] = "block_level"
-    group_offload_blocks_per_group: PositiveInt = 1
+    group_offload_type: Literal["block_level", "leaf_level"] = Field(
+        "block_level", description="Whole blocks travel, or each layer by itself."
+    )
+    group_offload_blocks_per_group: PositiveInt = Field(
+        1, description="block_level: blocks that travel at once."
+    )
     group_offload_use_stream: bool = Field(False, description="Copy beside the computation. Needs CUDA.")
     group_offload_to_disk_path: Path | None = Field(None, description="Keep the groups in files there.")
 

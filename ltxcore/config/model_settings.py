@@ -26,12 +26,12 @@ WeightPrecision = Literal[
 class ModelSettings(Strict):
     """Which weights."""
 
-    model_family: Literal["ltxvideo2"] = "ltxvideo2"
+    model_family: Literal["ltxvideo2"] = Field("ltxvideo2", description="The only one there is.")
     pretrained_model_name_or_path: str = Field(
         TINY_MODEL,
         min_length=1,
         description="A combined .safetensors, a directory that holds it or is in the diffusers layout, "
-        "a hub id, `toy`, a small LTX-2 that bench.toy makes, or `tiny`, a random one.",
+        "a hub id, `toy`, a small LTX-2 that draws shapes, or `tiny`, one with random weights.",
     )
     model_flavour: Flavour | None = Field(
         None,

@@ -25,22 +25,24 @@ class OptimizerSettings(Strict):
         "need the extras bitsandbytes and prodigy.",
     )
     learning_rate: float = Field(6e-5, gt=0, description="prodigy finds the rate itself: 1.0 there.")
-    lr_scheduler: Schedule = "constant_with_warmup"
-    lr_warmup_steps: int = Field(0, ge=0)
+    lr_scheduler: Schedule = Field(
+        "constant_with_warmup", description="How the learning rate goes over the steps."
+    )
+    lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
     lr_num_cycles: PositiveInt = Field(1, description="cosine_with_restarts, sine: how many waves.")
-    lr_power: float = Field(1.0, gt=0, description="polynomial.")
+    lr_power: float = Field(1.0, gt=0, description="polynomial: its power.")
     lr_end: float = Field(0.0, ge=0, description="polynomial and sine: the lowest rate.")
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    adam_weight_decay: float = Field(0.01, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean squared gradient.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the divisor.")
+    adam_weight_decay: float = Field(0.01, ge=0, description="Decoupled, as in AdamW.")
     max_grad_norm: float = Field(1.0, gt=0, description="The norm of all gradients together.")
     grad_clip_method: Literal["norm", "value"] = Field(
         "norm", description="value: each gradient is cut at ± max_grad_norm instead."
     )
     use_ema: bool = Field(False, description="Keep a moving average of the weights beside them.")
-    ema_decay: float = Field(0.995, gt=0, lt=1)
-    ema_update_interval: PositiveInt = Field(1, description="Steps.")
+    ema_decay: float = Field(0.995, gt=0, lt=1, description="What the average keeps of itself at an update.")
+    ema_update_interval: PositiveInt = Field(1, description="Steps from one update of it to the next.")
     ema_export: Literal["beside", "instead"] = Field(
         "beside", description="The average as files of its own (…_ema), or as the LoRA itself."
     )
@@ -57,9 +59,11 @@ class OptimizerSettings(Strict):
         description="Compile the transformer's blocks, once for each bucket. On where dynamo_mode or "
         "dynamo_backend is given.",
     )
-    dynamo_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
-    dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = (
-        "default"
+    dynamo_backend: Literal["inductor", "aot_eager", "eager"] = Field(
+        "inductor", description="torch.compile's backend."
+    )
+    dynamo_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = Field(
+        "default", description="torch.compile's mode."
     )
 
     @model_validator(mode="before")

@@ -35,7 +35,9 @@ class ScheduledSamplingSettings(Strict):
         0, description="Optimizer steps from the one share to the other. 0: at once."
     )
     scheduled_sampling_start_step: NonNegativeInt = Field(0, description="Where the ramp begins.")
-    scheduled_sampling_ramp_shape: RampShape = "linear"
+    scheduled_sampling_ramp_shape: RampShape = Field(
+        "linear", description="How the share goes over the ramp."
+    )
     scheduled_sampling_reflexflow: bool = Field(
         True, description="ReflexFlow's loss on the samples that were rolled out."
     )

@@ -7,7 +7,7 @@ mean is the seed's documentation; nothing of that programme is used.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +55,11 @@ class Rule:
     """Another key that has to be on, or `key=value`, for this one to mean anything."""
     cases: Mapping[Any, Rule] = field(default_factory=dict)
     """Rules for single values; the rest of this rule is for all others."""
+
+    @property
+    def does_something(self) -> bool:
+        """Whether some value of the key is taken."""
+        return self.verdict == "taken" or any(rule.does_something for rule in self.cases.values())
 
 
 def take(
@@ -190,5 +195,10 @@ def normal(value: Any) -> Any:
     return value
 
 
-def unknown(key: str, known: Iterable[str]) -> str:
-    return f"is not a known key; {nearest(key, known)}"
+def unknown(key: str, rules: Mapping[str, Rule]) -> str:
+    """What is told of a key without a rule: the nearest one, or those of its block that do something."""
+    block = key.rpartition(".")[0]
+    beside = [
+        name for name, rule in rules.items() if name.rpartition(".")[0] == block and rule.does_something
+    ]
+    return f"is not a known key; {nearest(key, rules, beside)}"

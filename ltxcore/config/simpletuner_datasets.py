@@ -9,20 +9,42 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 
 from ltxcore.config.base import KeyPath
-from ltxcore.config.datasets import KINDS
+from ltxcore.config.dataset_kinds import KINDS
 from ltxcore.config.errors import nearest
-from ltxcore.config.simpletuner import Rule, Translation, apply, moot, normal, refuse, take, unknown
-from ltxcore.config.simpletuner_values import as_reference, channels, flag, kept_frames
+from ltxcore.config.simpletuner import (
+    Rule,
+    Translation,
+    apply,
+    moot,
+    normal,
+    not_yet,
+    refuse,
+    take,
+    unknown,
+)
+from ltxcore.config.simpletuner_values import as_reference, channels, flag, kept_frames, only_the_prompt
 
-KNOWN_KINDS: Final = ("video", "audio", "image", "conditioning", "text_embeds")
+CACHES: Final = ("image_embeds", "conditioning_image_embeds")
+"""Kinds of datasets that hold nothing but another one's cache."""
+NOT_LOCAL: Final = "data is read from a local directory; write `local`"
 STORE: Final = "the workspace holds the store, keyed by content"
 MEASURED: Final = "probe-media measures every file"
 ONE_RESAMPLING: Final = "a picture of any size is resampled once, to its bucket"
+ONLY_READ: Final = "a dataset's directory is only read; the report says what is rejected and why"
+ALL_THE_TIME: Final = "it is used from the first step to the last"
 BLOCKS: Final = ("video", "audio", "parquet")
+OF_A_CACHE: Final = (
+    "type",
+    *(f"aws_{key}" for key in ("bucket_name", "region_name", "endpoint_url", "access_key_id")),
+    *("aws_secret_access_key", "aws_data_prefix"),
+)
+"""Where a cache of captions is kept."""
+LAST: Final = "only_instance_prompt"
+"""Overrides caption_strategy, wherever it stands."""
 
 DATASETS: Final[Mapping[str, Rule]] = {
     "id": take("id"),
-    "type": refuse("data is read from a local directory; write `local`", {"local": take("type")}),
+    "type": refuse(NOT_LOCAL, {"local": take("type")}),
     "dataset_type": take("dataset_type"),
     "default": take("default"),
     "disabled": take("disabled", convert=flag),
@@ -32,19 +54,35 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "cache_dir_vae": moot(STORE),
     "text_embeds": moot(STORE),
     "image_embeds": moot(STORE),
+    "conditioning_image_embeds": moot(STORE),
+    "cache_dir_conditioning_image_embeds": moot(STORE),
+    "conditioning_image_embed_batch_size": moot(STORE),
     "hash_filenames": moot(STORE),
     "preserve_data_backend_cache": moot(STORE),
+    "write_batch_size": moot(STORE),
+    "text_encoder_batch_size": moot(STORE),
+    "text_cache_ondemand": moot(STORE),
+    "text_cache_disable": moot(STORE),
+    "vae_cache_ondemand": moot(STORE),
+    "vae_cache_disable": moot(STORE),
     "vae_cache_clear_each_epoch": moot("a clip has one crop, drawn from its content, in every epoch"),
     "skip_file_discovery": moot("files are found by a stat each; nothing is read twice"),
     "metadata_backend": moot(MEASURED),
+    "metadata_update_interval": moot(MEASURED),
+    "scan_for_errors": moot(MEASURED),
+    "delete_unwanted_images": moot(ONLY_READ),
+    "delete_problematic_images": moot(ONLY_READ),
+    "delete_nsfw_images": moot(ONLY_READ),
     "caption_strategy": take("caption_strategy"),
     "disable_multiline_split": take("disable_multiline_split"),
     "instance_prompt": take("instance_prompt"),
     "prepend_instance_prompt": take("prepend_instance_prompt"),
-    "only_instance_prompt": refuse(
-        "is not read here; write `caption_strategy: instanceprompt`",
-        {False: moot("the captions are what caption_strategy says")},
+    LAST: take(
+        "caption_strategy",
+        convert=only_the_prompt,
+        off=(False,),
     ),
+    "caption_shuffle": not_yet("captions are used as they stand"),
     "caption_filter_list": take("caption_filter_list"),
     "resolution": take("resolution"),
     "resolution_type": take("resolution_type"),
@@ -55,11 +93,20 @@ DATASETS: Final[Mapping[str, Rule]] = {
     "minimum_aspect_ratio": take("minimum_aspect_ratio"),
     "maximum_aspect_ratio": take("maximum_aspect_ratio"),
     "crop_aspect_buckets": take("crop_aspect_buckets"),
+    "buckets": take("buckets"),
+    "max_upscale_threshold": not_yet("any of crop_aspect_buckets may be chosen; minimum_image_size works"),
     "minimum_image_size": take("minimum_image_size"),
     "maximum_image_size": moot(ONE_RESAMPLING),
     "target_downsample_size": moot(ONE_RESAMPLING),
     "repeats": take("repeats"),
     "probability": take("probability"),
+    "max_num_samples": not_yet("all its files are used"),
+    "start_epoch": not_yet(ALL_THE_TIME, off=(0, 1)),
+    "start_step": not_yet(ALL_THE_TIME, off=(0, 1)),
+    "end_epoch": not_yet(ALL_THE_TIME),
+    "end_step": not_yet(ALL_THE_TIME),
+    "timestep_sampling_offset": not_yet("its timesteps are drawn as all others are", off=(0,)),
+    "slider_strength": not_yet("its clips are trained as all others are", off=(0,)),
     "s2v_datasets": take("s2v_datasets"),
     "conditioning_data": take("conditioning_data"),
     "conditioning_type": refuse(
@@ -77,14 +124,28 @@ DATASETS: Final[Mapping[str, Rule]] = {
             ),
         },
     ),
+    "conditioning": not_yet(
+        "nothing is made from the clips; make the references, and name their dataset in `conditioning_data`"
+    ),
+    "source_dataset_id": moot("the clips' `conditioning_data` names this dataset"),
+    "reference_downscale_factor": take("reference_downscale_factor"),
+    "reference_temporal_scale_factor": take("reference_temporal_scale_factor"),
     "is_regularisation_data": take("is_regularisation_data"),
+    "is_regularization_data": take("is_regularisation_data"),
     "video.num_frames": take("video.num_frames", convert=kept_frames),
     "video.min_frames": take("video.min_frames"),
     "video.max_frames": take("video.max_frames"),
     "video.frame_rate": take("video.frame_rate"),
     "video.bucket_strategy": take("video.bucket_strategy"),
     "video.frame_interval": take("video.frame_interval"),
+    "video.is_i2v": moot("the recipe's `conditioning` says how often the first frame is given"),
     "audio.auto_split": take("audio.auto_split"),
+    "audio.source_from_video": moot("audio.auto_split says it"),
+    "audio.target_resolution": moot("zeros of 64x64 stand beside sound alone"),
+    "audio.bucket_strategy": refuse(
+        "sound is grouped by its duration; write `duration`",
+        {"duration": moot("sound is always grouped by its duration")},
+    ),
     "audio.sample_rate": take("audio.sample_rate"),
     "audio.channels": take("audio.channels", convert=channels),
     "audio.duration_interval": take("audio.duration_interval"),
@@ -126,21 +187,23 @@ def _translate(
     name, kind = item.get("id", number), item.get("dataset_type")
     if kind not in KINDS:
         line = lines.get((number, "dataset_type"))
-        if kind in KNOWN_KINDS:
-            translation.tell(f"{name}.dataset_type", "not yet", f"this {kind} dataset is left out", line)
+        if kind in CACHES:
+            translation.tell(f"{name}.dataset_type", "moot", f"a {kind} dataset is left out: {STORE}", line)
         else:
-            told = f"{kind!r} is not a kind of dataset; {nearest(str(kind), KNOWN_KINDS)}"
-            translation.tell(f"{name}.dataset_type", "refused", told, line)
+            found = "is required and was not given" if kind is None else f"{kind!r} is not a kind of dataset"
+            translation.tell(f"{name}.dataset_type", "refused", f"{found}; {nearest(str(kind), KINDS)}", line)
         return
     at = (len(translation.data),)
     entry: dict[str, Any] = {}
     translation.data.append(entry)
     translation.places[at] = lines.get((number,), 1)
     flat = _flat(item)
-    for key, value in flat.items():
+    for key, value in sorted(flat.items(), key=lambda pair: pair[0] == LAST):
         parts = tuple(key.split("."))
         line = lines.get((number, *parts))
         rule = DATASETS.get(key)
+        if kind == "text_embeds" and key in OF_A_CACHE and value != "local":
+            rule = moot(STORE)
         if rule is None:
             translation.tell(f"{name}.{key}", "refused", unknown(key, DATASETS), line)
         elif rule.verdict == "taken" and not all(_has(KINDS[kind], path) for path in rule.to):

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from ltxcore.config.base import parse, read_document
+from ltxcore.config.caption_filters import names_file
 from ltxcore.config.data_defaults import DataDefaults
-from ltxcore.config.datasets import find_directory, parse_datasets
+from ltxcore.config.datasets import find_directory, find_filters, find_table, parse_datasets
 from ltxcore.config.errors import ConfigError, Problem
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.simpletuner import Translation
@@ -57,8 +58,9 @@ class Import:
         self.config.check(strict)
         self.datasets.check(strict)
         recipe = self._recipe()
-        entries = self._entries(directory)
+        entries = self._entries()
         missing = _check_entries(entries, self.datasets)
+        entries = [{**entry, **self._files(entry, directory)} for entry in entries]
         directory.mkdir(parents=True, exist_ok=True)
         files = [directory / RECIPE_FILE, directory / DATASETS_FILE]
         for file, data, translation in zip(
@@ -73,8 +75,8 @@ class Import:
             section: values for section, values in self.config.data.items() if values and section != "data"
         }
 
-    def _entries(self, directory: Path) -> list[dict[str, Any]]:
-        """The datasets with what config.json says for all, and their directories as seen from here."""
+    def _entries(self) -> list[dict[str, Any]]:
+        """The datasets with what config.json says for all."""
         defaults = DataDefaults.model_validate(self.config.data.get("data", {}))
         entries = []
         for given in self.datasets.data:
@@ -83,37 +85,75 @@ class Import:
                 if given.get(key) != value:
                     told = f"{value!r}, from {Path(self.config.source).name}"
                     self.datasets.tell(f"{given.get('id')}.{key}", "added", told)
-            if isinstance(given.get("instance_data_dir"), str):
-                entry = {**entry, "instance_data_dir": self._place(given, directory)}
             entries.append(entry)
         return entries
 
-    def _place(self, entry: dict[str, Any], directory: Path) -> str:
-        name = entry["instance_data_dir"]
-        found = find_directory(Path(self.datasets.source), name)
+    def _files(self, entry: dict[str, Any], directory: Path) -> dict[str, Any]:
+        """What an entry says of files and directories, as seen from where it is written to."""
+        source = Path(self.datasets.source)
+        seen: dict[str, Any] = {}
+        clips = entry.get("instance_data_dir")
+        if isinstance(clips, str):
+            found = find_directory(source, clips)
+            seen["instance_data_dir"] = self._place(entry, "instance_data_dir", clips, found, directory)
+        table = _table(entry)
+        if table is not None and (place := _find_table(source, entry)) is not None:
+            path = self._place(entry, "parquet.path", table, place, directory)
+            seen["parquet"] = {**entry["parquet"], "path": path}
+        filters = entry.get("caption_filter_list")
+        names = [filters] if isinstance(filters, str) else filters
+        if isinstance(names, list) and all(isinstance(name, str) for name in names) and names_file(names):
+            place = Path(find_filters(source, names)[0])
+            key = "caption_filter_list"
+            seen[key] = self._place(entry, key, names[0], place, directory)
+        return seen
+
+    def _place(self, entry: dict[str, Any], key: str, name: str, found: Path, directory: Path) -> str:
         if Path(name).expanduser().is_absolute():
-            return str(name)
+            return name
         seen_from_here = os.path.relpath(found, directory.resolve())
         if seen_from_here != os.path.normpath(name):
-            self.datasets.tell(
-                f"{entry.get('id')}.instance_data_dir",
-                "renamed",
-                f"{seen_from_here}, as seen from {directory}",
-            )
+            told = f"{seen_from_here}, as seen from {directory}"
+            self.datasets.tell(f"{entry.get('id')}.{key}", "renamed", told)
             return seen_from_here
-        return str(name)
+        return name
+
+
+def _table(entry: dict[str, Any]) -> str | None:
+    """The table of captions that an entry names."""
+    block = entry.get("parquet")
+    path = block.get("path") if isinstance(block, dict) else None
+    return path if isinstance(path, str) else None
+
+
+def _find_table(source: Path, entry: dict[str, Any]) -> Path | None:
+    return find_table(
+        source, _table(entry) or "", find_directory(source, str(entry.get("instance_data_dir")))
+    )
 
 
 def _check_entries(entries: list[dict[str, Any]], datasets: Translation) -> list[str]:
     """What is still missing for the datasets; raises where they cannot be used at all."""
-    there = [{**e, "instance_data_dir": "."} if "instance_data_dir" in e else e for e in entries]
-    parse_datasets(there, datasets.places, Path(datasets.source))
-    return [
-        f"{entry.get('id')}: there is no directory {directory} yet"
-        for entry in datasets.data
-        if "instance_data_dir" in entry
-        and not (directory := find_directory(Path(datasets.source), entry["instance_data_dir"])).is_dir()
-    ]
+    source = Path(datasets.source)
+    parse_datasets([_as_if_there(entry, source) for entry in entries], datasets.places, source)
+    missing = []
+    for entry in datasets.data:
+        if "instance_data_dir" in entry:
+            directory = find_directory(source, entry["instance_data_dir"])
+            missing += (
+                [] if directory.is_dir() else [f"{entry.get('id')}: there is no directory {directory} yet"]
+            )
+        if _table(entry) is not None and _find_table(source, entry) is None:
+            missing.append(f"{entry.get('id')}: there is no table of captions {_table(entry)} yet")
+    return missing
+
+
+def _as_if_there(entry: dict[str, Any], source: Path) -> dict[str, Any]:
+    """An entry whose directory and table exist, whether or not its own do."""
+    there = {**entry, "instance_data_dir": "."} if "instance_data_dir" in entry else dict(entry)
+    if _table(entry) is not None:
+        there["parquet"] = {**entry["parquet"], "path": source.name}
+    return there
 
 
 def _document(data: Any, translation: Translation) -> str:

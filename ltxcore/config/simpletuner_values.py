@@ -198,6 +198,12 @@ def as_reference(value: Any, base: Path) -> Converted:
     return Converted("reference", note)
 
 
+def only_the_prompt(value: Any, base: Path) -> Converted:
+    """A set whose captions are all its instance_prompt."""
+    flag(value, base)
+    return Converted("instanceprompt", "instanceprompt, whatever caption_strategy says")
+
+
 def flag(value: Any, base: Path) -> Converted:
     if not isinstance(value, bool):
         raise Unfit(f"found {value!r}; write true or false")

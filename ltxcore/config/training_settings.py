@@ -16,7 +16,7 @@ Precision = Literal["bf16", "no"]
 class TrainingSettings(OptimizerSettings, FlowSettings):
     """The optimisation: its length, its data, its noise, its optimizer and what is saved."""
 
-    seed: int = Field(42, ge=0, lt=2**63)
+    seed: int = Field(42, ge=0, lt=2**63, description="Of every random draw; 0 is a seed like others.")
     max_train_steps: int = Field(60, ge=0, description="0 where num_train_epochs says how long.")
     num_train_epochs: int = Field(
         0, ge=0, description="Passes over the data; 0: max_train_steps says how long."
@@ -29,13 +29,23 @@ class TrainingSettings(OptimizerSettings, FlowSettings):
     allow_small_buckets: bool = Field(
         False, description="Train buckets with fewer visits an epoch than a batch holds, in smaller batches."
     )
-    gradient_accumulation_steps: PositiveInt = 1
-    mixed_precision: Precision = "bf16"
-    gradient_checkpointing: bool = True
-    caption_dropout_probability: float = Field(0.1, ge=0, le=1)
-    ltx2_first_frame_conditioning_probability: float = Field(0.0, ge=0, le=1)
-    checkpoint_step_interval: PositiveInt = 500
-    checkpoints_total_limit: PositiveInt = 5
+    gradient_accumulation_steps: PositiveInt = Field(1, description="Batches of an optimizer step.")
+    mixed_precision: Precision = Field("bf16", description="no: everything in float32.")
+    gradient_checkpointing: bool = Field(
+        True,
+        description="Compute a block's activations again instead of keeping them: less memory, slower.",
+    )
+    caption_dropout_probability: float = Field(
+        0.1, ge=0, le=1, description="Share of visits with the empty caption."
+    )
+    ltx2_first_frame_conditioning_probability: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of visits with the first frame given; short for a condition first_frame.",
+    )
+    checkpoint_step_interval: PositiveInt = Field(500, description="Steps between checkpoints.")
+    checkpoints_total_limit: PositiveInt = Field(5, description="The oldest are removed beyond this many.")
     resume_from_checkpoint: str = Field(
         "latest",
         min_length=1,

@@ -17,7 +17,7 @@ class AdapterFile(Strict):
     """A LoRA file, and how strongly it is applied."""
 
     path: str = Field(min_length=1, description="A .safetensors file, or `repo_id:weight_name` on the hub.")
-    strength: float = 1.0
+    strength: float = Field(1.0, description="The LoRA's change is multiplied with it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -28,8 +28,8 @@ class AdapterFile(Strict):
 class AdapterRun(Strict):
     """LoRAs that are applied together, under a short name."""
 
-    label: str
-    adapters: tuple[AdapterFile, ...] = Field(min_length=1)
+    label: str = Field(description="Names the rendering: letters, digits, - and _.")
+    adapters: tuple[AdapterFile, ...] = Field(min_length=1, description="The LoRAs that are on at once.")
 
     @model_validator(mode="before")
     @classmethod

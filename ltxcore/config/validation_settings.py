@@ -11,15 +11,20 @@ from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
 class ValidationSettings(Strict):
     """What is rendered after training, from the base and from the LoRA."""
 
-    validation_disable: bool = False
+    validation_disable: bool = Field(False, description="Render nothing.")
     validation_step_interval: int = Field(
         100, ge=0, description="Steps between samples while the training goes on; 0: only at its end."
     )
     validation_prompts: dict[str, str] = Field(
         default_factory=dict, description="Short name -> prompt. Empty: the first captions of the dataset."
     )
-    validation_negative_prompt: str = "worst quality, inconsistent motion, blurry, jittery, distorted"
-    validation_guidance: float = Field(5.0, ge=1)
+    validation_negative_prompt: str = Field(
+        "worst quality, inconsistent motion, blurry, jittery, distorted",
+        description="What guidance leads away from.",
+    )
+    validation_guidance: float = Field(
+        5.0, ge=1, description="Of the pictures; 1: none. From 2 to 6 is usual, outside of it is warned of."
+    )
     validation_audio_guidance: float | None = Field(
         None, ge=1, description="The same for the sound. Default: 7, or 1 where validation_guidance is 1."
     )
@@ -49,9 +54,9 @@ class ValidationSettings(Strict):
         True, description="False: the empty prompt is rendered as well, as `unconditional`."
     )
     validation_num_inference_steps: int = Field(40, ge=2, description="One step alone divides by zero.")
-    validation_num_video_frames: PositiveInt = 49
+    validation_num_video_frames: PositiveInt = Field(49, description="Rounded down to 8n+1.")
     validation_resolution: str = Field("768x512", pattern=r"^\d+x\d+$", description="Width x height.")
-    validation_frame_rate: float = Field(25.0, gt=0)
+    validation_frame_rate: float = Field(25.0, gt=0, description="Frames a second of the renderings.")
     validation_adapter_path: str | None = Field(
         None,
         description="A LoRA that every rendering has beside the trained one: a file, or "
@@ -60,7 +65,7 @@ class ValidationSettings(Strict):
     validation_adapter_config: tuple[AdapterRun, ...] = Field(
         (), description="Further renderings of each prompt, each with LoRAs of its own and a label."
     )
-    validation_seed: int = Field(42, ge=0, lt=2**63)
+    validation_seed: int = Field(42, ge=0, lt=2**63, description="Of the renderings' noise.")
     validation_using_datasets: bool = Field(
         False,
         description="Render clips of a dataset with what the recipe's conditioning gives of them, else from "

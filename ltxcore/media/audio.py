@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import ceil, floor, sqrt
+from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torchaudio.functional
 
 from ltxcore.media.errors import MediaError
 from ltxcore.media.ffmpeg_process import last_words, open_input, run_tool
+from ltxcore.media.speakers import stereo_weights
 from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound
 from ltxcore.store.snapshot import AudioPlan
 
@@ -25,44 +26,11 @@ JUMP_S = 0.010
 """Blocks whose timestamps miss the end of the block before by less follow it directly: containers round."""
 MISSING_S = 0.050
 """Sound that may be missing after a decoding error: the priming of a codec, not a hole."""
-MINUS_3_DB = sqrt(0.5)
 
 _BLOCK = re.compile(
     r"\] n:\s*\d+ pts:\s*(-?\d+) .*?channels:(\d+) chlayout:(.+?) rate:(\d+) nb_samples:(\d+)"
 )
 _FAULT = re.compile(r"\[(?:error|fatal)\]")
-_SPEAKERS = {
-    "mono": "FC",
-    "stereo": "FL FR",
-    "downmix": "FL FR",
-    "2.1": "FL FR LFE",
-    "3.0": "FL FR FC",
-    "3.0(back)": "FL FR BC",
-    "3.1": "FL FR FC LFE",
-    "4.0": "FL FR FC BC",
-    "4.1": "FL FR FC LFE BC",
-    "quad": "FL FR BL BR",
-    "quad(side)": "FL FR SL SR",
-    "5.0": "FL FR FC BL BR",
-    "5.0(side)": "FL FR FC SL SR",
-    "5.1": "FL FR FC LFE BL BR",
-    "5.1(side)": "FL FR FC LFE SL SR",
-    "6.1": "FL FR FC LFE BC SL SR",
-    "7.0": "FL FR FC BL BR SL SR",
-    "7.1": "FL FR FC LFE BL BR SL SR",
-}
-_USUAL = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
-_LEFT_RIGHT = {
-    "FL": (1.0, 0.0),
-    "FR": (0.0, 1.0),
-    "FC": (MINUS_3_DB, MINUS_3_DB),
-    "BL": (MINUS_3_DB, 0.0),
-    "BR": (0.0, MINUS_3_DB),
-    "SL": (MINUS_3_DB, 0.0),
-    "SR": (0.0, MINUS_3_DB),
-    "BC": (0.5, 0.5),
-    "LFE": (0.0, 0.0),
-}
 
 
 class _Sound(NamedTuple):
@@ -79,8 +47,8 @@ def decode_audio(path: Path, plan: AudioPlan) -> torch.Tensor:
 
     Sample 0 is what is heard at `plan.start_s` on the container's clock, so a sound track that begins
     later is preceded by zeros and one that begins earlier is cut. Resampling is torchaudio's windowed sinc
-    with its defaults (width 6, roll-off 0.99). `down_mix` says how channels become two. Silence that stands
-    for a clip's missing sound is zeros, and no file is opened for it.
+    with its defaults (width 6, roll-off 0.99). `stereo_weights` says how channels become two. Silence that
+    stands for a clip's missing sound is zeros, and no file is opened for it.
 
     Raises:
         MediaError: no sound track any more, or a part of the stretch does not decode (with what ffmpeg said).
@@ -101,11 +69,9 @@ def decode_audio(path: Path, plan: AudioPlan) -> torch.Tensor:
 
 
 def down_mix(sound: torch.Tensor, layout: str) -> torch.Tensor:
-    """`[channels, n]` to stereo `[2, n]`.
+    """`[channels, n]` to stereo `[2, n]`, with the weights of `stereo_weights`.
 
-    Mono is duplicated and stereo kept. Of more channels, centre and surrounds go in at -3 dB, a single back
-    channel at -6 dB to each side, and the low-frequency channel is left out (ITU-R BS.775). Nothing is
-    scaled down afterwards, so dialogue keeps its level and peaks may pass 1.
+    Nothing is scaled down afterwards, so dialogue keeps its level and peaks may pass 1.
 
     Raises:
         MediaError: a layout whose speakers are not known.
@@ -113,12 +79,7 @@ def down_mix(sound: torch.Tensor, layout: str) -> torch.Tensor:
     channels = len(sound)
     if channels == 1:
         return sound.expand(2, -1)
-    speakers = _SPEAKERS.get(layout) or _SPEAKERS.get(_USUAL.get(channels, ""))
-    if speakers is None or len(speakers.split()) != channels:
-        raise MediaError(
-            f"has sound in {channels} channels ({layout}); convert it to mono, stereo, 5.1 or 7.1"
-        )
-    weights = torch.tensor([_LEFT_RIGHT[speaker] for speaker in speakers.split()], dtype=sound.dtype)
+    weights = torch.tensor(stereo_weights(layout, channels), dtype=sound.dtype)
     return weights.T @ sound
 
 

@@ -1,4 +1,4 @@
-"""Captions from a Parquet table with a column of file names."""
+"""Captions from a table with a column of file names: Parquet, or JSON lines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ltxcore.media.errors import MediaError
 from ltxcore.store.fingerprint import stat_key
 
 Texts = tuple[str, ...]
+JSON_LINES = (".jsonl", ".json")
 
 
 def from_table(settings: ParquetSettings, path: Path) -> Texts:
@@ -56,19 +57,22 @@ def _ends(path: Path, with_extension: bool | None) -> list[str]:
 def _rows(settings: ParquetSettings, stat: tuple[int, ...]) -> dict[str, list[Texts]]:
     """File name -> the captions of each row that has it; `stat` makes a changed table another one."""
     import pyarrow as pa
+    import pyarrow.json as pj
     import pyarrow.parquet as pq
 
     fallback = settings.fallback_caption_column
     columns = [settings.filename_column, settings.caption_column, *([fallback] if fallback else [])]
     file = Path(settings.path)
     try:
-        known = pq.read_schema(file).names
+        lines = pj.read_json(file) if file.suffix.lower() in JSON_LINES else None
+        known = pq.read_schema(file).names if lines is None else lines.column_names
         missing = [column for column in columns if column not in known]
         if missing:
             raise MediaError(
                 f"its table of captions {file.name} has no column {missing[0]!r}; it has {', '.join(known)}"
             )
-        table = pq.read_table(file, columns=columns).to_pydict()
+        found = pq.read_table(file, columns=columns) if lines is None else lines.select(columns)
+        table = found.to_pydict()
     except (OSError, pa.ArrowInvalid) as error:
         raise MediaError(f"its table of captions {file.name} cannot be read: {error}") from error
     rows: dict[str, list[Texts]] = {}

@@ -8,11 +8,29 @@ from pathlib import Path
 
 from ltxcore.config.dataset_kinds import AudioDataset, ConditioningDataset, ImageDataset, Media
 
-EXTENSIONS = frozenset({".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpeg", ".mpg", ".gif"})
+EXTENSIONS = frozenset(
+    {
+        *(".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpeg", ".mpg", ".gif"),
+        *(".ts", ".mts", ".m2ts", ".vob", ".wmv", ".asf", ".flv", ".ogv", ".3gp", ".3g2", ".mxf"),
+    }
+)
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
-SOUNDS = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"})
+SOUNDS = frozenset(
+    {
+        *(".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"),
+        *(".oga", ".m4b", ".mka", ".wma", ".aif", ".aiff"),
+    }
+)
 WITH_SOUND = SOUNDS | (EXTENSIONS - {".gif"})
 MEDIA = EXTENSIONS | IMAGES | SOUNDS
+UNREAD = frozenset(
+    {
+        *(".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".exr", ".dng", ".cr2", ".cr3", ".nef", ".arw"),
+        *(".rm", ".rmvb", ".y4m", ".h264", ".h265", ".hevc", ".swf", ".ape", ".wv", ".amr", ".mid"),
+    }
+)
+"""Pictures, videos and sounds of which somebody may think that they are read."""
+NAMES = {"image": "a picture", "audio": "a sound", "video": "a video"}
 CAPTION = ".txt"
 
 
@@ -42,24 +60,50 @@ def list_files(root: Path, skip: tuple[Path, ...] = (), endings: frozenset[str] 
 
 
 def stray_captions(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
-    """Caption files beside which there is no video, picture or sound of their name.
+    """Caption files beside which there is no video, picture or sound of their name."""
+    found = []
+    for directory, names in _names(root, skip):
+        media = {name for name in names if _ending(name) in MEDIA | UNREAD}
+        owners = media | {name.rpartition(".")[0] for name in media}
+        found += [
+            directory / name
+            for name in names
+            if name.lower().endswith(CAPTION) and name[: -len(CAPTION)] not in owners
+        ]
+    return sorted(found)
+
+
+def media_files(root: Path, skip: tuple[Path, ...] = ()) -> list[Path]:
+    """Every file whose name is that of a video, picture or sound, whether or not such are read."""
+    found = _names(root, skip)
+    return sorted(d / name for d, names in found for name in names if _ending(name) in MEDIA | UNREAD)
+
+
+def why_not_taken(path: Path, dataset: Media | ConditioningDataset) -> str:
+    """What a person should know of a media file that no dataset takes."""
+    ending = _ending(path.name)
+    if ending in UNREAD:
+        return f"is of a kind that is not read ({ending}); convert it, e.g. to PNG, MP4 or WAV"
+    if ending in extensions(dataset):
+        return "is not a regular file"
+    kind = "image" if ending in IMAGES else "audio" if ending in SOUNDS else "video"
+    told = f"is {NAMES[kind]}, and `{dataset.id}` is a dataset of dataset_type {dataset.dataset_type}"
+    return f"{told}; to train on it as well, add one of dataset_type {kind} with this directory"
+
+
+def _names(root: Path, skip: tuple[Path, ...]) -> Iterator[tuple[Path, list[str]]]:
+    """The directories under `root` with the names of their files, but for what is hidden and in `skip`.
 
     Only names are read, so that this costs little; directories behind links are not looked into.
     """
-    skipped = {str(path.resolve()) for path in skip}
-    strays = []
-    for directory, folders, names in os.walk(root.resolve()):
+    skipped, real = {str(path.resolve()) for path in skip}, root.resolve()
+    for directory, folders, names in os.walk(real):
         folders[:] = [n for n in folders if not n.startswith(".") and f"{directory}/{n}" not in skipped]
-        media = {name for name in names if os.path.splitext(name)[1].lower() in MEDIA}  # noqa: PTH122 - speed
-        owners = media | {name.rpartition(".")[0] for name in media}
-        strays += [
-            root / Path(directory, name).relative_to(root.resolve())
-            for name in names
-            if name.lower().endswith(CAPTION)
-            and not name.startswith(".")
-            and name[: -len(CAPTION)] not in owners
-        ]
-    return sorted(strays)
+        yield root / Path(directory).relative_to(real), [n for n in names if not n.startswith(".")]
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - speed
 
 
 def _walk(

@@ -13,7 +13,7 @@ import ffmpeg
 
 from ltxcore.media.errors import ToolMissing, Undecided
 
-CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,gif,wav,mp3,flac,aac"
+CONTAINERS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,gif,wav,mp3,flac,aac,aiff"
 """Demuxers that a file may choose by its content. Playlists (hls, concat) are not among them: they would
 make ffmpeg open what a stranger wrote into the file."""
 

@@ -51,9 +51,7 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = 
     indices = tuple(
         bisect_right(times, times[0] + floor(k / (rate * tick_s) + rounding)) - 1 for k in range(count)
     )
-    return FramePlan(
-        indices=indices, fps=settings.frame_rate, start_s=float(probe.video.first_pts * probe.video.tick_s)
-    )
+    return FramePlan(indices=indices, fps=settings.frame_rate, start_s=probe.video.start_s)
 
 
 def available_frames(video: VideoStream, rate: Fraction) -> int:

@@ -41,6 +41,8 @@ def measure_loudness(path: Path, stream: AudioStream) -> Loudness:
         Undecided: it takes longer than `LOUDNESS_TIMEOUT_S`.
         ToolMissing: ffmpeg is not installed.
     """
+    if stream.codec == "unknown":
+        raise MediaError("its sound is in a codec that nobody here knows; convert it, e.g. to AAC")
     command = loudness_output(path, stream).compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"])
     done = run_tool(command, LOUDNESS_TIMEOUT_S)
     found = read_loudness(done.stderr, stream) if done.returncode == 0 else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import last_words
+from ltxcore.media.ffmpeg_process import ffprobe, last_words
 from ltxcore.media.streams import Fields, Listing, read_fields
 
 CUT_SHORT = re.compile(r"partial file|ended prematurely|[Tt]runcat")
@@ -24,6 +24,8 @@ class FrameTimes(NamedTuple):
     last_duration: int
     declared: int | None
     cut_short: bool
+    late_by: int = 0
+    """Ticks by which all of them are shown later than `times` says."""
 
 
 class _Packet(NamedTuple):
@@ -53,7 +55,25 @@ def read_frame_times(path: Path, listing: Listing, stream: Fields) -> FrameTimes
         raise MediaError("has a header but no frame that can be read")
     durations = {packet.pts: packet.duration for packet in packets}
     declared = int(stream["nb_frames"]) if stream.get("nb_frames", "").isdigit() else None
-    return FrameTimes(times, _last_duration(times, durations), declared, cut_short)
+    edited = "mov" in listing.report.container and not all(packet.shown for packet in packets)
+    late_by = _late_by(path, stream["index"], times) if edited and not cut_short else 0
+    return FrameTimes(times, _last_duration(times, durations), declared, cut_short, late_by)
+
+
+def _late_by(path: Path, index: str, times: list[int]) -> int:
+    """What libavformat rounds away of an edit list that begins between two frames.
+
+    It lets the first whole frame begin where the edit does, up to a frame too early, while the sound is cut
+    to the sample. Read without its own edits the same packets have their true times.
+    """
+    entries = ("-show_entries", "packet=stream_index,pts,dts,duration,flags", "-of", "compact")
+    _, out, _ = ffprobe(path, "-advanced_editlist", "0", "-select_streams", index, *entries)
+    plain = sorted({packet.pts for packet in _packets(out, index) if packet.pts >= times[0]})
+    late_by = plain[0] - times[0] if plain else 0
+    longest = max((after - before for before, after in pairwise(times)), default=0)
+    # Several edits are beyond what this can tell.
+    known = late_by < longest and plain[: len(times)] == [time + late_by for time in times]
+    return late_by if known else 0
 
 
 def _packets(lines: bytes, index: str) -> Iterator[_Packet]:

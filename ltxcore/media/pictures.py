@@ -25,6 +25,7 @@ MOST_PIXELS = 16384 * 16384
 ORIENTATION = 0x0112
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
 BACKGROUND = (255, 255, 255)
+OPAQUE = 255
 THUMBNAIL_QUALITY = 70
 
 
@@ -46,6 +47,10 @@ def probe_picture(path: Path) -> PictureProbe:
     """
     check_file(path)
     with _opened(path) as picture:
+        if picture.mode == "F":
+            raise MediaError(
+                "has its colours as floating-point numbers, whose white is not known; convert it to PNG"
+            )
         notes = _notes(picture)
         upright = _upright(picture)
         width, height = upright.size
@@ -123,14 +128,22 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 def _upright(picture: Image.Image) -> Image.Image:
     turned = ImageOps.exif_transpose(picture)
-    if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+    if _may_be_seen_through(turned):
         seen = turned.convert("RGBA")
         ground = Image.new("RGBA", seen.size, (*BACKGROUND, 255))
         return Image.alpha_composite(ground, seen).convert("RGB")
-    if turned.mode in ("I;16", "I;16B", "I", "F"):
+    if turned.mode in ("I;16", "I;16B", "I"):
         deep = np.asarray(turned, np.float64)
         return Image.fromarray(np.clip(deep / 257 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     return turned.convert("RGB")
+
+
+def _may_be_seen_through(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+
+
+def _least_alpha(picture: Image.Image) -> int:
+    return int(np.asarray(picture.convert("RGBA"))[..., 3].min())
 
 
 def _notes(picture: Image.Image) -> tuple[str, ...]:
@@ -139,8 +152,10 @@ def _notes(picture: Image.Image) -> tuple[str, ...]:
         notes.append(f"is an animation of {getattr(picture, 'n_frames', 1)} pictures: the first is used")
     if picture.getexif().get(ORIENTATION, 1) != 1:
         notes.append("is turned upright after its EXIF orientation")
-    if picture.mode.startswith(("I", "F")):
+    if picture.mode.startswith("I"):
         notes.append("has 16 bits a colour: it is read with 8")
+    if _may_be_seen_through(picture) and _least_alpha(picture) < OPAQUE:
+        notes.append("has transparent parts: they are shown on white")
     return tuple(notes)
 
 

@@ -55,7 +55,7 @@ def plan_sample(
         MediaError: the clip cannot be used in this dataset, and why.
     """
     cut, frames = fit_clip(dataset, probe, media_id)
-    audio, audio_notes = _sound_of_clip(dataset, probe.audio, frames, linked)
+    audio, audio_notes = _sound_of_clip(dataset, probe, frames, linked)
     return Sample(
         **_identity(dataset, root, path, media_id),
         frames=frames,
@@ -156,13 +156,20 @@ def _identity(dataset: Media, root: Path, path: Path, media_id: str) -> dict[str
 
 
 def _sound_of_clip(
-    dataset: VideoDataset, own: AudioStream | None, frames: FramePlan, linked: LinkedSound | None
+    dataset: VideoDataset, probe: MediaProbe, frames: FramePlan, linked: LinkedSound | None
 ) -> tuple[AudioPlan | None, tuple[str, ...]]:
-    """The sound under the frames that were chosen, from the first one's start to the last one's end."""
+    """The sound under the frames that were chosen, from the first one's start to the last one's end.
+
+    Raises:
+        MediaError: its own sound is wanted and cannot be used.
+    """
+    own = probe.audio
     if linked is not None:
         return _linked_sound(linked, frames), ()
     if not dataset.wants_sound:
         return None, ()
+    if dataset.takes_own_sound and probe.sound_fault is not None:
+        raise MediaError(f"{probe.sound_fault} (its pictures alone are used with audio.auto_split: false)")
     if not dataset.takes_own_sound:
         plan, note = None, f"has no sound in {', '.join(dataset.linked)}"
     elif own is None:

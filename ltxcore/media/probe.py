@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.base import Strict
-from ltxcore.media.errors import MediaError
+from ltxcore.media.errors import MediaError, Undecided
+from ltxcore.media.likeness import look_of
 from ltxcore.media.packets import FrameTimes, read_frame_times
 from ltxcore.media.sniff import seems_to_be
 from ltxcore.media.sound_and_look import measure
+from ltxcore.media.speakers import stereo_weights
 from ltxcore.media.streams import (
     AudioStream,
     Fields,
@@ -29,6 +31,7 @@ from ltxcore.media.streams import (
 
 MIN_EDGE = 16
 HDR_TRANSFERS = {"smpte2084": "PQ", "arib-std-b67": "HLG"}
+SEEN_THROUGH = re.compile(r"yuva|gbrap|ya\d|rgba|argb|bgra|abgr")
 NOTED_OFFSET_S = 0.04
 NOTED_SILENCE = 0.9
 
@@ -54,10 +57,17 @@ class VideoStream(Strict):
     """Ticks from each frame to the next in presentation order, as runs of (ticks, how often)."""
     last_duration: int
     """Ticks for which the last frame is shown."""
+    late_by: int = 0
+    """Ticks by which every frame is shown later than its timestamp says (`packets.FrameTimes`)."""
 
     @property
     def tick_s(self) -> Fraction:
         return Fraction(self.time_base)
+
+    @property
+    def start_s(self) -> float:
+        """When the first frame is shown, on the clock of the file's sound."""
+        return float((self.first_pts + self.late_by) * self.tick_s)
 
     @property
     def frame_count(self) -> int:
@@ -94,6 +104,8 @@ class MediaProbe(Strict):
     """Integrated loudness (EBU R128); None when silent or without sound."""
     silence_share: float | None = None
     """The part of the sound's time that is silent, 0 to 1; None without sound."""
+    sound_fault: str | None = None
+    """Why its sound cannot be used, where it has any: the pictures may be wanted without it."""
     look: str | None = None
     """Near duplicates have nearly equal ones (`likeness.look_of`)."""
     notes: tuple[str, ...]
@@ -103,7 +115,7 @@ class MediaProbe(Strict):
         """How much later than the first frame the sound begins; None without sound."""
         if self.audio is None:
             return None
-        return self.audio.start_s - float(self.video.first_pts * self.video.tick_s)
+        return self.audio.start_s - self.video.start_s
 
 
 def probe(path: Path) -> MediaProbe:
@@ -113,8 +125,17 @@ def probe(path: Path) -> MediaProbe:
         MediaError: it cannot be used as a clip; the reason says what it is instead or what is missing.
     """
     found = read_streams(path)
-    look, loudness = measure(path, found.video.index, found.video.duration_s, found.audio)
-    seen: dict[str, Any] = {"look": look}
+    seen: dict[str, Any] = {}
+    try:
+        if found.audio is not None:
+            stereo_weights(found.audio.layout, found.audio.channels)
+        look, loudness = measure(path, found.video.index, found.video.duration_s, found.audio)
+    except Undecided:
+        raise
+    except MediaError as fault:
+        look, loudness = look_of(path, found.video.index, found.video.duration_s), None
+        seen["sound_fault"] = str(fault)
+    seen["look"] = look
     if loudness is not None:
         seen["loudness_lufs"], seen["silence_share"] = loudness.lufs, loudness.silence_share
         seen["notes"] = (*found.notes, *_sound_notes(found, loudness.silence_share))
@@ -146,7 +167,7 @@ def read_streams(path: Path) -> MediaProbe:
         video=stream,
         audio=first_sound(report),
         loudness_lufs=None,
-        notes=tuple(_notes(video, stream, frames)),
+        notes=(*_notes(video, stream, frames), *_track_notes(report.streams)),
     )
 
 
@@ -198,6 +219,7 @@ def _video_stream(stream: Fields, frames: FrameTimes) -> VideoStream:
             (step, len(list(run))) for step, run in groupby(b - a for a, b in pairwise(frames.times))
         ),
         last_duration=frames.last_duration,
+        late_by=frames.late_by,
     )
 
 
@@ -211,8 +233,17 @@ def _notes(stream: Fields, video: VideoStream, frames: FrameTimes) -> Iterator[s
         yield f"has {video.bit_depth} bits a colour: it is read with 8"
     if video.sample_aspect_ratio != "1:1":
         yield f"its pixels are not square ({video.sample_aspect_ratio}): shown {video.width}x{video.height}"
+    if SEEN_THROUGH.match(video.pixel_format):
+        yield "has transparent parts, perhaps: its colours are read as if nothing of it were"
     if stream.get("field_order") in ("tt", "bb", "tb", "bt"):
         yield "is interlaced: its fields are kept as they are stored"
+
+
+def _track_notes(streams: list[Fields]) -> Iterator[str]:
+    tracks = {"video": sum(map(_is_picture, streams)), "sound": sum(map(is_sound, streams))}
+    for kind, count in tracks.items():
+        if count > 1:
+            yield f"has {count} {kind} tracks: the first is used"
 
 
 def _sound_notes(found: MediaProbe, silence_share: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
 from ltxcore.media.loudness import measure_loudness
+from ltxcore.media.speakers import stereo_weights
 from ltxcore.media.streams import AudioStream, check_file, ffprobe_streams, first_sound
 
 
@@ -35,6 +36,7 @@ def probe_sound(path: Path) -> SoundProbe:
     if stream is None:
         pictures = any(s.get("codec_type") == "video" for s in report.streams)
         raise MediaError("has pictures but no sound" if pictures else "has no sound")
+    stereo_weights(stream.layout, stream.channels)
     loudness = measure_loudness(path, stream)
     silent = () if loudness.lufs is not None else ("its sound is silent throughout",)
     return SoundProbe(

@@ -119,16 +119,20 @@ def _listing(path: Path, what: str, entries: str) -> Listing:
 
 def _read_report(out: bytes) -> Report | None:
     """None where ffprobe could not open the file, so that it names no format."""
-    streams: list[Fields] = []
+    streams: dict[str, Fields] = {}
     container: Fields | None = None
     for line in io.BytesIO(out):
         if line.startswith(b"stream|"):
-            streams.append(read_fields(line))
+            # The streams of a programme (MPEG-TS) are listed with it and once more.
+            fields = read_fields(line)
+            streams.setdefault(fields["index"], fields)
         elif line.startswith(b"format|"):
             container = read_fields(line)
     if container is None:
         return None
-    return Report(container.get("format_name", "unknown"), seconds(container.get("duration")), streams)
+    return Report(
+        container.get("format_name", "unknown"), seconds(container.get("duration")), list(streams.values())
+    )
 
 
 def read_fields(line: bytes) -> Fields:

@@ -256,8 +256,8 @@ def _tiny(directory: Path, fetch: bool) -> Path:
     if not stamp.is_file() or stamp.read_text(encoding="utf-8") != tiny_stamp():
         if not fetch:
             raise ModelError(
-                f"this version of the tiny model is not in {directory} yet; the train-ltx2 and probe-media "
-                "flows write it, and so does ltxcore.models.source.prepare_model"
+                f"this version of the tiny model is not in {directory} yet; `ltx2 run` and the train-ltx2 "
+                "flow write it, and so does ltxcore.models.source.prepare_model"
             )
         from ltxcore.models.tiny import write_tiny
 

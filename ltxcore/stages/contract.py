@@ -37,7 +37,7 @@ class Stage:
 PROBE = Stage(
     name="probe-media",
     title="look at every file, choose buckets",
-    version="3",
+    version="4",
     pool="cpu",
     inputs=(),
     models=(),

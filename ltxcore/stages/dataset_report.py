@@ -21,7 +21,7 @@ from ltxcore.stages.report_pictures import ReportPictures
 from ltxcore.stages.reports import Row, bucket_rows
 from ltxcore.stages.snapshot_changes import SnapshotChanges
 from ltxcore.stages.stamp import Stamp
-from ltxcore.store.blobs import read_json
+from ltxcore.store.blobs import read_model
 from ltxcore.store.snapshot import AudioPlan, Sample, Snapshot
 from ltxcore.store.texts import TextStore
 
@@ -256,7 +256,7 @@ def report_directory(ctx: Context) -> Path:
     """The directory of the probe-media stage that made the context's snapshot."""
     folder = ctx.workspace.stages / PROBE.name
     for path in sorted(folder.glob("*/stage.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        stamp = Stamp.model_validate(read_json(path))
+        stamp = read_model(path, Stamp)
         if stamp.outcome.facts["snapshot"] == ctx.snapshot.id:
             return path.parent
     return folder / f"snapshot-{ctx.snapshot.id}"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ltxcore.models.errors import ModelError
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE, TRAIN
+from ltxcore.stages.disks import Disk, disks
 from ltxcore.stages.held_out import check_datasets
 from ltxcore.stages.memory_check import memory_plans
 from ltxcore.stages.probe_media import MediaFile, Memo, NothingToTrain, find_files, make_snapshot
@@ -34,7 +33,7 @@ class Estimate:
     taken: int
     rejected: int
     stages: tuple[StageEstimate, ...]
-    free_bytes: int
+    disks: tuple[Disk, ...]
     problems: tuple[str, ...] = ()
     """Why a run would fail although the configuration is right."""
 
@@ -72,21 +71,16 @@ def estimate(ctx: Context) -> Estimate:
         planned = Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=data.snapshot)
         found = [_with_reason(stage, rates) for stage in stage_estimates(planned, data, rates)]
         stages += _with_memory(planned, found, data.problems)
-    free = shutil.disk_usage(_existing(ctx.workspace.root)).free
     whole = Estimate(
         files=len(files),
         looked_at=len(known),
         taken=len(data.samples),
         rejected=0 if data.snapshot is None else len(data.snapshot.rejections),
         stages=tuple(stages),
-        free_bytes=free,
+        disks=disks(ctx.workspace, stages),
     )
     problems = [*data.problems, *_no_step_left(ctx, whole), *_untrainable(ctx, data)]
-    if whole.disk_bytes > free:
-        problems.append(
-            f"{whole.disk_bytes / 1e9:.1f} GB would be written to {ctx.workspace.root}, and "
-            f"{free / 1e9:.1f} GB are free there"
-        )
+    problems += [disk.problem for disk in whole.disks if disk.problem is not None]
     return replace(whole, problems=tuple(problems))
 
 
@@ -145,7 +139,3 @@ def _untrainable(ctx: Context, data: PlannedData) -> list[str]:
     except ValueError as error:
         return [str(error)]
     return []
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.parents) if folder.exists())

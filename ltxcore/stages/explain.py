@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, TEXT, MissingInput, asked_stages
 from ltxcore.stages.held_out import WHY, held_out_ids
 from ltxcore.stages.plan_samples import plan_files
-from ltxcore.stages.reasons import MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
+from ltxcore.stages.reasons import COMPANIONS, MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
-from ltxcore.store.blobs import read_json
-from ltxcore.store.snapshot import Rejection, Sample
-from ltxcore.store.workspace import UnknownSnapshot
+from ltxcore.store.blobs import read_model
+from ltxcore.store.snapshot import Rejection, Sample, Snapshot
+from ltxcore.store.workspace import LATEST, UnknownSnapshot
 
 MAKERS = {
     "waveform": AUDIO.name,
@@ -27,7 +27,10 @@ MAKERS = {
     "audio latents": LATENTS.name,
     "text features": TEXT.name,
     "teacher features": FRAMES.name,
+    **dict.fromkeys(COMPANIONS.values(), LATENTS.name),
 }
+SOUND = ("waveform", "audio latents")
+"""What is made of the sound of a clip."""
 
 
 class UnknownClip(LookupError):
@@ -79,50 +82,92 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
 
     Raises:
         UnknownClip: there is no such clip, with the nearest one.
-        ModelError: the recipe's model is not on this machine, so that no key can be computed.
     """
-    files = {file.id: file for file in probe_media.find_files(ctx)}
+    found = probe_media.find_files(ctx)
+    files = {file.id: file for file in found}
+    strays = {stray.id: stray for stray in probe_media.strays(ctx, found)}
     before = _seen(ctx)
-    clip_id = _find(clip, files, before)
+    clip_id = _find(ctx, clip, files, {**before, **strays})
     past = before.get(clip_id)
     saw, runs = _history(ctx, clip_id)
+    if clip_id in strays:
+        place, reason = str(_place(ctx, strays[clip_id])), strays[clip_id].reason
+        return ClipReport(clip_id, place, "rejected", reason, snapshots=saw, runs=runs)
     if clip_id not in files:
         reason = "the file is no longer in its dataset"
         return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
     file = files[clip_id]
     memo = probe_media.Memo(ctx)
     known = memo.look_up(file)
-    if known is None:
-        memo.look_at(file)
-    # The sound of a clip may lie in an audio dataset that is linked to its own.
-    sounds = [f for f in files.values() if f.dataset.id in ctx.datasets.linked_ids and f.id != clip_id]
-    samples, rejections = plan_files(ctx.datasets, memo, [file, *sounds])
-    verdicts: list[Sample | Rejection] = [*samples, *rejections]
-    verdict = next(entry for entry in verdicts if entry.id == clip_id)
-    work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, verdict)}"]
-    if isinstance(verdict, Rejection):
+    # What belongs to a clip (a sound, a reference, a mask) has its name.
+    alike = [other for other in files.values() if other.path.stem == file.path.stem]
+    for other in memo.unknown(alike):
+        memo.look_at(other)
+    samples, rejections = plan_files(ctx.datasets, memo, alike)
+    rejected = next((entry for entry in rejections if entry.id == clip_id), None)
+    if rejected is not None:
+        work = [] if known is not None else [f"{PROBE.name}: {_why_unknown(past, rejected)}"]
         return ClipReport(
-            clip_id, str(file.path), "rejected", verdict.reason, work=work, snapshots=saw, runs=runs
+            clip_id, str(file.path), "rejected", rejected.reason, work=work, snapshots=saw, runs=runs
         )
-    tracks = History(ctx).tracks(verdict)
-    if known is not None and _plan_changed(past, verdict):
-        work.append(f"{PROBE.name}: its plan differs from the one in snapshot {ctx.snapshot.id}")
-    new_media = isinstance(past, Sample) and past.media_id != verdict.media_id
-    for track in tracks:
-        if track.state == MISSING:
-            why = "changed: the file's content" if new_media and track.why.startswith("new") else track.why
-            work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
+    sample = next(sample for sample in samples if clip_id in _files_of(sample))
+    tracks, without = _tracks(ctx, sample, clip_id)
     broken = next((t.why for t in tracks if t.state == QUARANTINED), None)
+    told = [f"belongs to {sample.id}"] if sample.id != clip_id else []
     return ClipReport(
         clip_id,
         str(file.path),
         "in" if broken is None else "quarantined",
-        broken or "; ".join([*_held_out(ctx, verdict), *verdict.notes]),
+        broken or "; ".join([*told, *_held_out(ctx, sample), *sample.notes]),
         tracks,
-        work,
+        [*_work_on(ctx, sample, clip_id, tracks, looked_at=known is not None), *without],
         saw,
         runs,
     )
+
+
+def _tracks(ctx: Context, sample: Sample, clip_id: str) -> tuple[list[Track], list[str]]:
+    """What a file needs of the store; and, where the model is not on this machine, that it is not known."""
+    try:
+        found = History(ctx).tracks(sample)
+    except ModelError as error:
+        return [], [f"{LATENTS.name}, {TEXT.name}: not known without the model: {error}"]
+    return [track for track in found if track.what in _made_of(sample, clip_id)], []
+
+
+def _files_of(sample: Sample) -> dict[str, set[str]]:
+    """The ids of a sample and of the files that belong to it, with what is made of each of those."""
+    found = {sample.id: set(MAKERS)}
+    found |= {companion.id: {COMPANIONS[companion.purpose]} for companion in sample.companions}
+    if sample.audio is not None and sample.audio.sound is not None:
+        found[f"{sample.audio.sound.dataset}/{sample.audio.sound.path}"] = set(SOUND)
+    return found
+
+
+def _made_of(sample: Sample, clip_id: str) -> set[str]:
+    return _files_of(sample)[clip_id]
+
+
+def _work_on(ctx: Context, sample: Sample, clip_id: str, tracks: list[Track], looked_at: bool) -> list[str]:
+    """What a run would do now for a clip, or for a file that belongs to it."""
+    past = _seen(ctx).get(sample.id)
+    work = []
+    if not looked_at:
+        why = _why_unknown(past, sample) if sample.id == clip_id else "the file is new, or was changed"
+        work.append(f"{PROBE.name}: {why}")
+    elif _plan_changed(past, sample):
+        where = (
+            "no snapshot has its plan yet"
+            if past is None
+            else f"its plan differs from the one in snapshot {ctx.snapshot.id}"
+        )
+        work.append(f"{PROBE.name}: {where}")
+    new_media = isinstance(past, Sample) and past.media_id != sample.media_id
+    for track in tracks:
+        if track.state == MISSING:
+            why = "changed: the file's content" if new_media and track.why.startswith("new") else track.why
+            work.append(f"{MAKERS[track.what]}: {track.what}, {why}")
+    return work
 
 
 def _held_out(ctx: Context, sample: Sample) -> list[str]:
@@ -140,12 +185,18 @@ def _seen(ctx: Context) -> dict[str, Sample | Rejection]:
     return {entry.id: entry for entry in entries}
 
 
-def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, Sample | Rejection]) -> str:
-    known = {**dict.fromkeys(before), **dict.fromkeys(files)}
+def _find(
+    ctx: Context,
+    clip: str,
+    files: Mapping[str, probe_media.MediaFile],
+    others: Mapping[str, Sample | Rejection],
+) -> str:
+    known = {**dict.fromkeys(others), **dict.fromkeys(files)}
     if clip in known:
         return clip
     path = Path(clip).expanduser().resolve()
     by_path = [file.id for file in files.values() if file.path == path or file.path.resolve() == path]
+    by_path += [name for name, other in others.items() if name not in files and _place(ctx, other) == path]
     by_name = [name for name in known if name.endswith(f"/{clip}")]
     found = by_path or by_name
     if len(found) == 1:
@@ -153,6 +204,12 @@ def _find(clip: str, files: dict[str, probe_media.MediaFile], before: dict[str, 
     if found:
         raise UnknownClip(f"{clip!r} may be {', '.join(sorted(found))}; give the whole id")
     raise UnknownClip(f"there is no clip {clip!r} in the datasets or the snapshot; {nearest(clip, known)}")
+
+
+def _place(ctx: Context, entry: Sample | Rejection) -> Path | None:
+    """Where the file of an entry lies, or lay; None where its dataset is no more."""
+    datasets = (dataset for dataset in ctx.datasets.files if dataset.id == entry.dataset)
+    return next((ctx.datasets.directory(dataset) / entry.path for dataset in datasets), None)
 
 
 def _why_unknown(past: Sample | Rejection | None, now: Sample | Rejection) -> str:
@@ -174,12 +231,15 @@ def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
     """The snapshots that name a clip, with its verdict in each, and the runs that used them."""
     saw: dict[str, str] = {}
     for file in sorted(ctx.workspace.snapshots.glob("*.json")):
-        data = read_json(file)
-        for kind, verdict in (("samples", "in"), ("rejections", "rejected")):
-            for entry in data.get(kind, ()):
-                if entry["id"] == clip_id:
-                    media = f", content {entry['media_id'][:12]}" if kind == "samples" else ""
-                    saw[file.stem] = f"{file.stem}: {verdict}{media}"
+        if file.stem == LATEST:
+            continue
+        snapshot = read_model(file, Snapshot)
+        if any(rejection.id == clip_id for rejection in snapshot.rejections):
+            saw[file.stem] = f"{file.stem}: rejected"
+        for sample in snapshot.samples:
+            if clip_id in _files_of(sample):
+                whose = f"content {sample.media_id[:12]}" if sample.id == clip_id else f"with {sample.id}"
+                saw[file.stem] = f"{file.stem}: in, {whose}"
     runs = [name for name, snapshot in _runs(ctx) if snapshot in saw]
     return list(saw.values()), runs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ltxcore.stages.context import Context
@@ -10,6 +10,18 @@ from ltxcore.stages.contract import Stage
 from ltxcore.stages.stamp import stage_directory
 from ltxcore.store.lease import writing
 from ltxcore.store.refs import Ref, Refs
+
+
+def ensure_needs(
+    ctx: Context,
+    stage: Stage,
+    request: dict[str, Any],
+    needs: Callable[[Context], Mapping[str, Sequence[str]]],
+) -> None:
+    """Note what a request needs, where that is not noted: the workspace, or its store, may be another."""
+    directory = ctx.workspace.relative(stage_directory(ctx.workspace, stage, request))
+    if not Refs(ctx.store).has(ctx.workspace.id, directory):
+        publish_needs(ctx, stage, request, needs(ctx))
 
 
 def publish_needs(

@@ -20,7 +20,7 @@ from ltxcore.config.dataset_kinds import (
 )
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.media.captions import caption_files
-from ltxcore.media.discover import IMAGES, extensions, list_files, sample_id, stray_captions
+from ltxcore.media.discover import IMAGES, extensions, list_files, sample_id
 from ltxcore.media.errors import MediaError, Undecided, cannot_be_read
 from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.media.likeness import alike
@@ -33,8 +33,10 @@ from ltxcore.stages.contract import PROBE
 from ltxcore.stages.learnable import NothingLearnt, learnable
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.stamp import Outcome, Stamp
+from ltxcore.stages.strays import find_strays
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 from ltxcore.store.snapshot import Kind, Rejection, Sample, Snapshot
 
 logger = logging.getLogger(__name__)
@@ -85,10 +87,9 @@ class MediaFile:
 
 def request(ctx: Context) -> dict[str, Any]:
     """The configuration, and what `stat` says of every file: so an unchanged dataset costs stats only."""
-    listing = {
-        file.id: [_stat(path) for path in (file.path, *caption_files(file.path))] for file in find_files(ctx)
-    }
-    listing |= {stray.id: [] for stray in find_strays(ctx)}
+    files = find_files(ctx)
+    listing = {file.id: [_stat(path) for path in (file.path, *caption_files(file.path))] for file in files}
+    listing |= {stray.id: [] for stray in strays(ctx, files)}
     media = ctx.datasets.media
     listing |= {d.parquet.path: [_stat(Path(d.parquet.path))] for d in media if d.parquet is not None}
     return {
@@ -129,18 +130,6 @@ def find_files(ctx: Context) -> list[MediaFile]:
         root = ctx.datasets.directory(dataset)
         found += [MediaFile(dataset, root, path) for path in list_files(root, skip, extensions(dataset))]
     return found
-
-
-def find_strays(ctx: Context) -> list[MediaFile]:
-    """Caption files without a clip, each once, in the first dataset whose directory holds it."""
-    found: dict[Path, MediaFile] = {}
-    skip = (ctx.workspace.root,)
-    for dataset in ctx.datasets.media:
-        if dataset.caption_strategy == "textfile" and dataset.id not in ctx.datasets.linked_ids:
-            root = ctx.datasets.directory(dataset)
-            for path in stray_captions(root, skip):
-                found.setdefault(path, MediaFile(dataset, root, path))
-    return list(found.values())
 
 
 class Memo:
@@ -263,15 +252,7 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
     for remark in remarks(ctx.datasets):
         logger.info("%s", remark)
     samples, rejections = plan_files(ctx.datasets, memo, files)
-    rejections += [
-        Rejection(
-            id=stray.id,
-            dataset=stray.dataset.id,
-            path=stray.path.relative_to(stray.root).as_posix(),
-            reason="is a caption, but no file of its name is beside it",
-        )
-        for stray in find_strays(ctx)
-    ]
+    rejections += strays(ctx, files)
     wants_audio = bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video)
     _refuse_empty(samples, rejections, ctx, wants_audio)
     return Snapshot(
@@ -281,6 +262,11 @@ def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snaps
         wants_audio=wants_audio,
         fps=tuple(sorted({sample.frames.fps for sample in samples})),
     )
+
+
+def strays(ctx: Context, files: Sequence[MediaFile]) -> list[Rejection]:
+    """What lies in the datasets' directories and is in none of `files`, the files of all datasets."""
+    return find_strays(ctx.datasets, {file.path for file in files}, (ctx.workspace.root,))
 
 
 def _mark_duplicates(samples: Sequence[Sample]) -> list[Sample]:

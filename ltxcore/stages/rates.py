@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from math import log
 from statistics import median
 
 from ltxcore.stages.contract import TRAIN, Stage
 from ltxcore.stages.stamp import Stamp
-from ltxcore.store.blobs import read_json
+from ltxcore.store.blobs import read_model
 from ltxcore.store.workspace import Workspace
 
 NEWEST = 5
+LIKE = 2.0
+"""Times as much work still is of like size."""
 
 
 class Rates:
@@ -29,7 +33,7 @@ class Rates:
         if units == 0:
             return 0.0
         folder = self._workspace.stages / stage.name
-        stamps = [Stamp.model_validate(read_json(path)) for path in folder.glob("*/stage.json")]
+        stamps = [read_model(path, Stamp) for path in folder.glob("*/stage.json")]
         fitting = [
             stamp
             for stamp in sorted(stamps, key=lambda s: s.started, reverse=True)
@@ -39,7 +43,14 @@ class Rates:
         ]
         if not fitting:
             return None
-        return units * median(_seconds_a_unit(stage, stamp) for stamp in fitting[:NEWEST])
+        alike = _of_like_size(fitting, units)[:NEWEST]
+        return units * median(_seconds_a_unit(stage, stamp) for stamp in alike)
+
+
+def _of_like_size(stamps: Sequence[Stamp], units: int) -> list[Stamp]:
+    """The runs that come nearest to so much work: of a small one most is the load of a model."""
+    apart = [abs(log(stamp.outcome.counts["done"] / units)) for stamp in stamps]
+    return [stamp for stamp, far in zip(stamps, apart, strict=True) if far <= min(apart) + log(LIKE)]
 
 
 def _seconds_a_unit(stage: Stage, stamp: Stamp) -> float:

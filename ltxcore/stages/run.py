@@ -16,7 +16,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import Stage
-from ltxcore.stages.needs import publish_needs
+from ltxcore.stages.needs import ensure_needs, publish_needs
 from ltxcore.stages.progress import Progress, ProgressState
 from ltxcore.stages.stamp import (
     ManifestEntry,
@@ -52,7 +52,8 @@ def find_result(stage: Stage, ctx: Context) -> tuple[dict[str, Any], Stamp | Non
 
 
 def note_up_to_date(stage: Stage, ctx: Context, stamp: Stamp, run: Path) -> ManifestEntry:
-    """Note in a run's folder that a stage's result was there already."""
+    """Note in a run's folder that a stage's result was there already, and in the store that it is needed."""
+    ensure_needs(ctx, stage, stamp.request, logic(stage).needs)
     counts = dict(stamp.outcome.counts)
     if "hits" in counts:
         counts["hits"] += counts.pop("done", 0)
@@ -103,6 +104,8 @@ class StageRun:
 
     def finish(self, outcome: Outcome) -> Stamp:
         """Write the stamp, when all that it names is in place, and note it in the run's folder."""
+        # The request of latents that had to be made in tiles is another than was announced.
+        ensure_needs(self.ctx, self.stage, self.request, logic(self.stage).needs)
         if self.plan is not None:
             memory = {**self.plan.facts(), "setbacks": list(self.setbacks)}
             outcome = outcome.model_copy(update={"facts": {**outcome.facts, "memory": memory}})

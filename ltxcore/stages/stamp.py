@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import socket
 import time
@@ -14,9 +15,11 @@ from pydantic import Field
 from ltxcore.config.base import Strict
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.stages.contract import Stage, versions
-from ltxcore.store.blobs import read_json, write_json
+from ltxcore.store.blobs import DamagedFile, read_json, read_model, write_json
 from ltxcore.store.fingerprint import fingerprint, hash_file
 from ltxcore.store.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 
 class OutputFile(Strict):
@@ -75,12 +78,22 @@ def stage_directory(workspace: Workspace, stage: Stage, request: dict[str, Any])
 
 
 def find_stamp(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> Stamp | None:
-    """The stamp of a request if it is there and every file that it names still has its size."""
-    path = stage_directory(workspace, stage, request) / "stage.json"
-    if not path.exists():
+    """The stamp of a request if it is whole and every file that it names still has its size."""
+    stamp = _whole(stage_directory(workspace, stage, request) / "stage.json")
+    if stamp is None or not all(_in_place(workspace, file) for file in stamp.outcome.files):
         return None
-    stamp = Stamp.model_validate(read_json(path))
-    return stamp if all(_in_place(workspace, file) for file in stamp.outcome.files) else None
+    return stamp
+
+
+def _whole(path: Path) -> Stamp | None:
+    """A stamp, or None where there is none that stands for anything: the stage then writes it again."""
+    try:
+        return read_model(path, Stamp)
+    except FileNotFoundError:
+        return None
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _in_place(workspace: Workspace, file: OutputFile) -> bool:
@@ -131,8 +144,7 @@ def newest_stamp(workspace: Workspace, stage: Stage) -> Stamp | None:
     pointer = _newest(workspace, stage)
     if not pointer.exists():
         return None
-    path = pointer.parent / read_json(pointer)["fingerprint"] / "stage.json"
-    return Stamp.model_validate(read_json(path)) if path.exists() else None
+    return _whole(pointer.parent / read_json(pointer)["fingerprint"] / "stage.json")
 
 
 def _newest(workspace: Workspace, stage: Stage) -> Path:
@@ -145,7 +157,7 @@ def why_stale(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> st
         return "first run"
     before = newest_stamp(workspace, stage)
     if before is None:
-        return "its last result was deleted"
+        return "its last result is gone or damaged"
     if before.fingerprint == request_fingerprint(stage, request):
         if undecided := before.outcome.counts.get("undecided"):
             return f"{undecided} files could not be judged in its last run"
@@ -176,8 +188,8 @@ def write_manifest(run: Path, entry: ManifestEntry) -> None:
 
 def read_manifest(run: Path, stage: Stage) -> ManifestEntry | None:
     path = run / f"{stage.name}.json"
-    return ManifestEntry.model_validate(read_json(path)) if path.exists() else None
+    return read_model(path, ManifestEntry) if path.exists() else None
 
 
 def read_stamp(workspace: Workspace, entry: ManifestEntry) -> Stamp:
-    return Stamp.model_validate(read_json(workspace.root / entry.stamp))
+    return read_model(workspace.root / entry.stamp, Stamp)

@@ -1,8 +1,8 @@
 """Sweeping a workspace: runs, stage directories, snapshots and references that nobody needs, then the store.
 
-Kept are: runs that are pinned, young, or the newest; the stages' directories that kept runs name, that are
-young, or the newest of their stage; the snapshots that belong to them; and of the store what they and all
-other workspaces that share it stand on.
+Kept are: runs that are pinned, young, going on, or the newest; the stages' directories that kept runs name,
+that are young, or the newest of their stage; the snapshots that belong to them; and of the store what they
+and all other workspaces that share it stand on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ltxcore.stages.contract import STAGES
 from ltxcore.stages.stamp import Stamp, read_manifest
-from ltxcore.store.blobs import TEMPORARY, read_json, walk_files, write_json
+from ltxcore.store.blobs import TEMPORARY, read_json, read_model, walk_files, write_json
 from ltxcore.store.lease import writing
 from ltxcore.store.locks import is_held
 from ltxcore.store.refs import Ref, Refs, needed, workspace_of
@@ -72,7 +72,7 @@ def pin(workspace: Workspace, run: str, keep: bool = True) -> None:
 
 def plan(workspace: Workspace, older_than_days: float, forget: Collection[str] = ()) -> Sweep:
     """What a sweep would take. Changes nothing and needs no lock."""
-    older_than_s = older_than_days * DAY_S
+    older_than_s = _age_limit_s(workspace, older_than_days)
     sweep, keys = _plan_workspace(workspace, older_than_s, forget)
     blobs = workspace.store
     sweep.parts = [plan_part(blobs, part, keys, older_than_s) for part in PARTS]
@@ -87,12 +87,12 @@ def apply(
     on_wait: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Take away what `plan` names, while no other process writes the store."""
-    older_than_s = older_than_days * DAY_S
     blobs = workspace.store
     with ExitStack() as held:
         # `refs` last: a stage that starts asks for it first, and must not wait for an encode to end.
         for part in (*PARTS, "refs"):
             held.enter_context(writing(blobs, part, f"gc of {workspace.root}", on_wait=on_wait))
+        older_than_s = _age_limit_s(workspace, older_than_days)
         sweep, keys = _plan_workspace(workspace, older_than_s, forget)
         for folder in (*sweep.stages, *sweep.runs):
             shutil.rmtree(folder)
@@ -130,11 +130,14 @@ def _plan_workspace(
     kept_refs: list[Ref] = []
     for name, ref in Refs(workspace.store).load().items():
         owner = workspace_of(name)
+        kept = workspace.root / ref.directory in kept_stages
         if owner == workspace.id:
-            gone = workspace.root / ref.directory not in kept_stages
+            # A stage tells its needs before it has a directory.
+            gone = not kept and not _going_on(workspace)
         else:
-            gone = owner in forget
-            if not gone:
+            # A workspace that was moved is another one, and stands on what it told before.
+            gone = owner in forget and not kept
+            if owner not in forget:
                 sweep.others[owner] = ref.workspace
         if gone:
             sweep.refs.append(name)
@@ -143,10 +146,21 @@ def _plan_workspace(
     return sweep, needed(kept_refs)
 
 
+def _age_limit_s(workspace: Workspace, older_than_days: float) -> float:
+    """How old something must be to go: older than every run that goes on, which may be making it."""
+    started = [workspace.run_lock(run).stat().st_mtime for run in _going_on(workspace)]
+    return max([older_than_days * DAY_S, *(time.time() - start_s for start_s in started)])
+
+
+def _going_on(workspace: Workspace) -> set[Path]:
+    """The runs that some process works on."""
+    return {run for run in _folders(workspace.runs) if is_held(workspace.run_lock(run))}
+
+
 def _kept_runs(workspace: Workspace, older_than_s: float) -> set[Path]:
     pointer = workspace.runs / "newest.json"
     newest = read_json(pointer)["run"] if pointer.exists() else None
-    return {
+    return _going_on(workspace) | {
         run
         for run in _folders(workspace.runs)
         if run.name == newest or (run / PIN).exists() or _age_s(run) < older_than_s
@@ -178,14 +192,14 @@ def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], older_than_
     data: set[str] = set()
     for directory in stages:
         if (directory / "stage.json").exists():
-            stamp = Stamp.model_validate(read_json(directory / "stage.json"))
+            stamp = read_model(directory / "stage.json", Stamp)
             named.add(stamp.outcome.facts.get("snapshot"))
             data.add(stamp.request.get("data", ""))
     going = []
     for file in sorted(workspace.snapshots.glob("*.json")) if workspace.snapshots.is_dir() else []:
         if file == pointer or file.stem in named or time.time() - file.stat().st_mtime < older_than_s:
             continue
-        if Snapshot.model_validate(read_json(file)).data_id not in data:
+        if read_model(file, Snapshot).data_id not in data:
             going.append(file)
     return going
 

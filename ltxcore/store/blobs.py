@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from pydantic import BaseModel, ValidationError
 
 TEMPORARY = ".tmp"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -27,10 +28,18 @@ LIST_FROM = 16
 
 
 Data = bytes | memoryview
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class OutsideRoot(ValueError):
     """A name that would leave the root."""
+
+
+class DamagedFile(ValueError):
+    """A file of the workspace is not what was written."""
+
+    def __init__(self, path: Path, what: object) -> None:
+        super().__init__(f"{path} is damaged: {what}; delete it, and the next run writes it again")
 
 
 class DiskFull(OSError):
@@ -281,7 +290,30 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Plain data from a JSON file.
+
+    Raises:
+        DamagedFile: it is no JSON.
+        FileNotFoundError: there is none.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(path, error) from error
+
+
+def read_model(path: Path, model: type[Model]) -> Model:
+    """A model from a JSON file.
+
+    Raises:
+        DamagedFile: the file does not hold one.
+        FileNotFoundError: there is none.
+    """
+    data = read_json(path)
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise DamagedFile(path, error) from error
 
 
 def sync_directory(directory: Path) -> None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import unchanged
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import FOLDERS, Index
 from ltxcore.store.latents import META, LatentStore, chunk_name, orphans, row_of, shape_of
+from ltxcore.store.segment import Record
 from ltxcore.store.texts import Embedded, TextLost, TextStore
 
 # Bytes of chunks that are held in memory at once while rows move.
 COPY_BYTES = 64 << 20
 # Captions of a rewritten Arrow file.
 TEXT_ROWS = 256
-PLAIN_INDEXES = {"media": ("media/files", "media/probes"), "audio": ("audio/index",)}
 
 
 @dataclass
@@ -49,7 +49,7 @@ def compact(blobs: Blobs, part: str, done: Compacted) -> None:
     elif part == "text":
         _compact_texts(blobs, done)
     else:
-        for folder in PLAIN_INDEXES[part]:
+        for folder in FOLDERS[part]:
             index = Index(blobs, folder)
             _merge(index, {}, {}, index.newest, len(blobs.list(folder)), done)
 

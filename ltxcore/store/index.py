@@ -3,27 +3,36 @@
 Data is written first; the segment that names it is published afterwards, atomically. A crash between the
 two leaves bytes that nothing refers to, never a record without its bytes.
 
-A segment is a JSON object of records; `null` says that a key exists no more. One that holds `BASE` replaces
-all segments before it, which may then be deleted. A number is taken once: of two writers who both believe
-to be alone, one learns that it is not, and commits nothing.
+In a segment, `null` says that a key exists no more. One with the note of a compaction replaces all segments
+before it, which may then be deleted. A number is taken once: of two writers who both believe to be alone,
+one learns that it is not, and commits nothing.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Final
 
 from ltxcore.store.blobs import Blobs
+from ltxcore.store.segment import Record, Segment, decode, encode
 
-Record = dict[str, Any]
-BASE = "base"
 SEGMENT = re.compile(r".*/(\d{8})[^/]*\.json")
+FOLDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "media": ("media/files", "media/probes"),
+    "audio": ("audio/index",),
+    "text": ("text/index",),
+    "latents": ("latents/index",),
+}
+"""Part of a store -> its indexes."""
 
 
 class Overtaken(RuntimeError):
     """Another writer has committed since this one looked: it lost its lock, or never had it."""
+
+
+class IndexDamaged(RuntimeError):
+    """A segment is not what was written."""
 
 
 class Index:
@@ -32,7 +41,11 @@ class Index:
     def __init__(
         self, blobs: Blobs, folder: str, on_record: Callable[[str, Record], None] | None = None
     ) -> None:
-        """`on_record` is told each record as it is taken in."""
+        """Read what is there; `on_record` is told each record as it is taken in.
+
+        Raises:
+            IndexDamaged: a segment is not what was written.
+        """
         self._blobs = blobs
         self._folder = folder
         self._on_record = on_record
@@ -45,22 +58,28 @@ class Index:
     def refresh(self) -> None:
         """Take in the segments that others have published since."""
         while True:
-            names = [name for name in self._blobs.list(self._folder) if SEGMENT.fullmatch(name)]
+            names = [name for name in _segments(self._blobs, self._folder) if name not in self._read]
             try:
-                found = self._blobs.read_all([name for name in names if name not in self._read])
+                found = self._blobs.read_all(names)
             except FileNotFoundError:
                 continue  # Compacted between the listing and the reading; the base names everything.
             break
         for name, data in found.items():
-            self._take_in(name, json.loads(data))
+            segment = decode(data)
+            if not segment.whole:
+                raise IndexDamaged(
+                    f"{name} in {self._blobs.url} is not what was written, or was written by an earlier "
+                    "version of the store; `ltx2 verify --repair` keeps what is whole of it, and the next "
+                    "run makes the rest again"
+                )
+            self._take_in(name, segment)
 
-    def _take_in(self, name: str, segment: dict[str, Record | None]) -> None:
+    def _take_in(self, name: str, segment: Segment) -> None:
         self._read.add(name)
-        base = segment.pop(BASE, None)
-        if base is not None:
+        if segment.base is not None:
             self._records.clear()
-            self.base = base
-        for key, record in segment.items():
+            self.base = segment.base
+        for key, record in segment.records.items():
             if record is None:
                 self._records.pop(key, None)
                 continue
@@ -98,7 +117,7 @@ class Index:
             Overtaken: somebody else has committed since, or at the same moment.
         """
         if records:
-            self._publish(dict(records), after)
+            self._publish(Segment(dict(records), None, whole=True), after)
 
     def compact(self, changes: Mapping[str, Record], note: Record, after: int) -> None:
         """Publish all records in one segment, with the changed ones in place, and drop the older segments.
@@ -110,24 +129,46 @@ class Index:
             Overtaken: somebody else has committed after the segment `after`.
         """
         old = list(self._read)
-        self._publish({BASE: note, **self._records, **changes}, after)
+        self._publish(Segment({**self._records, **changes}, note, whole=True), after)
         self._blobs.delete(old)
         self._read.difference_update(old)
 
-    def _publish(self, segment: dict[str, Record | None], after: int | None) -> None:
+    def _publish(self, segment: Segment, after: int | None) -> None:
         if after is None:
             self.refresh()
             after = self.newest
         name = f"{self._folder}/{after + 1:08d}.json"
-        text = json.dumps(segment, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
         try:
-            self._blobs.create(name, text.encode())
+            self._blobs.create(name, encode(segment.records, segment.base))
         except FileExistsError as error:
             raise Overtaken(
                 f"{name} in {self._blobs.url} was committed by another writer meanwhile; "
                 "nothing of this batch was, so that it can be tried again"
             ) from error
-        self._take_in(name, dict(segment))
+        self._take_in(name, segment)
+
+
+def damaged(blobs: Blobs, part: str) -> dict[str, Segment]:
+    """The segments of a part that are not what was written, each with what is whole of it."""
+    names = [name for folder in FOLDERS[part] for name in _segments(blobs, folder)]
+    found = {name: decode(data) for name, data in blobs.read_all(names).items()}
+    return {name: segment for name, segment in found.items() if not segment.whole}
+
+
+def mend(blobs: Blobs, part: str) -> int:
+    """Write the damaged segments of a part anew with what is whole of them; returns how many there were.
+
+    Needs the caller to hold the writer's lock of the part. A removal that is lost brings back a record whose
+    bytes are gone or are another's, which reading and `verify` find.
+    """
+    found = damaged(blobs, part)
+    for name, segment in found.items():
+        blobs.write(name, encode(segment.records, segment.base))
+    return len(found)
+
+
+def _segments(blobs: Blobs, folder: str) -> list[str]:
+    return [name for name in blobs.list(folder) if SEGMENT.fullmatch(name)]
 
 
 def _number(segment: str) -> int:

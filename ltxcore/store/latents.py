@@ -23,7 +23,8 @@ from zarr.storage import MemoryStore
 
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksum, has_checksum, unchanged
-from ltxcore.store.index import Index, Overtaken, Record
+from ltxcore.store.index import Index, Overtaken
+from ltxcore.store.segment import Record
 
 Kind = Literal["video", "audio", "mask", "teacher"]
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
@@ -193,7 +194,8 @@ class LatentStore:
         if again or array not in self._shapes:
             try:
                 self._shapes[array] = tuple(json.loads(self._blobs.read(f"{array}/{META}"))["shape"])
-            except FileNotFoundError:
+            except (FileNotFoundError, ValueError, KeyError):
+                # The name of the array says all that is needed to write it again.
                 return None
         return self._shapes[array]
 

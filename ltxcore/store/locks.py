@@ -60,8 +60,17 @@ def exclusive(
             file.truncate(0)
 
 
+@contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Say by the lock file `path` that something is used while the body runs; several may say so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
+        yield
+
+
 def is_held(path: Path) -> bool:
-    """Whether some process holds a lock file."""
+    """Whether some process holds a lock file, alone or with others."""
     try:
         with path.open() as file:
             return not _try_lock(file.fileno())

@@ -7,8 +7,14 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from ltxcore.config.base import Strict
 from ltxcore.store.blobs import Blobs
+
+
+class RefDamaged(ValueError):
+    """A reference is not what was written."""
 
 
 class Ref(Strict):
@@ -28,16 +34,37 @@ class Refs:
     blobs: Blobs
 
     def publish(self, workspace_id: str, ref: Ref) -> None:
-        name = f"refs/{workspace_id}/{ref.directory.replace('/', '.')}.json"
-        self.blobs.write(name, json.dumps(ref.model_dump(mode="json")).encode())
+        data = json.dumps(ref.model_dump(mode="json")).encode()
+        self.blobs.write(_name(workspace_id, ref.directory), data)
+
+    def has(self, workspace_id: str, directory: str) -> bool:
+        """Whether there is a reference of a stage's directory."""
+        return self.blobs.exists(_name(workspace_id, directory))
 
     def load(self) -> dict[str, Ref]:
-        """Every reference by its name."""
+        """Every reference by its name.
+
+        Raises:
+            RefDamaged: one cannot be read, so that nobody knows what may go.
+        """
         found = self.blobs.read_all([n for n in self.blobs.walk("refs") if n.endswith(".json")])
-        return {name: Ref.model_validate_json(data) for name, data in found.items()}
+        return {name: self._parse(name, data) for name, data in found.items()}
+
+    def _parse(self, name: str, data: bytes) -> Ref:
+        try:
+            return Ref.model_validate_json(data)
+        except ValidationError as error:
+            raise RefDamaged(
+                f"{name} in {self.blobs.url} is damaged, so that it is not known what its workspace needs; "
+                "delete it and run the pipeline of that workspace: what is up to date is noted again"
+            ) from error
 
     def drop(self, names: Collection[str]) -> None:
         self.blobs.delete(names)
+
+
+def _name(workspace_id: str, directory: str) -> str:
+    return f"refs/{workspace_id}/{directory.replace('/', '.')}.json"
 
 
 def workspace_of(ref_name: str) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ltxcore.store.blobs import TEMPORARY, Blobs, Entry
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
 from ltxcore.store.latents import LatentStore, chunk_of, row_of
+from ltxcore.store.segment import Record
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore, waveform_name
 

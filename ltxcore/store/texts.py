@@ -13,7 +13,8 @@ import pyarrow as pa
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksum, has_checksum, unchanged
 from ltxcore.store.fingerprint import fingerprint
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 SCHEMA = pa.schema(
@@ -126,10 +127,10 @@ class TextStore:
             TextLost: its file is gone, or is no Arrow file, or has no such row.
         """
         record = self.index[key]
-        table, at = self._table(record["file"]), record["row"]
-        if at >= len(table):
-            raise TextLost(f"{record['file']} in {self._blobs.url} has no row {at}")
-        tokens = table["tokens"][at].as_py()
+        table, at, tokens = self._table(record["file"]), record["row"], record["tokens"]
+        # The checksum does not cover the number, which shapes the features.
+        if at >= len(table) or table["tokens"][at].as_py() != tokens:
+            raise TextLost(f"{record['file']} in {self._blobs.url} has no row {at} of {tokens} tokens")
         audio = table["audio"][at]
         return Embedded(
             key=key,
@@ -164,10 +165,26 @@ class TextStore:
                     if self._blobs.local is not None
                     else pa.BufferReader(self._blobs.read(name))
                 )
-                self._tables[name] = pa.ipc.open_file(source).read_all()
-            except (FileNotFoundError, pa.ArrowInvalid) as error:
+            except FileNotFoundError as error:
+                raise TextLost(f"{name} is gone from {self._blobs.url}") from error
+            try:
+                self._tables[name] = _whole(pa.ipc.open_file(source).read_all())
+            except (OSError, pa.ArrowException) as error:
+                # The file has been opened: what pyarrow calls an OSError is its content.
                 raise TextLost(f"{name} in {self._blobs.url} cannot be read: {error}") from error
         return self._tables[name]
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    """A table of which every value can be looked at: a changed offset would lead out of the file.
+
+    Raises:
+        pa.ArrowInvalid: it is not what a store writes.
+    """
+    if table.schema != SCHEMA:
+        raise pa.ArrowInvalid("it has other columns than a store writes")
+    table.validate(full=True)
+    return table
 
 
 def _record(row: Embedded, name: str, number: int) -> Record:
@@ -181,4 +198,7 @@ def _record(row: Embedded, name: str, number: int) -> Record:
 
 
 def _bits(buffer: pa.Buffer, tokens: int) -> Bits:
-    return np.frombuffer(buffer, np.uint16).reshape(tokens, -1)
+    try:
+        return np.frombuffer(buffer, np.uint16).reshape(tokens, -1)
+    except ValueError as error:
+        raise TextLost(f"{buffer.size} bytes are not the features of {tokens} tokens") from error

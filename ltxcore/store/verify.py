@@ -8,8 +8,9 @@ from typing import Any
 
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import has_checksum, unchanged
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
 from ltxcore.store.latents import LatentStore, chunk_of
+from ltxcore.store.segment import Record
 from ltxcore.store.texts import TextLost, TextStore
 from ltxcore.store.waveforms import WaveformStore, waveform_name
 

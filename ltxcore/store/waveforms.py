@@ -10,7 +10,8 @@ from safetensors.numpy import load, save
 
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.checksum import checksum, has_checksum, unchanged
-from ltxcore.store.index import Index, Record
+from ltxcore.store.index import Index
+from ltxcore.store.segment import Record
 
 Waveform = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -6,11 +6,15 @@ import re
 import secrets
 from pathlib import Path
 
-from ltxcore.store.blobs import Blobs, read_json, write_json
+from ltxcore.store.blobs import Blobs, DamagedFile, read_json, read_model, write_json
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.snapshot import Snapshot
 
 LATEST = "latest"
+
+
+class StoreUnknown(ValueError):
+    """The file that names the store cannot be read."""
 
 
 class UnknownSnapshot(LookupError):
@@ -37,9 +41,14 @@ class Workspace:
 
         `store` in the workspace, unless `store.json` names another place, which several workspaces may share.
         """
-        if self.store_file.exists():
+        if not self.store_file.exists():
+            return str(self.root / "store")
+        try:
             return str(read_json(self.store_file)["url"])
-        return str(self.root / "store")
+        except (DamagedFile, KeyError, TypeError) as error:
+            raise StoreUnknown(
+                f"{self.store_file} does not say where the store is; `ltx2 use-store URL` writes it again"
+            ) from error
 
     def use_store(self, url: str) -> None:
         """Keep the store at a directory or at a URL that fsspec knows; what is stored already stays there."""
@@ -67,6 +76,10 @@ class Workspace:
             raise ValueError(f"pipeline_run {pipeline_run!r} may hold letters, digits, `.`, `_` and `-` only")
         return self.runs / pipeline_run
 
+    def run_lock(self, run: Path) -> Path:
+        """The lock file that says that a run is going on."""
+        return run / "lock"
+
     def relative(self, path: Path) -> str:
         """A path as it stands in stamps and manifests, so that a workspace can be moved."""
         return path.resolve().relative_to(self.root).as_posix()
@@ -81,6 +94,7 @@ class Workspace:
 
         Raises:
             UnknownSnapshot: there is none of that id, or none at all.
+            DamagedFile: it is not what was written.
         """
         wanted = snapshot_id
         if snapshot_id == LATEST:
@@ -93,7 +107,7 @@ class Workspace:
                 f"{self.root} holds no snapshot {wanted!r}; the stage probe-media makes them, "
                 "and `latest` names the newest"
             )
-        return Snapshot.model_validate(read_json(self._snapshot_file(wanted)))
+        return read_model(self._snapshot_file(wanted), Snapshot)
 
     def _snapshot_file(self, snapshot_id: str) -> Path:
         return self.snapshots / f"{snapshot_id}.json"

@@ -224,6 +224,27 @@ def test_captions_of_every_sort(clips: Path) -> None:
     }
 
 
+def test_every_media_file_of_the_directory_has_its_verdict(clips: Path) -> None:
+    ffmpeg("-i", str(clips / "good.mp4"), "-c", "copy", str(clips / "stream.ts"))
+    (clips / "stream.txt").write_text("a stream of packets")
+    for name in ("photo.jpg", "phone.heic", "voice.wav", "notes.json", ".hidden.png", "deep/scan.tif"):
+        (clips / name).parent.mkdir(exist_ok=True)
+        (clips / name).touch()
+    (clips / "photo.txt").write_text("a caption of the picture")
+    os.mkfifo(clips / "pipe.mp4")
+    snapshot = look(clips.parent)
+    assert [s.path for s in snapshot.samples] == ["good.mp4", "stream.ts"]
+    image = "is a picture, and `clips` is a dataset of dataset_type video; to train on it as well, add one of"
+    assert {r.path: r.reason for r in snapshot.rejections} == {
+        "deep/scan.tif": f"{image} dataset_type image with this directory",
+        "phone.heic": "is of a kind that is not read (.heic); convert it, e.g. to PNG, MP4 or WAV",
+        "photo.jpg": f"{image} dataset_type image with this directory",
+        "pipe.mp4": "is not a regular file",
+        "voice.wav": "is a sound, and `clips` is a dataset of dataset_type video; to train on it as well, "
+        "add one of dataset_type audio with this directory",
+    }
+
+
 def test_names_of_every_sort_are_clips(clips: Path) -> None:
     odd = ["with space.mp4", 'it\'s "so".mp4', "two\nlines.mp4", "🦊.mp4", "-dash.mp4", "100%d.mp4"]
     content = (clips / "good.mp4").read_bytes()

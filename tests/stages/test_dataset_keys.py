@@ -148,6 +148,10 @@ ROWS: list[Row] = [
         lambda s: s["wide.mkv"].captions, ("sks",),
     ),
     (
+        "instance_prompt", [video(instance_prompt="sks")],
+        lambda s: "instance_prompt has no effect with caption_strategy textfile" in s.remarks, True,
+    ),
+    (
         "prepend_instance_prompt",
         [video(caption_strategy="filename", instance_prompt="sks", prepend_instance_prompt=True)],
         lambda s: s["wide.mkv"].captions, ("sks wide",),
@@ -156,6 +160,10 @@ ROWS: list[Row] = [
         "parquet", [video(caption_strategy="parquet", parquet=TABLE)],
         lambda s: (s["wide.mkv"].captions, s.reason("mute.mkv")),
         (("from the table", "again"), "its caption in t.parquet (row 'mute') is empty"),
+    ),
+    (
+        "parquet", [video(parquet=TABLE)],
+        lambda s: "parquet has no effect with caption_strategy textfile" in s.remarks, True,
     ),
     (
         "fallback_caption_column",
@@ -301,6 +309,15 @@ ROWS: list[Row] = [
         lambda s: (s["wide.mkv"].bucket, s["mute.mkv"].bucket), ("96x64@25", "64x64@9"),
     ),
     (
+        "frame_interval", [video(video={"frame_interval": 15})],
+        lambda s: "frame_interval has no effect without bucket_strategy" in s.remarks, True,
+    ),
+    (
+        "num_frames", [video(video={"num_frames": 13, "bucket_strategy": "resolution_frames"})],
+        lambda s: s.remarks,
+        "clips: video.num_frames cuts no clip: with resolution_frames each keeps its own length",
+    ),
+    (
         "s2v_datasets", [video(s2v_datasets=["sounds"]), sounds()],
         lambda s: (s["wide.mkv"].audio.sound.path, s["tall_box.mkv"].audio), ("wide.wav", None),
     ),
@@ -311,6 +328,8 @@ ROWS: list[Row] = [
     ("audio", [video()], lambda s: s["wide.mkv"].audio.duration_s, 0.68),
     ("auto_split", [video(audio={"auto_split": False})], lambda s: s["wide.mkv"].audio, None),
     ("sample_rate", [video(audio={"sample_rate": 16000})], lambda s: s["wide.mkv"].audio.channels, 1),
+    ("channels", [video(audio={"channels": "2"})], lambda s: s.datasets.video[0].audio.channels, 2),
+    ("sample_rate", [video(audio={"sample_rate": "16000"})], lambda s: len(s.paths), 3),
     ("channels", [video(audio={"channels": 1})], lambda s: "channels 1 is used as 2" in s.remarks, True),
     (
         "duration_interval", [alone(duration_interval=1.5)],
@@ -377,6 +396,15 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([image(type="huggingface")], "'huggingface' is not read here"),
     ([video(audio={"sample_rate": 44100})], "0.audio.sample_rate: is 44100, but the audio VAE takes 16000"),
     ([video(audio={"channels": 6})], "0.audio.channels"),
+    ([video(audio=False)], "0.audio: must be a block of keys; found false"),
+    (
+        [video(resolution=512, resolution_type="area")],
+        "resolution 512 is in megapixels with resolution_type area; write resolution_type pixel_area",
+    ),
+    (
+        [image(resolution=1.05)],
+        "resolution 1.05 is an edge in pixels with resolution_type pixel_area; write resolution_type area",
+    ),
     ([video(audio={"min_duration_seconds": 3, "max_duration_seconds": 1})], "min_duration_seconds 3 is more"),
     ([video(caption_strategy="parquet")], "caption_strategy parquet needs `parquet:"),
     ([video(caption_strategy="parquet", parquet={**TABLE, "path": "no.parquet"})], "there is no file"),

@@ -13,6 +13,7 @@ import yaml
 from ltxcore.config.datasets import load_datasets
 from ltxcore.stages import train_lora
 from ltxcore.stages.contract import TRAIN
+from ltxcore.stages.explain import explain_clip
 from ltxcore.stages.probe_media import NothingToTrain
 from ltxcore.stages.samples import StoredSamples
 from ltxcore.stages.split_audio import outcome as split_outcome
@@ -155,6 +156,11 @@ def test_sound_of_a_linked_set_replaces_the_clips_own(bench: Bench) -> None:
     assert bench.split() == 2
     assert bench.encode() == {"video": 5, "audio": 2}
     bench.embed()
+    heard = explain_clip(bench.ctx, "sounds/sub/blue-box-up.wav")
+    assert (heard.verdict, heard.reason, heard.work) == ("in", "belongs to clips/blue-box-up.mp4", [])
+    assert {track.what for track in heard.tracks} == {"waveform", "audio latents"}
+    assert explain_clip(bench.ctx, "sounds/nobody.mp3").verdict == "rejected"
+    assert explain_clip(bench.ctx, "clips/blue-box-up.mp4").work == []
     padded = StoredSamples(bench.ctx).load("clips/orange-disc-silent.mp4", 0)
     assert padded.audio is not None
     assert (len(padded.audio), padded.audio_padding, padded.audio_valid) == (17, 0, 10)

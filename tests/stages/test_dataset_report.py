@@ -111,17 +111,21 @@ def test_later_stages_add_waveforms_and_token_counts(bench: Bench) -> None:
 def test_the_comparison_of_two_snapshots_by_command(bench: Bench) -> None:
     first, _ = bench.probe()
     (bench.clips / "twin.mp4.txt").write_text("Another caption.")
-    (bench.clips / "red-disc-right.mp4").unlink()
+    (bench.clips / "red [").mkdir()
+    (bench.clips / "red-disc-right.mp4").rename(bench.clips / "red [/] disc.mp4")
     second, _ = bench.probe()
     ids = (first.id, second.id)
     page_path, changes = write_comparison(of_snapshot(bench.ctx, second.id), first.id)
+    # The caption keeps its name, and is now one without a clip.
     assert (changes.count("removed"), changes.count("changed")) == (1, 1)
+    assert changes.count("added") == 2
     assert "Changes since" in page_path.read_text()
     Page(page_path.read_text())
     common = ["--workspace", str(bench.ctx.workspace.root), "--datasets", str(bench.root / "datasets.yaml")]
     done = CliRunner().invoke(app, ["report", *common, "--compare", *ids])
     assert done.exit_code == 0, done.output
     assert "removed" in done.output
+    assert "red [/] disc.mp4" in done.output, "a name is no markup"
     assert "other caption" in done.output
     assert Path(done.output.strip().splitlines()[-1]).is_file()
     done = CliRunner().invoke(app, ["report", *common, "--compare", first.id, "0" * 16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from ltxcore.stages.stage_estimates import StageEstimate
 from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore
-from tests.stages.conftest import Bench
+from tests.stages.conftest import DATASETS, Bench
 from tests.unit.media_files import tone
 
 
@@ -94,6 +95,10 @@ def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
     foreign = {**request, "vae": "another"}
     write_stamp(ctx.workspace, LATENTS, foreign, Outcome(counts={"done": 10}), time.time() - 5000, 0)
     assert of(estimate(ctx), "encode-latents").seconds == found.seconds
+    for number in range(6):
+        one = {**request, "data": f"one clip {number}"}
+        write_stamp(ctx.workspace, LATENTS, one, Outcome(counts={"done": 1}), time.time() - 30, 0)
+    assert of(estimate(ctx), "encode-latents").seconds == found.seconds, "a load is not paid for each clip"
 
 
 def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
@@ -152,12 +157,42 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     assert validate(bench).exit_code == 2
 
 
+def test_what_keys_come_to_is_told(bench: Bench) -> None:
+    bench.root.joinpath("datasets.yaml").write_text(DATASETS.replace("17", "20, frame_interval: 5"))
+    told = validate(bench).output
+    assert "note  clips: num_frames 20 is used as 17: LTX-2 takes 8n+1 frames" in told
+    assert "note  clips: video.frame_interval has no effect without" in told
+
+
 def test_a_disk_that_is_too_small_is_told_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.probe()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     done = validate(bench)
     assert done.exit_code == 1
     assert "GB would be written" in done.output
+
+
+def test_a_store_on_a_disk_of_its_own_is_held_against_that_disk(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.probe()
+    bench.ctx.workspace.use_store(str(tmp_path / "elsewhere/store"))
+    bench.probe()
+    assert len(estimate(bench.ctx).disks) == 1, "one disk, as it is here"
+    monkeypatch.setattr("ltxcore.stages.disks.device", hash)
+    free = {tmp_path / "elsewhere/store": 1000}
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: type("Usage", (), {"free": free.get(path, 10**12)})()
+    )
+    found = estimate(bench.ctx)
+    kept, stored = found.disks
+    assert kept.needed_bytes + stored.needed_bytes == found.disk_bytes
+    assert stored.needed_bytes == sum(
+        of(found, name).disk_bytes or 0 for name in ("split-audio", "encode-latents", "embed-text")
+    )
+    assert [str(tmp_path / "elsewhere/store") in problem for problem in found.problems] == [True]
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    assert all("cannot be written" in problem for problem in estimate(bench.ctx).problems)
 
 
 def test_units() -> None:

@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 from flows.cli import app
 from ltxcore.stages import encode_latents, probe_media, sweep
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
+from ltxcore.stages.needs import publish_needs
 from ltxcore.stages.run import StageRun, find_result, note_up_to_date
-from ltxcore.stages.stamp import Outcome
+from ltxcore.stages.stamp import Outcome, request_fingerprint, stage_directory, why_stale
 from ltxcore.store.blobs import write_json
 from ltxcore.store.latents import LatentStore
+from ltxcore.store.locks import in_use
+from ltxcore.store.refs import Refs, workspace_of
 from ltxcore.store.verify import verify
 from tests.stages.conftest import Bench
 
@@ -161,6 +164,55 @@ def test_what_another_workspace_needs_is_kept_until_it_is_forgotten(swept: Bench
     assert latents(swept) == 5
 
 
+def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_told(swept: Bench) -> None:
+    ctx = swept.ctx
+    run = ctx.workspace.run("slow-and-old")
+    # Its last stage has told what it needs, and has written no stamp yet.
+    request = {"of": "a stage that is at work"}
+    publish_needs(ctx, LATENTS, request, {"latents": ["some-key"]})
+    told = f"refs/{ctx.workspace.id}/stages.encode-latents.{request_fingerprint(LATENTS, request)[:16]}.json"
+    with in_use(ctx.workspace.run_lock(run)):
+        # A probe-media at work leaves its pages before its stamp.
+        at_work = ctx.workspace.stages / "probe-media/0123456789abcdef/dataset-report.csv"
+        write_json(at_work, {})
+        found = sweep.apply(ctx.workspace, 0)
+        assert run not in found.runs
+        assert at_work.exists()
+        assert told in Refs(ctx.store).load()
+    assert run in sweep.apply(ctx.workspace, 0).runs
+    assert told not in Refs(ctx.store).load()
+
+
+def test_a_workspace_that_was_moved_keeps_what_it_stands_on(swept: Bench) -> None:
+    swept.ctx.workspace.use_store(str(swept.root / "workspace/store"))
+    before, latest = swept.ctx.workspace.id, latents(swept)
+    store = swept.root / "workspace/store"
+    moved = Bench(swept.root.with_name("moved"), swept.recipe)
+    shutil.rmtree(moved.root, ignore_errors=True)
+    shutil.copytree(swept.root, moved.root)
+    moved.ctx.workspace.use_store(str(store))
+    sweep.apply(moved.ctx.workspace, 0, forget=[before])
+    assert 0 < latents(moved) < latest, "what the old run alone needed is gone"
+    assert moved.encode() == {"video": 0, "audio": 0}
+    # What is found up to date is told as this workspace's own need.
+    run_pipeline(moved, "after-the-move")
+    refs = Refs(moved.ctx.store)
+    own = [name for name in refs.load() if workspace_of(name) == moved.ctx.workspace.id]
+    assert len(own) == 3
+    refs.drop([name for name in refs.load() if name not in own])
+    sweep.apply(moved.ctx.workspace, 0)
+    assert moved.encode() == {"video": 0, "audio": 0}
+
+
+def test_a_damaged_reference_stops_the_sweep(swept: Bench) -> None:
+    name = next(iter(Refs(swept.ctx.store).load()))
+    (swept.root / "workspace/store" / name).write_text("{")
+    told = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace")])
+    assert told.exit_code == 2
+    assert f"{name} in " in told.output
+    assert "delete it and run the pipeline" in told.output
+
+
 def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
     sweep.apply(swept.ctx.workspace, 0)
     before = {
@@ -196,6 +248,46 @@ def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Ben
     assert "latents: 1 marked as missing" in repaired.output
     assert swept.encode() == {"video": 1, "audio": 0}
     assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
+
+
+def test_a_damaged_index_is_told_and_mended_by_verify(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace")]
+    segment = max((swept.root / "workspace/store/latents/index").iterdir())
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[: len(whole) - 200])
+    with_datasets = [*place, "--datasets", str(swept.root / "datasets.yaml")]
+    for command in (["explain", *with_datasets], ["validate", *with_datasets], ["gc", *place]):
+        told = CliRunner().invoke(app, command)
+        assert told.exit_code == 2, told.output
+        assert f"latents/index/{segment.name}" in told.output
+        assert "ltx2 verify --repair" in told.output
+    told = CliRunner().invoke(app, ["verify", *place])
+    assert told.exit_code == 1
+    assert f"latents/index/{segment.name} is not what was written" in told.output
+    assert CliRunner().invoke(app, ["verify", *place, "--repair"]).exit_code == 0
+    assert 0 < sum(swept.encode().values()) < 9, "what could be read is not encoded again"
+    assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
+
+
+def test_a_damaged_stamp_is_none_and_another_file_says_what_to_do(swept: Bench) -> None:
+    place = ["--workspace", str(swept.root / "workspace"), "--datasets", str(swept.root / "datasets.yaml")]
+    request, stamp = find_result(LATENTS, swept.ctx)
+    assert stamp is not None
+    file = stage_directory(swept.ctx.workspace, LATENTS, request) / "stage.json"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    assert find_result(LATENTS, swept.ctx)[1] is None
+    assert why_stale(swept.ctx.workspace, LATENTS, request) == "its last result is gone or damaged"
+    snapshot = swept.ctx.workspace.snapshots / f"{swept.ctx.snapshot.id}.json"
+    snapshot.write_text("{}")
+    told = CliRunner().invoke(app, ["explain", *place])
+    assert told.exit_code == 2, told.output
+    assert f"{snapshot} is damaged" in told.output
+    assert "delete it" in told.output
+    file.write_text(whole)
+    swept.ctx.workspace.store_file.write_text("")
+    told = CliRunner().invoke(app, ["gc", *place[:2]])
+    assert "`ltx2 use-store URL` writes it again" in told.output
 
 
 def test_explain_on_the_command_line(swept: Bench) -> None:

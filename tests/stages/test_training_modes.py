@@ -17,6 +17,7 @@ from safetensors import safe_open
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.models.loading import load_connectors, load_transformer, load_video_vae
+from ltxcore.stages.explain import explain_clip
 from ltxcore.stages.prompts import validation_prompts
 from ltxcore.stages.samples import StoredSamples
 from ltxcore.stages.validation_clips import HeldClips, plan_of_clips
@@ -236,11 +237,20 @@ def test_a_changed_mask_alone_is_measured_again(modes: Bench, tmp_path: Path) ->
     linked = {**CLIPS, "conditioning_data": "masks"}
     bench = adapted("inpainting", modes, (linked, MASKS), probability=None)
     bench.prepare()
+    clip_report, mask_report = (explain_clip(bench.ctx, name) for name in ("clips/two.mp4", "masks/two.png"))
+    assert (clip_report.verdict, clip_report.work) == ("in", []), "with what belongs to it"
+    assert (mask_report.verdict, mask_report.reason) == ("in", "belongs to clips/two.mp4")
+    assert [track.what for track in mask_report.tracks] == ["masks"]
+    assert f"{bench.ctx.snapshot.id}: in, with clips/two.mp4" in mask_report.snapshots
     mask = bench.root / "masks" / "two.png"
     kept = tmp_path / "two.png"
     shutil.copy2(mask, kept)
     try:
         ffmpeg("-f", "lavfi", "-i", "color=white:s=64x64", "-frames:v", "1", f"file:{mask}")
+        looked, encoded = explain_clip(bench.ctx, "masks/two.png").work
+        assert looked == "probe-media: the file is new, or was changed"
+        assert encoded.startswith("encode-latents: masks, ")
+        assert explain_clip(bench.ctx, "clips/two.mp4").work[-1] == encoded
         bench.probe()
         assert bench.encode() == {"video": 0, "audio": 0, "mask": 1}
         sample = StoredSamples(bench.ctx).load("clips/two.mp4", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ltxcore.config.datasets import load_datasets
-from ltxcore.config.errors import ConfigError
+from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
 
 GOOD = """
@@ -119,3 +119,9 @@ def test_the_shipped_recipes_are_valid() -> None:
     assert recipes
     for path in recipes:
         assert isinstance(load_recipe(path), Recipe)
+
+
+def test_a_name_that_is_like_none_of_many_is_answered_with_some_of_them() -> None:
+    told = nearest("x", [f"clips/{number:04d}.mp4" for number in range(1000)])
+    assert len(told) < 1500
+    assert told.endswith("clips/0059.mp4 and 940 more")

@@ -406,9 +406,8 @@ def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
     assert found.data[0]["parquet"]["identifier_includes_extension"] is False
     assert found.data[0]["disabled"] is False
     assert found.data[0]["minimum_image_size"] == 0.75
-    wrong = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
-    with pytest.raises(ConfigError, match="write `caption_strategy: instanceprompt`"):
-        wrong.check()
+    alone = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
+    assert alone.data[0]["caption_strategy"] == "instanceprompt"
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,22 @@ def test_a_beep_is_in_sync_with_its_flash(name: str, tmp_path: Path) -> None:
     assert onset_s(waveform) == pytest.approx(flash_s, abs=0.010)
 
 
+def test_a_copy_that_begins_between_two_frames_stays_in_sync(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    flash = "color=black:s=64x64:r=25:d=2,drawbox=c=white:t=fill:enable='gte(n,25)'"
+    ffmpeg(
+        "-f", "lavfi", "-i", flash, "-f", "lavfi", "-i", beep(at_s=1.0), "-c:v", "libx264", "-bf", "2",
+        "-pix_fmt", "yuv420p", str(whole),
+    )  # fmt: skip
+    ffmpeg("-ss", "0.37", "-i", str(whole), "-c", "copy", str(cut))
+    sample = plan(cut)
+    assert sample.audio is not None
+    lit = int(np.argmax(decode_frames(cut, sample.frames, sample.geometry).mean(axis=(1, 2, 3)) > 128))
+    assert sample.frames.start_s == pytest.approx(0.03)
+    assert lit == 15
+    assert onset_s(decode_audio(cut, sample.audio)) == pytest.approx(lit / 25, abs=0.005)
+
+
 def test_a_pulse_keeps_its_place_to_the_sample(tmp_path: Path) -> None:
     clip = tmp_path / "pulse.mkv"
     pulse = "aevalsrc='eq(n,24000)*0.9':s=48000:d=1.5:c=mono"
@@ -157,6 +173,8 @@ def test_mono_is_the_same_in_both_channels(sample_clips: Path) -> None:
             8,
             [[1, 0, 0.7071, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071, 0, 0.7071]],
         ),
+        ("hexagonal", 6, [[1, 0, 0.7071, 0.7071, 0, 0.5], [0, 1, 0.7071, 0, 0.7071, 0.5]]),
+        ("6 channels", 6, [[1, 0, 0.7071, 0, 0.7071, 0], [0, 1, 0.7071, 0, 0, 0.7071]]),
     ],
 )
 def test_weights_of_the_down_mix(layout: str, channels: int, expected: Any) -> None:

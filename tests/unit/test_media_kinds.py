@@ -67,6 +67,12 @@ def test_transparent_and_deep_pictures_become_plain_ones(tmp_path: Path) -> None
     Image.fromarray(np.full((32, 32), 32896, np.uint16)).save(tmp_path / "deep.png")
     assert decode_picture(tmp_path / "deep.png", whole(32, 32))[0, 0, 0].tolist() == [128] * 3
     assert "16 bits" in probe_picture(tmp_path / "deep.png").notes[0]
+    assert probe_picture(tmp_path / "clear.png").notes == ("has transparent parts: they are shown on white",)
+    Image.new("RGBA", (32, 32), (255, 0, 0, 255)).save(tmp_path / "opaque.png")
+    assert probe_picture(tmp_path / "opaque.png").notes == ()
+    Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(MediaError, match="floating-point numbers"):
+        probe_picture(tmp_path / "float.tif")
     Image.new("P", (32, 32), 0).save(tmp_path / "few.png")
     assert decode_picture(tmp_path / "few.png", whole(32, 32)).shape == (1, 32, 32, 3)
 
@@ -210,6 +216,19 @@ def test_a_table_says_what_it_lacks(tmp_path: Path) -> None:
     assert from_table(
         table(tmp_path / "x.parquet", file=["b/fox.mp4", "fox.mp4"], text=[" near ", "far"]), clip
     ) == ("near",)
+
+
+def test_a_table_may_be_json_lines(tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(
+        '{"file": "fox.mp4", "text": ["one", "two"], "w": 9}\n{"file": "owl", "text": ["three"]}\n'
+    )
+    settings = ParquetSettings(path=str(file), filename_column="file", caption_column="text")
+    assert from_table(settings, tmp_path / "fox.mp4") == ("one", "two")
+    assert from_table(settings, tmp_path / "owl.mov") == ("three",)
+    file.write_text("{")
+    with pytest.raises(MediaError, match=r"t\.jsonl cannot be read"):
+        from_table(settings, tmp_path / "fox.mp4")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ import zarr
 from ltxcore.store.bf16 import from_bits, to_bits
 from ltxcore.store.blobs import Blobs, OutsideRoot, write_atomic
 from ltxcore.store.fingerprint import canonical, derive_seed, fingerprint
-from ltxcore.store.index import Index
+from ltxcore.store.index import Index, IndexDamaged, damaged, mend
 from ltxcore.store.latents import BF16_NAN, Encoded, LatentsLost, LatentStore
 from ltxcore.store.locks import StoreBusy, exclusive
 from ltxcore.store.texts import Embedded, TextLost, TextStore
+from ltxcore.store.verify import verify
 from ltxcore.store.waveforms import WaveformLost, WaveformStore
 
 SHAPE = (4, 2, 3)
@@ -177,6 +178,28 @@ def test_a_lost_or_broken_text_file_is_noticed(tmp_path: Path) -> None:
     assert TextStore(Blobs(tmp_path)).missing(["key-one"]) == ["key-one"]
 
 
+def test_a_text_file_that_is_changed_anywhere_is_lost_and_never_wrong(tmp_path: Path) -> None:
+    store = TextStore(Blobs(tmp_path))
+    rows = {row.key: row for row in (embedded(f"caption {n}", 3 + n, audio=True) for n in range(3))}
+    store.put(list(rows.values()))
+    file = next(tmp_path.rglob("*.arrow"))
+    whole = file.read_bytes()
+    lost = 0
+    for at in range(0, len(whole), 5):
+        file.unlink()  # What is mapped must not change under its reader.
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
+        again = TextStore(Blobs(tmp_path))
+        for key, row in rows.items():
+            try:
+                found = again.read(key)
+            except TextLost:
+                lost += 1
+            else:
+                assert (found.payload, found.video.shape) == (row.payload, row.video.shape), at
+    assert lost > 100
+    assert {broken.part for broken in verify(Blobs(tmp_path)).broken} <= {"text"}
+
+
 def test_waveforms_come_back_and_lost_ones_are_missing(tmp_path: Path) -> None:
     wave = np.linspace(-1, 1, 64, dtype=np.float32).reshape(2, 32)
     WaveformStore(Blobs(tmp_path)).put({"abc": wave}, {"abc": {"media": "x"}})
@@ -217,5 +240,52 @@ def test_a_lock_names_its_holder_and_is_freed_when_the_holder_is_killed(tmp_path
 def test_an_index_segment_is_plain_json(tmp_path: Path) -> None:
     filled(tmp_path, 1)
     segment = next((tmp_path / "latents/index").iterdir())
-    record = json.loads(segment.read_text())["key-0"]
+    header, (_, key, record) = json.loads(segment.read_text())
+    assert (header[1:], key) == (["", {"records": 1, "base": None}], "key-0")
     assert record["inputs"] == {"kind": "video", "number": 0}, "a miss must be able to explain itself"
+
+
+def test_a_damaged_segment_is_told_and_keeps_the_records_that_are_whole(tmp_path: Path) -> None:
+    store = filled(tmp_path, 3)
+    blobs, before = Blobs(tmp_path), dict(store.index.items())
+    file = next((tmp_path / "latents/index").iterdir())
+    whole = file.read_bytes()
+    assert not damaged(blobs, "latents")
+    for at in range(0, len(whole), 7):
+        for data in (whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :], whole[:at]):
+            file.write_bytes(data)
+            # A comma or a bracket says nothing, and is not missed.
+            if damaged(blobs, "latents"):
+                with pytest.raises(IndexDamaged, match="`ltx2 verify --repair`"):
+                    LatentStore(blobs)
+                assert mend(blobs, "latents") == 1
+            found = dict(LatentStore(blobs).index.items())
+            assert found.items() <= before.items()
+            # Two lines have become one where it was what parts them.
+            assert len(found) >= (1 if len(data) == len(whole) else 0)
+
+
+def test_a_damaged_compacted_segment_is_told(tmp_path: Path) -> None:
+    index = Index(Blobs(tmp_path), "latents/index")
+    index.commit({"a": {"v": 1}, "b": {"v": 2}})
+    index.compact({}, {"ends": {"array": 3}}, index.newest)
+    file = tmp_path / "latents/index/00000002.json"
+    lines = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([*lines[:1], *lines[2:]]))
+    with pytest.raises(IndexDamaged, match="00000002"):
+        Index(Blobs(tmp_path), "latents/index")
+    mend(Blobs(tmp_path), "latents")
+    assert dict(Index(Blobs(tmp_path), "latents/index").items()) == {"a": {"v": 1}, "b": {"v": 2}}
+    file.write_bytes(b"")
+    mend(Blobs(tmp_path), "latents")
+    assert len(Index(Blobs(tmp_path), "latents/index")) == 0
+
+
+def test_a_damaged_description_of_an_array_is_written_again(tmp_path: Path) -> None:
+    filled(tmp_path, 2)
+    (tmp_path / "latents/video/space/4x2x3/zarr.json").write_text('{"shape')
+    store = LatentStore(Blobs(tmp_path))
+    store.reserve("latents/video/space/4x2x3", SHAPE, 1)
+    store.put("latents/video/space/4x2x3", [sample(2)])
+    array = zarr.open_array(tmp_path / "latents/video/space/4x2x3", mode="r")
+    assert np.array_equal(array[2], sample(2).bits)
