@@ -6,7 +6,7 @@ per token and block, in values of the stream's width. Under autocast many of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from ltxcore.config.tread_settings import TreadSettings
@@ -48,7 +48,7 @@ class Activations:
     value_bytes: int = 2
     dropout: bool = False
     per_token_times: bool = False
-    tread: TreadSettings = TreadSettings()
+    tread: TreadSettings = field(default_factory=TreadSettings)
     given_tokens: int = 0
     """The most video tokens of a sample that may be given, which no route passes by."""
 
@@ -56,8 +56,8 @@ class Activations:
         """What one block keeps for backward.
 
         On a route it computes on a part of the tokens, `at`. Their rotary tables are taken out for every
-        block anew: for K tokens B·K·(D + D_audio) float32 values, since a cosine and a sine for each half of a
-        head come to the width of the video's own attention, and of those between video and sound. The first
+        block anew: for K tokens B·K·(D + D_audio) float32 values, since a cosine and a sine for each half of
+        a head come to the width of the video's own attention, and of those between video and sound. The first
         block of a route also holds on to the whole stream, to put back what has passed by.
         """
         at = at or BlockTokens(self.tokens.video)

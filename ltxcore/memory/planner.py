@@ -72,7 +72,7 @@ class Workload:
     """The LoKr or LoHa, whose changes of the weights are made whole."""
     averaged: bool = False
     """An average of the adapter is kept."""
-    tread: TreadSettings = TreadSettings()
+    tread: TreadSettings = field(default_factory=TreadSettings)
     given_frames: int | None = 0
     """Latent frames that are given at most, besides references; None: any token may be given."""
 
