@@ -18,6 +18,7 @@ from flows.cli_import import import_simpletuner
 from flows.cli_keys import keys
 from flows.cli_options import DatasetsOption, RecipeOption, WorkspaceOption, read_recipe, refuse
 from flows.cli_plan import plan
+from flows.cli_push import push
 from flows.cli_report import report
 from flows.cli_validate import validate
 from ltxcore.config.datasets import load_datasets
@@ -152,6 +153,7 @@ app.command()(keys)
 
 
 app.command()(plan)
+app.command()(push)
 
 
 def _run_name() -> str:

@@ -19,13 +19,17 @@ from flows.cli_options import (
     read_recipe,
     refuse,
 )
+from flows.hub_token import token_here
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
+from ltxcore.config.hub_settings import HubSettings
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
 from ltxcore.models.finding import check_adapter
 from ltxcore.models.source import check_model
 from ltxcore.models.teacher import check_teacher
+from ltxcore.publishing.errors import HubRefused
+from ltxcore.publishing.token import require_token
 from ltxcore.stages.context import Context
 from ltxcore.stages.crepa_checks import check_crepa
 from ltxcore.stages.estimate import Estimate, estimate
@@ -46,7 +50,8 @@ def validate(
     """Check datasets and recipe, and estimate a run, without running or writing anything.
 
     Ends with 0 if a run can start, 2 if the configuration is wrong, and 1 if it is right but a run would
-    fail: no clip can be used, no plan of a stage fits in memory, or the disk is too small.
+    fail: no clip can be used, no plan of a stage fits in memory, the disk is too small, or there is no token
+    for an upload that is asked for.
     """
     try:
         chosen = read_recipe(recipe)
@@ -69,11 +74,23 @@ def validate(
     for note in (*remarks(found), *notes):
         console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
     _print(figures)
-    for problem in figures.problems:
+    problems = [*figures.problems, *_hub_problems(chosen.hub, workspace)]
+    for problem in problems:
         console.print(Text(problem, style="red"), soft_wrap=True)
-    if figures.problems:
+    if problems:
         raise typer.Exit(WOULD_FAIL)
     console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
+
+
+def _hub_problems(hub: HubSettings, workspace: Path) -> list[str]:
+    """Why nothing could be uploaded; the hub itself is not asked."""
+    if not hub.push_to_hub:
+        return []
+    try:
+        require_token(token_here(workspace))
+    except HubRefused as error:
+        return [str(error)]
+    return []
 
 
 def _print(figures: Estimate) -> None:

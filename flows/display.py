@@ -16,6 +16,7 @@ from rich.text import Text
 from ltxcore.stages import summary as summaries
 from ltxcore.stages.contract import stage_named
 from ltxcore.stages.progress import read_progress
+from ltxcore.stages.publication import read_published
 from ltxcore.stages.stamp import read_manifest
 from ltxcore.store.workspace import Workspace
 
@@ -67,7 +68,7 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
     console.print()
     console.print(_clips(summary))
     console.print(_stages(workspace, run))
-    for label, place in _places(workspace, summary, ui_command):
+    for label, place in _places(workspace, run, summary, ui_command):
         # Soft wrap: a path that a terminal has broken in two cannot be copied or clicked.
         console.print(f"[bold]{label:<8}[/] {place}", soft_wrap=True, highlight=False)
 
@@ -106,7 +107,7 @@ def _stages(workspace: Workspace, run: Path) -> Table:
 
 
 def _places(
-    workspace: Workspace, summary: summaries.RunSummary, ui_command: str
+    workspace: Workspace, run: Path, summary: summaries.RunSummary, ui_command: str
 ) -> Iterator[tuple[str, str]]:
     if (loss := summaries.losses(summary)) is not None:
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
@@ -120,6 +121,8 @@ def _places(
     page = summaries.gallery(workspace, summary)
     if page is not None:
         yield "Gallery", _short(page)
+    if (published := read_published(run)) is not None:
+        yield "Hub", escape(published.url)
     yield "UIs", ui_command
 
 

@@ -26,6 +26,7 @@ from ltxcore.stages.rendered_lora import training_directory
 from ltxcore.stages.sample_steps import reached_step, sample_steps, waiting_steps
 from ltxcore.stages.training_checks import check_training
 from ltxcore.store.locks import in_use
+from tasks.hub import check_hub, push_to_hub
 from tasks.model import prepare, prepare_crepa
 from tasks.pipeline import begin_run, is_done, memory_retry, report_run, snapshot_of, up_to_date
 from tasks.stage import context, run_folder
@@ -73,6 +74,8 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
     """Check the job, run what is not up to date, and report; `shared` are the parameters of every stage."""
     recipe = ctx.recipe
     begin_run(ctx, run)
+    if recipe.hub.push_to_hub:
+        check_hub(ctx)
     check_crepa(ctx, audio_only=ctx.datasets.audio_only)
     prepare(ctx)
     # Before hours of encoding, and as soon as the model says how many blocks it has.
@@ -92,6 +95,8 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
         else:
             run_stage(STAGE_FLOWS[stage.name], {**shared, **extra}, again=memory_retry(stage, ctx))
     report_run(ctx, run)
+    if recipe.hub.push_to_hub:
+        push_to_hub(ctx, run)
 
 
 def train_with_samples(ctx: Context, parameters: dict[str, Any]) -> None:

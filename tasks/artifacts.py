@@ -76,6 +76,11 @@ def link(key: str, path: Path, workspace: Path, description: str) -> None:
     )
 
 
+def web_link(key: str, url: str, text: str, description: str) -> None:
+    """A link to a page elsewhere."""
+    create_link_artifact(link=url, key=key, link_text=text, description=description)
+
+
 def file_link(path: Path, workspace: Path) -> str:
     served = os.environ.get("LTX2_FILES_URL")
     if served:

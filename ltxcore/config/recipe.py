@@ -16,6 +16,7 @@ from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.encode_settings import EncodeSettings
 from ltxcore.config.evaluation_settings import EvaluationSettings
+from ltxcore.config.hub_settings import HubSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
@@ -44,6 +45,7 @@ class Recipe(Strict):
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
+    hub: HubSettings = Field(default_factory=HubSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
 
     @model_validator(mode="after")

@@ -37,6 +37,7 @@ from ltxcore.config.simpletuner_values import (
 
 SEED_MODEL: Final = "Lightricks/LTX-2"
 ONE_PROCESS: Final = "always so: every stage is a process of its own"
+PRIVATE: Final = "to a private repository; `hub_private: false` makes it public"
 IN_BF16: Final = "the weights are loaded as mixed_precision says, which takes more memory"
 FLAVOURS: Final = get_args(Flavour)
 PRECISIONS: Final = get_args(WeightPrecision)
@@ -221,8 +222,8 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "report_to": moot("MLflow records every run, and nothing else is written to"),
     "tracker_project_name": take("tracking.tracker_project_name"),
     "tracker_run_name": take("tracking.tracker_run_name"),
-    "push_to_hub": not_yet("nothing is uploaded; the LoRA files are in the workspace", off=(False,)),
-    "hub_model_id": not_yet("nothing is uploaded", needs="push_to_hub"),
+    "push_to_hub": take("hub.push_to_hub", why=PRIVATE, off=(False,)),
+    "hub_model_id": take("hub.hub_model_id", needs="push_to_hub"),
     "output_dir": moot("everything is written to the workspace (--workspace)"),
 }
 

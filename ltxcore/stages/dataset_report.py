@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ltxcore.config.errors import ConfigError
 from ltxcore.models.errors import ModelError
@@ -17,6 +16,7 @@ from ltxcore.stages.contract import PROBE
 from ltxcore.stages.held_out import WHY, held_out
 from ltxcore.stages.keys import TextSpace
 from ltxcore.stages.probe_media import Memo, find_files
+from ltxcore.stages.rejection_reasons import Reason, by_reason
 from ltxcore.stages.report_pictures import ReportPictures
 from ltxcore.stages.reports import Row, bucket_rows
 from ltxcore.stages.snapshot_changes import SnapshotChanges
@@ -26,8 +26,6 @@ from ltxcore.store.snapshot import AudioPlan, Sample, Snapshot
 from ltxcore.store.texts import TextStore
 
 PAGE = "dataset-report.html"
-EXAMPLES = 3
-"""Files named beside each reason for rejection."""
 HASH_DIGITS = 64
 
 
@@ -61,15 +59,6 @@ class Clip:
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Files that were rejected for one reason."""
-
-    text: str
-    count: int
-    examples: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class DatasetReport:
     """The report's content."""
 
@@ -88,13 +77,13 @@ class DatasetReport:
         return [clip for clip in self.clips if clip.verdict != "rejected"]
 
     def facts(self) -> dict[str, str]:
-        """The figures that stand at the top."""
+        """The figures that stand at the top; none of lengths for pictures, none of frames for sounds."""
         taken, rejected = self.taken, len(self.snapshot.rejections)
-        source_s, used_s = sum(c.source_s for c in taken), sum(c.used_s for c in taken)
-        seen = [c for c in taken if c.kind != "audio"]
+        lasting = [c for c in taken if c.kind != "image"]
+        source_s, used_s = sum(c.source_s for c in lasting), sum(c.used_s for c in lasting)
+        seen = [c for c in taken if c.kind == "video"]
         used, dropped = sum(c.frames_used for c in seen), sum(c.frames_dropped for c in seen)
         sounding = sum(bool(c.sound) for c in taken)
-        could_sound = sum(c.kind != "image" for c in taken)
         apart = sum(WHY in c.remarks for c in taken)
         return {
             "Files": f"{len(self.clips)}",
@@ -102,9 +91,9 @@ class DatasetReport:
             "Rejected": f"{rejected}",
             **({"Held out": f"{apart}"} if apart else {}),
             "Buckets": f"{len(self.buckets)}",
-            "Length used": f"{_time(used_s)} of {_time(source_s)}",
-            "Frames used": f"{used:,} of {used + dropped:,}",
-            "With sound": f"{sounding} of {could_sound}",
+            **({"Length used": f"{_time(used_s)} of {_time(source_s)}"} if lasting else {}),
+            **({"Frames used": f"{used:,} of {used + dropped:,}"} if seen else {}),
+            **({"With sound": f"{sounding} of {len(lasting)}"} if lasting else {}),
             "Captions": f"{len({text for c in taken for text in c.captions})} different",
             "Visits an epoch": f"{sum(c.visits for c in taken):g}",
         }
@@ -155,7 +144,7 @@ def gather(
         clips=tuple(sorted(clips, key=lambda clip: clip.id)),
         buckets=tuple(bucket_rows(snapshot)),
         advice=tuple(_advice(ctx, memo, snapshot)),
-        reasons=tuple(_reasons(snapshot)),
+        reasons=tuple(by_reason(snapshot.rejections)),
         thumbnails=pictures.thumbnails(snapshot),
         max_tokens=max_tokens,
         changes=changes,
@@ -237,19 +226,6 @@ def _advice(ctx: Context, memo: Memo, snapshot: Snapshot) -> list[BucketAdvice]:
         return advise(ctx, memo, find_files(ctx))
     except (ConfigError, NothingProbed):
         return []
-
-
-def _reasons(snapshot: Snapshot) -> list[Reason]:
-    """Rejections by reason: numbers and what follows a colon differ from file to file."""
-    groups: dict[str, list[Any]] = {}
-    for rejection in snapshot.rejections:
-        general = re.sub(r"\d[\d.,]*", "#", rejection.reason.split(": ")[0].split("; ")[0])
-        groups.setdefault(general, []).append(rejection)
-    ordered = sorted(groups.values(), key=lambda members: (-len(members), members[0].reason))
-    return [
-        Reason(members[0].reason, len(members), tuple(member.id for member in members[:EXAMPLES]))
-        for members in ordered
-    ]
 
 
 def report_directory(ctx: Context) -> Path:

@@ -46,9 +46,11 @@ def disks(workspace: Workspace, stages: Sequence[StageEstimate]) -> tuple[Disk, 
     store = workspace.store.local
     if store is None:
         return (_disk(workspace.root, kept),)
-    if device(store) == device(workspace.root):
+    apart = _disk(workspace.root, kept), _disk(store, stored)
+    # A part of a disk may be mounted read-only.
+    if device(store) == device(workspace.root) and apart[0].writable == apart[1].writable:
         return (_disk(workspace.root, kept + stored),)
-    return _disk(workspace.root, kept), _disk(store, stored)
+    return apart
 
 
 def device(path: Path) -> int:

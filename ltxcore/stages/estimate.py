@@ -18,6 +18,7 @@ from ltxcore.stages.stage_estimates import (
     PlannedData,
     StageEstimate,
     most_there_can_be,
+    nothing_to_do,
     planned_entries,
     stage_estimates,
 )
@@ -66,7 +67,7 @@ def estimate(ctx: Context) -> Estimate:
     )
     stages = [_with_reason(probing, rates)]
     if data.snapshot is None:
-        stages += most_there_can_be(ctx, len(files))
+        stages += most_there_can_be(ctx, len(files)) if not data.problems else nothing_to_do(ctx)
     else:
         planned = Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=data.snapshot)
         found = [_with_reason(stage, rates) for stage in stage_estimates(planned, data, rates)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ltxcore.stages.held_out import WHY, held_out_ids
 from ltxcore.stages.plan_samples import plan_files
 from ltxcore.stages.reasons import COMPANIONS, MISSING, QUARANTINED, History, Track, all_tracks, count_reasons
 from ltxcore.stages.run import find_result
+from ltxcore.stages.stage_estimates import Planned
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
 from ltxcore.store.blobs import read_model
 from ltxcore.store.snapshot import Rejection, Sample, Snapshot
@@ -255,8 +256,14 @@ def _runs(ctx: Context) -> Iterator[tuple[str, str]]:
 
 
 def explain_stages(ctx: Context) -> list[StageReport]:
-    """For each stage: up to date, or why it would run; and what its work would be."""
+    """For each stage: up to date, or why it would run; and what its work would be.
+
+    Where the newest snapshot is asked for, the stages after probe-media are told of the one that a run would
+    make now, as far as the files have been looked at.
+    """
     reports = []
+    if ctx.snapshot_id == LATEST:
+        ctx = _as_a_run_would(ctx)
     work = _work(ctx)
     for stage in asked_stages(ctx.recipe):
         try:
@@ -270,6 +277,21 @@ def explain_stages(ctx: Context) -> list[StageReport]:
             why = why_stale(ctx.workspace, stage, request)
             reports.append(StageReport(stage.name, "stale", [why, *work.get(stage.name, [])]))
     return reports
+
+
+def _as_a_run_would(ctx: Context) -> Context:
+    """The context with the snapshot that probe-media would make or find now."""
+    try:
+        _, stamp = find_result(PROBE, ctx)
+        if stamp is not None:
+            return replace(ctx, snapshot_id=str(stamp.outcome.facts["snapshot"]))
+        files, memo = probe_media.find_files(ctx), probe_media.Memo(ctx)
+        unknown = {file.id for file in memo.unknown(files)}
+        planned = probe_media.make_snapshot(ctx, memo, [file for file in files if file.id not in unknown])
+    except (ConfigError, probe_media.NothingToTrain):
+        # Then there is none, and probe-media says so.
+        return ctx
+    return Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=planned)
 
 
 def _work(ctx: Context) -> dict[str, list[str]]:

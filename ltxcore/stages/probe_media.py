@@ -32,6 +32,7 @@ from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
 from ltxcore.stages.learnable import NothingLearnt, learnable
 from ltxcore.stages.plan_samples import plan_files
+from ltxcore.stages.rejection_reasons import by_reason
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.stages.strays import find_strays
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 # ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
 PROBES_AT_ONCE = processes_at_once()
 BATCH_FILES = 64
+MOST_NAMED = 20
+"""Rejected files that are named one by one where there is nothing else."""
 UNDECIDED = "undecided"
 """Of a record: nothing was learnt of the file. Of an outcome: how many such files there were."""
 PROBES: dict[Kind, Callable[[Path], Strict]] = {"video": probe, "image": probe_picture, "audio": probe_sound}
@@ -305,9 +308,11 @@ def _refuse_empty(
     if not samples and not rejections:
         raise NothingToTrain(f"there are no clips in {where}")
     if not samples:
-        told = "\n".join(f"  {r.path}: {r.reason}" for r in rejections[:20])
-        more = f"\n  and {len(rejections) - 20} more" if len(rejections) > 20 else ""
-        raise NothingToTrain(f"all {len(rejections)} files in {where} were rejected:\n{told}{more}")
+        told = [f"  {r.path}: {r.reason}" for r in rejections]
+        if len(told) > MOST_NAMED:
+            told = [f"  {r.count}, such as {r.examples[0]}: {r.text}" for r in by_reason(rejections)]
+        lines = "\n".join(told[:MOST_NAMED])
+        raise NothingToTrain(f"all {len(rejections)} files in {where} were rejected:\n{lines}")
     if wants_audio and not any(sample.audio for sample in samples):
         raise NothingToTrain(
             f"sound was asked for and none of the {len(samples)} clips in {where} has any; "

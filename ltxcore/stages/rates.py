@@ -44,7 +44,7 @@ class Rates:
         if not fitting:
             return None
         alike = _of_like_size(fitting, units)[:NEWEST]
-        return units * median(_seconds_a_unit(stage, stamp) for stamp in alike)
+        return median(_seconds_of(stage, stamp, units) for stamp in alike)
 
 
 def _of_like_size(stamps: Sequence[Stamp], units: int) -> list[Stamp]:
@@ -53,7 +53,10 @@ def _of_like_size(stamps: Sequence[Stamp], units: int) -> list[Stamp]:
     return [stamp for stamp, far in zip(stamps, apart, strict=True) if far <= min(apart) + log(LIKE)]
 
 
-def _seconds_a_unit(stage: Stage, stamp: Stamp) -> float:
-    if stage is TRAIN:
-        return float(stamp.outcome.facts["seconds_a_step"])
-    return stamp.seconds / stamp.outcome.counts["done"]
+def _seconds_of(stage: Stage, stamp: Stamp, units: int) -> float:
+    done = stamp.outcome.counts["done"]
+    if stage is not TRAIN:
+        return units * stamp.seconds / done
+    step_s = float(stamp.outcome.facts["seconds_a_step"])
+    # The rest is what every training takes: its model's load. Of one that was resumed there is no telling.
+    return units * step_s + max(0.0, stamp.seconds - done * step_s)

@@ -19,6 +19,7 @@ tr:last-child td { border-bottom:0; }
 .number { text-align:right; white-space:nowrap; }
 .wide { overflow-x:auto; margin-top:.5rem; }
 .wide td { min-width:5rem; }
+.wide td:first-child { min-width:6.5rem; }
 .wide td:last-child { min-width:11rem; }
 .wide td.number { min-width:0; }
 .strong td { font-weight:600; }
@@ -38,6 +39,8 @@ tr:last-child td { border-bottom:0; }
 .search input { flex:1; min-width:12rem; }
 input:focus-visible,select:focus-visible { outline:3px solid var(--accent); outline-offset:1px; }
 .clips td:first-child { width:120px; }
+.clips td:nth-child(4) { min-width:8.5rem; }
+.clips td:nth-child(5) { min-width:115px; }
 .clips img { margin:0; border-radius:6px; max-width:112px; max-height:112px; }
 .clips .blank { width:112px; height:63px; border-radius:6px; background:var(--line); }
 .clips .name { font-weight:600; }

@@ -114,7 +114,8 @@ def _buckets(report: DatasetReport) -> str:
         f"{_table(advice_rows(found), 'proposed')}"
         for found in report.advice
     )
-    legend = '<p class="fine">Blue: clips with sound. Grey: without.</p>'
+    could_sound = any(clip.kind != "image" for clip in report.taken)
+    legend = '<p class="fine">Blue: clips with sound. Grey: without.</p>' if could_sound else ""
     return _card("Buckets", f'<div class="bars">{bars}</div>{rest}{legend}{advice}')
 
 
@@ -258,13 +259,20 @@ def _clips(report: DatasetReport) -> str:
 </select>
 <span id="count" class="fine" aria-live="polite"></span>
 </div>
-<table class="clips">
+{_few_thumbnails(report)}<table class="clips">
 <thead><tr><th></th><th>clip</th><th>verdict</th><th>bucket</th><th>sound</th></tr></thead>
 <tbody></tbody></table>
 <p><button type="button" id="more" hidden>Show more</button></p>
 <noscript><p class="notes">The table of clips needs JavaScript; dataset-report.csv beside this page has all
 of it.</p></noscript>
 </section>"""
+
+
+def _few_thumbnails(report: DatasetReport) -> str:
+    seen = len({clip.media_id for clip in report.taken if clip.kind != "audio"})
+    if len(report.thumbnails) >= seen:
+        return ""
+    return f'<p class="fine">Of {seen:,} contents {len(report.thumbnails):,} are shown by a thumbnail.</p>\n'
 
 
 def _data(report: DatasetReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from ltxcore.memory.plan import MemoryPlan
 from ltxcore.models.errors import ModelError
 from ltxcore.stages import embed_text, split_audio, train_lora
 from ltxcore.stages.context import Context
-from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage
+from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, RENDER, TEXT, TRAIN, MissingInput, Stage
 from ltxcore.stages.encode_latents import spaces_of
 from ltxcore.stages.entries import entries_of
 from ltxcore.stages.held_out import held_out_ids
@@ -27,6 +27,7 @@ from ltxcore.stages.output_sizes import (
 )
 from ltxcore.stages.prompts import DEFAULT_PROMPTS, all_texts, validation_prompts
 from ltxcore.stages.rates import Rates
+from ltxcore.stages.run import find_result
 from ltxcore.stages.stamp import find_stamp
 from ltxcore.stages.teacher_space import TeacherSpace, feature_bytes
 from ltxcore.stages.validation_clips import plan_of_clips
@@ -100,6 +101,13 @@ def most_there_can_be(ctx: Context, files: int) -> list[StageEstimate]:
     ]
 
 
+def nothing_to_do(ctx: Context) -> list[StageEstimate]:
+    """Where every file has been looked at and none can be used."""
+    why = ("no clip can be used",)
+    found = most_there_can_be(ctx, 0)
+    return [replace(stage, to_do=0, disk_bytes=0, notes=why) for stage in found]
+
+
 def stage_estimates(ctx: Planned, data: PlannedData, rates: Rates) -> list[StageEstimate]:
     """Every stage after probe-media that the recipe asks for, with what is known of it."""
     partly: tuple[str, ...] = ()
@@ -121,7 +129,7 @@ def stage_estimates(ctx: Planned, data: PlannedData, rates: Rates) -> list[Stage
         _text(ctx, data, rates, notes),
         *_frames(ctx, data, rates, notes),
         _train(ctx, data, rates, partly),
-        _render(ctx, rates),
+        _render(ctx, data, rates),
     ]
 
 
@@ -247,7 +255,9 @@ def _sides(ctx: Context) -> int:
     return 1 + len(shown_sides(ctx.recipe.training))
 
 
-def _render(ctx: Planned, rates: Rates) -> StageEstimate:
+def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
+    if data.scale == 1 and _is_rendered(ctx):
+        return StageEstimate(RENDER, 0, "renderings")
     runs = ctx.recipe.validation.adapter_runs
     renderings = _sides(ctx) * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
@@ -262,6 +272,13 @@ def _render(ctx: Planned, rates: Rates) -> StageEstimate:
         rates.seconds(RENDER, renderings, vae=ctx.source.fingerprint("vae")),
         (f"disk: about, {source}",) if renderings else (),
     )
+
+
+def _is_rendered(ctx: Planned) -> bool:
+    try:
+        return find_result(RENDER, ctx)[1] is not None
+    except MissingInput:
+        return False  # Of a training that has not been done.
 
 
 def _without_model(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.stages import embed_text, encode_latents, probe_media, split_audio
@@ -16,6 +17,8 @@ from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
 from ltxcore.store.workspace import Workspace
+from ltxcore.tracking.mlflow_run import MlflowRun
+from tests.hub_server import FakeHub, fake_hub
 
 TINY = Path(__file__).parents[2] / "deploy/recipes/tiny.yaml"
 CLIPS = ("blue-box-up.mp4", "red-disc-right.mp4", "orange-disc-silent.mp4", "twin.mp4", "twin.mov")
@@ -102,3 +105,24 @@ def make_bench(root: Path, sample_clips: Path, tiny_models: Path) -> Bench:
     recipe = load_recipe(TINY)
     training = recipe.training.model_copy(update={"max_train_steps": 6, "checkpoint_step_interval": 2})
     return Bench(root, recipe.model_copy(update={"training": training}))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """The hub of this process, and its token in the environment."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-login"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with fake_hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setenv("HF_TOKEN", running.token)
+        yield running
+
+
+@pytest.fixture
+def tags(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What MLflow is told, without a tracking server."""
+    told: dict[str, str] = {}
+    monkeypatch.setattr(MlflowRun, "set_tags", lambda self, tags: told.update(tags))
+    return told

@@ -168,6 +168,20 @@ def test_all_clips_rejected_is_a_clear_failure(bench: Bench) -> None:
         bench.probe()
 
 
+def test_many_rejected_clips_are_told_by_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_media, "MOST_NAMED", 2)
+    for caption in bench.clips.glob("*.txt"):
+        caption.unlink()
+    (bench.clips / "red-disc-right.mp4").write_text("no video")
+    with pytest.raises(probe_media.NothingToTrain) as told:
+        bench.probe()
+    assert str(told.value).splitlines()[1:] == [
+        "  4, such as clips/blue-box-up.mp4: has no caption: expected blue-box-up.txt or blue-box-up.mp4.txt "
+        "beside it",
+        "  1, such as clips/red-disc-right.mp4: is not a video that can be read: it seems to be text",
+    ]
+
+
 def test_an_empty_folder_is_a_clear_failure(bench: Bench) -> None:
     shutil.rmtree(bench.clips)
     bench.clips.mkdir()

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import time
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,14 @@ def test_pictures_have_thumbnails_and_sounds_waveforms(bench: Bench) -> None:
     assert (sound["sound"], sound["size"], sound["used"], sound["seconds"]) == ("mono", "", 1.0, 1.2)
     assert still["sound"] == ""
     assert report.facts()["With sound"] == "1 of 1", "pictures cannot sound"
+    assert report.facts()["Length used"] == "1.0 s of 1.2 s", "pictures do not last"
+    assert "Frames used" not in report.facts()
+    assert "by a thumbnail" not in path.read_text()
+    few = replace(report, thumbnails={})
+    assert "Of 1 contents 0 are shown by a thumbnail" in page(few)
+    still_alone = replace(report, clips=tuple(clip for clip in report.clips if clip.kind == "image"))
+    assert not {"Length used", "Frames used", "With sound"} & still_alone.facts().keys()
+    assert "Blue: clips with sound" not in page(still_alone)
     assert report.warnings() == []
     assert "Frame rates" not in path.read_text()
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from flows.cli import app
 from flows.cli_validate import duration, size
-from ltxcore.stages import encode_latents, train_lora
+from ltxcore.stages import encode_latents, render_validation, train_lora
 from ltxcore.stages.contract import LATENTS, RENDER, TRAIN
 from ltxcore.stages.estimate import Estimate, estimate
 from ltxcore.stages.keys import waveform_key
@@ -111,6 +111,24 @@ def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
     longer = bench.recipe.training.model_copy(update={"max_train_steps": 100})
     other = Bench(bench.root, bench.recipe.model_copy(update={"training": longer}))
     assert of(estimate(other.ctx), "train-lora").seconds == 200.0
+    # Of 32 s twelve were steps: the others are the load, which another training takes once, too.
+    outcome = Outcome(counts={"done": 6}, facts=facts)
+    write_stamp(bench.ctx.workspace, TRAIN, request, outcome, time.time() - 32, 0)
+    assert of(estimate(other.ctx), "train-lora").seconds == pytest.approx(220.0, abs=0.5)
+
+
+def test_a_rendering_that_is_done_is_not_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.probe()
+    assert of(estimate(bench.ctx), "render-validation").to_do == 4
+    facts = {"seconds_a_step": 2.0}
+    outcome = Outcome(counts={"done": 6}, facts=facts)
+    write_stamp(bench.ctx.workspace, TRAIN, train_lora.request(bench.ctx), outcome, time.time(), 0)
+    assert of(estimate(bench.ctx), "render-validation").to_do == 4
+    request = render_validation.request(bench.ctx)
+    write_stamp(bench.ctx.workspace, RENDER, request, Outcome(), time.time(), 0)
+    monkeypatch.setattr(render_validation, "present", lambda ctx, stamp: True)
+    found = of(estimate(bench.ctx), "render-validation")
+    assert (found.to_do, found.disk_bytes) == (0, 0)
 
 
 def test_epochs_that_end_before_the_warm_up_are_refused_before_anything_loads(bench: Bench) -> None:
@@ -153,6 +171,8 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     rejected = validate(bench)
     assert rejected.exit_code == 1
     assert "were rejected" in rejected.output
+    assert "no clip can be used" in rejected.output
+    assert "not been looked at" not in rejected.output
     (bench.root / "datasets.yaml").write_text("- id: x\n")
     assert validate(bench).exit_code == 2
 
@@ -179,6 +199,10 @@ def test_a_store_on_a_disk_of_its_own_is_held_against_that_disk(
     bench.ctx.workspace.use_store(str(tmp_path / "elsewhere/store"))
     bench.probe()
     assert len(estimate(bench.ctx).disks) == 1, "one disk, as it is here"
+    access, elsewhere = os.access, tmp_path / "elsewhere/store"
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or path != elsewhere)
+    assert [str(elsewhere) in problem for problem in estimate(bench.ctx).problems] == [True], "read-only"
+    monkeypatch.setattr("os.access", access)
     monkeypatch.setattr("ltxcore.stages.disks.device", hash)
     free = {tmp_path / "elsewhere/store": 1000}
     monkeypatch.setattr(

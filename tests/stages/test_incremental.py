@@ -10,6 +10,7 @@ import pytest
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.source import prepare_model
 from ltxcore.models.tiny import write_tiny
+from ltxcore.stages.context import Context
 from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT
 from ltxcore.stages.explain import explain_clip, explain_stages
 from ltxcore.stages.run import find_result
@@ -119,6 +120,18 @@ def test_another_learning_rate_rank_or_prompt_is_no_encode(many: Bench) -> None:
     validation = recipe.validation.model_copy(update={"validation_prompts": {"one": "a prompt of its own"}})
     prompted = Bench(many.root, recipe.model_copy(update={"validation": validation}))
     assert rerun(prompted) == (0, {"video": 0, "audio": 0}, 1)
+
+
+def test_stages_are_explained_for_the_snapshot_that_a_run_would_make(many: Bench) -> None:
+    file = many.root / "datasets.yaml"
+    file.write_text(file.read_text().replace("num_frames: 17", "num_frames: 17, frame_rate: 16"))
+    stages = {report.stage: report for report in explain_stages(many.ctx)}
+    frames = "the frames shown (frame rate, number, or their times)"
+    assert stages[LATENTS.name].why[1] == f"8 video latents: changed: {frames}"
+    assert len(stages[TEXT.name].why) == 1, "no text"
+    asked = Context(many.ctx.workspace, many.recipe, file, many.ctx.snapshot.id)
+    of_that_one = {report.stage: report for report in explain_stages(asked)}
+    assert len(of_that_one[LATENTS.name].why) == 1, "of a snapshot by its id, nothing is to be encoded"
 
 
 def test_another_vae_encodes_all_latents_and_no_text(bench: Bench, tmp_path: Path) -> None:

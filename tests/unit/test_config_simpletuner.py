@@ -255,9 +255,23 @@ def test_averages_are_compared_where_nothing_else_is_said() -> None:
     assert "ema_validation" not in translate(use_ema=False).data["training"]
 
 
+def test_an_upload_that_is_asked_for_goes_to_a_private_repository(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"max_train_steps": 5, "push_to_hub": true, "hub_model_id": "lora"}')
+    hub = load_recipe(config).hub
+    assert (hub.push_to_hub, hub.hub_model_id, hub.hub_private) == (True, "lora", True)
+    line = next(line for line in translate(push_to_hub=True).lines if line.key == "push_to_hub")
+    assert "private repository" in line.told
+    config.write_text('{"max_train_steps": 5, "push_to_hub": true}')
+    with pytest.raises(ConfigError, match="push_to_hub is true, but it is not said where to"):
+        load_recipe(config)
+
+
 def test_keys_that_hang_on_another_one_follow_it() -> None:
     assert verdict("crepa_lambda", 0.5, crepa_enabled=True) == "taken"
-    assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "not yet"
+    assert verdict("hub_model_id", "me/lora", push_to_hub="true") == "taken"
+    assert verdict("push_to_hub", "true", hub_model_id="me/lora") == "taken"
+    assert verdict("push_to_hub", "false") == "moot"
     assert verdict("lycoris_config", "l.json", lora_type="lycoris") == "refused", "there is no such file"
     assert verdict("scheduled_sampling_probability", 0.5, scheduled_sampling_max_step_offset=20) == "renamed"
     assert verdict("scheduled_sampling_probability", 0.5) == "moot"
