@@ -112,7 +112,7 @@ def _places(
     if (loss := summaries.losses(summary)) is not None:
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
     if (held_out := summaries.held_out_losses(summary)) is not None:
-        yield "Held out", f"{held_out[0]:.4f} -> {held_out[1]:.4f}"
+        yield "Held out", str(held_out)
     for path in summaries.loras(workspace, summary):
         yield "LoRA", _short(path)
     dataset = summaries.dataset_page(workspace, summary)

@@ -13,16 +13,16 @@ from tasks.stage import within_budget
 
 
 @task(name="render", cache_policy=NO_CACHE)
-def render(session: stage.Session, run: StageRun) -> list[stage.Pair]:
+def render(session: stage.Session, run: StageRun) -> list[stage.Rendered]:
     """Render every prompt from the base and from the LoRA."""
     run.progress.begin(session.denoising_steps, "denoising steps", "loading")
     return session.render(lambda what: run.progress.advance(1, what))
 
 
 @task(name="write-gallery", cache_policy=NO_CACHE)
-def write_gallery(session: stage.Session, pairs: list[stage.Pair]) -> None:
+def write_gallery(session: stage.Session, rendered: list[stage.Rendered]) -> None:
     """Write the videos and the page that shows them."""
-    session.write(pairs)
+    session.write(rendered)
     root, step = session.ctx.workspace.root, session.ctx.step
     sheet, page = session.directory / stage.CONTACT_SHEET, session.directory / stage.PAGE
     if step:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.stages.contract import PROBE, RENDER, TRAIN, Stage
+from ltxcore.stages.lora_sides import shown_sides
 from ltxcore.stages.stamp import (
     ManifestEntry,
     Outcome,
@@ -67,7 +68,7 @@ class FinishedRun:
         prompts = self.recipe.validation.validation_prompts or {CLIP: CAPTION}
         directory.mkdir(parents=True, exist_ok=True)
         for name in prompts:
-            for side in ("base", "lora"):
+            for side in ("base", *(side.kind for side in shown_sides(self.recipe.training))):
                 (directory / f"{name}-{side}.mp4").write_bytes(f"video of {name} {side}".encode())
         (directory / "contact-sheet.png").write_bytes(b"a picture")
         self._note(RENDER, Outcome(facts={"prompts": prompts}))

@@ -46,8 +46,10 @@ class OptimizerSettings(Strict):
     ema_export: Literal["beside", "instead"] = Field(
         "beside", description="The average as files of its own (…_ema), or as the LoRA itself."
     )
-    ema_validation: Literal["none", "ema_only"] = Field(
-        "none", description="ema_only: the average is rendered, not the last weights."
+    ema_validation: Literal["none", "ema_only", "comparison"] = Field(
+        "none",
+        description="none: what is rendered is the LoRA. ema_only: the average of the weights. comparison: "
+        "the last weights and their average, side by side.",
     )
     epoch_order: Literal["shuffled", "by_bucket"] = Field(
         "shuffled", description="by_bucket: one bucket after another, so that compiled shapes change rarely."
@@ -87,6 +89,11 @@ class OptimizerSettings(Strict):
                 "would not fall"
             )
         return self
+
+    @property
+    def exports_ema(self) -> bool:
+        """Whether the LoRA is the average of the weights."""
+        return self.use_ema and self.ema_export == "instead"
 
     @model_validator(mode="after")
     def _average_is_there(self) -> OptimizerSettings:

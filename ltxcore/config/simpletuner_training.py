@@ -98,11 +98,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "use_ema": take("training.use_ema"),
     "ema_decay": take("training.ema_decay"),
     "ema_update_interval": take("training.ema_update_interval"),
-    "ema_validation": Rule(
-        "taken",
-        to=("training.ema_validation",),
-        cases={"comparison": not_yet("the last weights are rendered; ema_only renders the average")},
-    ),
+    "ema_validation": take("training.ema_validation", needs="use_ema"),
     "adam_beta1": take("training.adam_beta1"),
     "adam_beta2": take("training.adam_beta2"),
     "adam_epsilon": take("training.adam_epsilon"),
@@ -254,6 +250,7 @@ def translate_config(
         for path, found in sets.items():
             _put(translation, key, path, found, given[key])
     _settle_steps(translation, config, given)
+    _settle_average(translation)
     settle_flow(translation, config)
     _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
     if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):
@@ -291,6 +288,15 @@ def _settle_steps(
     elif not names:
         training["num_train_epochs"] = 1
         translation.tell("num_train_epochs", "added", "1, as where neither it nor max_train_steps is given")
+
+
+def _settle_average(translation: Translation) -> None:
+    """Where an average is kept and nothing is said of how it is validated, both are compared."""
+    training = translation.data.get("training", {})
+    if training.get("use_ema") and "ema_validation" not in training:
+        training["ema_validation"] = "comparison"
+        told = "comparison, as where it is left out beside use_ema"
+        translation.tell("ema_validation", "added", told)
 
 
 def _refuse_both(

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ltxcore.config.lycoris_settings import LycorisSettings
+from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.memory.activations import Activations
 from ltxcore.memory.alignment import alignment_bytes, projector_values
 from ltxcore.memory.arrangement import Connectors, GroupSettings
 from ltxcore.memory.cards import Card
 from ltxcore.memory.plan import ADAPTER_BYTES_PER_PARAMETER, GIB, PROCESS_BYTES, OverBudget
 from ltxcore.memory.sizes import Tokens, TransformerSizes
+from ltxcore.memory.weight_changes import WeightChanges
 
 Way = Literal["resident", "block_streaming", "group_offload", "ramtorch", "musubi"]
 # CUDA's context, the libraries' work space and what the allocator loses between pieces.
@@ -34,6 +37,8 @@ RESERVE = 0.06
 LARGEST_BATCH = 64
 # For the connectors' outputs, where nobody has looked at the disk.
 DISK_BYTES = 100 * GIB
+# A float32 value. While it is measured the weights wait beside it in the place of their gradients.
+AVERAGE_BYTES = 4
 # Copies from ordinary pages, there and back again, reach a third of the bus.
 PAGEABLE = 3.0
 
@@ -63,6 +68,13 @@ class Workload:
     """Of a video that is given beside this one (IC-LoRA)."""
     teacher_width: int = 0
     """Of CREPA's teacher; 0 without it."""
+    lycoris: LycorisSettings | None = None
+    """The LoKr or LoHa, whose changes of the weights are made whole."""
+    averaged: bool = False
+    """An average of the adapter is kept."""
+    tread: TreadSettings = field(default_factory=TreadSettings)
+    given_frames: int | None = 0
+    """Latent frames that are given at most, besides references; None: any token may be given."""
 
     @property
     def tokens(self) -> Tokens:
@@ -73,7 +85,28 @@ class Workload:
 
     @property
     def activations(self) -> Activations:
-        return Activations(self.tokens, self.batch, self.value_bytes, self.dropout, self.per_token_times)
+        return Activations(
+            self.tokens,
+            self.batch,
+            self.value_bytes,
+            self.dropout,
+            self.per_token_times,
+            self.tread,
+            self._given_tokens,
+        )
+
+    @property
+    def _given_tokens(self) -> int:
+        own = self.tokens.video - self.reference_tokens
+        if self.given_frames is None:
+            return own + self.reference_tokens
+        frames = (self.frames - 1) // 8 + 1
+        return own // frames * min(self.given_frames, frames) + self.reference_tokens
+
+    @property
+    def adapter_value_bytes(self) -> int:
+        """A trained parameter with what is kept of it."""
+        return ADAPTER_BYTES_PER_PARAMETER + (AVERAGE_BYTES if self.averaged else 0)
 
     def __str__(self) -> str:
         return f"{self.width}x{self.height}, {self.frames} frames, batch {self.batch}"
@@ -264,11 +297,14 @@ class Planner:
             "streamed": self.connectors_bytes // 2,
             "precomputed": 0,
         }[connectors]
-        adapter = ADAPTER_BYTES_PER_PARAMETER * sizes.adapter_values(workload.targets, workload.rank)
+        adapter = workload.adapter_value_bytes * sizes.adapter_values(workload.targets, workload.rank)
         activations = workload.activations.step_bytes(sizes, checkpointed)
+        if workload.lycoris is not None:
+            changes = WeightChanges.of(workload.lycoris, workload.targets, workload.value_bytes)
+            activations += changes.step_bytes(sizes, checkpointed)
         if workload.teacher_width:
             widths = {"width": sizes.width, "teacher_width": workload.teacher_width}
-            adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)
+            adapter += workload.adapter_value_bytes * projector_values(**widths)
             activations += alignment_bytes(tokens=workload.tokens.video, batch=workload.batch, **widths)
         held = on_device + connectors_here + adapter + activations
         return TrainingPlan(

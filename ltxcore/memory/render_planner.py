@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ltxcore.config.lycoris_settings import LycorisSettings
 from ltxcore.memory.activations import Activations
 from ltxcore.memory.arrangement import Connectors
 from ltxcore.memory.plan import GIB, OverBudget, vae_activations_bytes
@@ -23,7 +24,8 @@ from ltxcore.memory.planner import (
     resident_blocks,
     ways,
 )
-from ltxcore.memory.sizes import Tokens
+from ltxcore.memory.sizes import Tokens, TransformerSizes
+from ltxcore.memory.weight_changes import WeightChanges
 
 # Launching kernels and the scheduler, a denoising step.
 FIXED_STEP_S = 0.05
@@ -50,6 +52,8 @@ class RenderWorkload:
     tiled: bool = False
     """The recipe asks for tiles."""
     value_bytes: int = 2
+    lycoris: LycorisSettings | None = None
+    """The LoKr or LoHa, whose changes of the weights are made whole."""
 
     @property
     def activations(self) -> Activations:
@@ -57,6 +61,13 @@ class RenderWorkload:
             self.width, self.height, self.frames, fps=self.fps, audio=True, text=self.text_tokens
         )
         return Activations(tokens, 2 if self.guided else 1, self.value_bytes)
+
+    def denoising_bytes(self, sizes: TransformerSizes) -> int:
+        """Peak of a pass through the transformer beside its weights."""
+        held = self.activations.rendering_bytes(sizes)
+        if self.lycoris is None:
+            return held
+        return held + WeightChanges.of(self.lycoris, self.targets, self.value_bytes).rendering_bytes(sizes)
 
     def decoding_bytes(self, channels: int, tiled: bool) -> int:
         """Peak of the video decoder beside its weights."""
@@ -161,7 +172,7 @@ class RenderPlanner:
         on_device, on_host = placed_bytes(sizes, way, resident, precision, value, groups)
         adapter = ADAPTER_VALUE_BYTES * sizes.adapter_values(workload.targets, workload.rank)
         decoding = workload.decoding_bytes(self.decoder_channels, tiled)
-        work = max(workload.activations.rendering_bytes(sizes), decoding)
+        work = max(workload.denoising_bytes(sizes), decoding)
         weights = on_device + self.rest_bytes
         # The connectors and what they give are gone by then; they may still be the larger of the two.
         held = max(weights + adapter + work, self.planner.connectors_bytes)

@@ -80,6 +80,11 @@ class TransformerSizes:
         """Parameters of a LoRA on the linears whose name ends in `suffixes`, in whole name parts."""
         return rank * _adapter_edges(self, suffixes)
 
+    def linears(self, suffixes: tuple[str, ...]) -> list[str]:
+        """Names of the linears' weights that end in `suffixes`, in whole name parts."""
+        wanted = tuple(f".{suffix}.weight" for suffix in suffixes)
+        return [n for n, shape in self.shapes.items() if len(shape) == 2 and f".{n}".endswith(wanted)]
+
     def forward_flop(self, tokens: Tokens) -> float:
         """One forward pass of one sample: two operations a weight and token, and the attentions."""
         return _forward_flop(self, tokens)
@@ -97,10 +102,7 @@ def _block_bytes(sizes: TransformerSizes, precision: str, value_bytes: int) -> i
 
 @cache
 def _adapter_edges(sizes: TransformerSizes, suffixes: tuple[str, ...]) -> int:
-    wanted = tuple(f".{suffix}.weight" for suffix in suffixes)
-    return sum(
-        sum(shape) for name, shape in sizes.shapes.items() if len(shape) == 2 and f".{name}".endswith(wanted)
-    )
+    return sum(sum(sizes.shapes[name]) for name in sizes.linears(suffixes))
 
 
 @cache

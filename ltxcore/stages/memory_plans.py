@@ -24,6 +24,8 @@ from ltxcore.memory.plan import (
     text_activations_bytes,
     training_activations_bytes,
 )
+from ltxcore.memory.planner import AVERAGE_BYTES
+from ltxcore.memory.weight_changes import WeightChanges
 from ltxcore.models.teacher import width_of
 from ltxcore.models.vae_ways import WAYS, VaeWay, asked_way
 from ltxcore.stages.context import Context
@@ -31,7 +33,7 @@ from ltxcore.stages.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage,
 from ltxcore.stages.placing import forced_arrangement
 from ltxcore.stages.rendering_plan import plan_rendering_on_device
 from ltxcore.stages.reports import Row, video_tokens
-from ltxcore.stages.training_plan import Machine, largest_sample, plan_on_device
+from ltxcore.stages.training_plan import Machine, adapted, largest_sample, plan_on_device, sizes_of
 from ltxcore.stages.vae_room import VaeRoom
 from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import plan_rendering
@@ -198,8 +200,14 @@ def _plan_training(ctx: Context) -> MemoryPlan:
         checkpointing=settings.gradient_checkpointing,
         batch=batch,
     )
-    suffixes = ctx.recipe.lora.lora_targets or ("to_q", "to_k", "to_v", "to_out.0")
-    adapter = adapter_bytes(ctx.source.shapes("transformer"), tuple(suffixes), ctx.recipe.lora.rank_by_size)
+    suffixes = adapted(ctx.recipe.lora, ("to_q", "to_k", "to_v", "to_out.0"))
+    adapter = adapter_bytes(ctx.source.shapes("transformer"), suffixes, ctx.recipe.lora.rank_by_size)
+    if settings.use_ema:
+        adapter += adapter * AVERAGE_BYTES // ADAPTER_BYTES_PER_PARAMETER
+    if ctx.recipe.lora.lycoris is not None:
+        sizes = sizes_of(ctx.source.shapes("transformer"), config)
+        changes = WeightChanges.of(ctx.recipe.lora.lycoris, suffixes, value_bytes)
+        activations += changes.step_bytes(sizes, sizes.blocks if settings.gradient_checkpointing else 0)
     if ctx.recipe.crepa.crepa_enabled:
         widths = {"width": width, "teacher_width": width_of(ctx.recipe.crepa)}
         adapter += ADAPTER_BYTES_PER_PARAMETER * projector_values(**widths)

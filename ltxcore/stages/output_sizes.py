@@ -12,6 +12,7 @@ from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.source import ModelSource
 from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, AUDIO_SAMPLE_RATE
 from ltxcore.stages.contract import RENDER
+from ltxcore.stages.lora_sides import by_suffix
 from ltxcore.stages.stamp import newest_stamp
 from ltxcore.store.snapshot import Companion, Sample
 from ltxcore.store.texts import TextStore
@@ -133,6 +134,11 @@ def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:
 
 
 def training_bytes(parameters: int, steps: int, settings: TrainingSettings) -> int:
-    """Both LoRA files (float32 and bf16) and the checkpoints that are kept (float32, two moments)."""
+    """Both files of each LoRA (float32 and bf16) and the checkpoints that are kept, all of float32.
+
+    A checkpoint has the weights, two moments and the average, if one is kept.
+    """
     checkpoints = min(settings.checkpoints_total_limit, ceil(steps / settings.checkpoint_step_interval))
-    return parameters * (FP32_BYTES + BF16_BYTES + checkpoints * 3 * FP32_BYTES)
+    average = True if settings.use_ema else None
+    files = len(by_suffix(settings, True, average)) * (FP32_BYTES + BF16_BYTES)
+    return parameters * (files + checkpoints * (3 + settings.use_ema) * FP32_BYTES)

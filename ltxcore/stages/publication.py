@@ -20,10 +20,11 @@ from ltxcore.publishing.public_file import write_public
 from ltxcore.stages import train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TRAIN
+from ltxcore.stages.lora_sides import EMA_SUFFIX, LAST_SUFFIX, shown_sides
 from ltxcore.stages.render_validation import CONTACT_SHEET
 from ltxcore.stages.sample_steps import DIFFUSERS_FILE
 from ltxcore.stages.stamp import Stamp, read_manifest, read_stamp
-from ltxcore.stages.training_work import EMA_SUFFIX, LORA_NAME
+from ltxcore.stages.training_work import LORA_NAME
 from ltxcore.store.blobs import TEMPORARY, read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,13 @@ def _training(ctx: Context, run: Path) -> Stamp:
 
 
 def _loras(ctx: Context, training: Stamp) -> tuple[Path, ...]:
-    """The LoRA's files, without CREPA's projector, which only the training has a use for."""
+    """The LoRA's files, without what was left beside it: CREPA's projector, weights to compare with."""
     files = [ctx.workspace.root / file.path for file in training.outcome.files]
-    found = tuple(f for f in files if f.suffix == ".safetensors" and f.name != PROJECTOR_FILE)
+    found = tuple(
+        f
+        for f in files
+        if f.suffix == ".safetensors" and f.name != PROJECTOR_FILE and LAST_SUFFIX not in f.stem
+    )
     missing = [str(file) for file in found if not file.is_file()]
     if missing or not found:
         raise HubRefused(
@@ -158,11 +163,14 @@ def _samples(ctx: Context, run: Path) -> list[tuple[CardSample, dict[str, Path]]
         )
         return []
     folder = (ctx.workspace.root / entry.stamp).parent
+    sides = shown_sides(ctx.recipe.training)
+    # Of the file without a suffix, which is the one that the card names; else of the average beside it.
+    kind = next((side.kind for side in sides if not side.suffix), sides[0].kind)
     found = []
     for name, prompt in read_stamp(ctx.workspace, entry).outcome.facts["prompts"].items():
-        places = {side: f"{name}-{side}.mp4" for side in ("lora", "base")}
+        places = {side: f"{name}-{side}.mp4" for side in (kind, "base")}
         sample = CardSample(
-            name, prompt, lora=f"{SAMPLES}/{places['lora']}", base=f"{SAMPLES}/{places['base']}"
+            name, prompt, lora=f"{SAMPLES}/{places[kind]}", base=f"{SAMPLES}/{places['base']}"
         )
         found.append((sample, {f"{SAMPLES}/{file}": folder / file for file in places.values()}))
     return found

@@ -1,4 +1,4 @@
-"""render-validation: every prompt from the base and from the LoRA, as mp4 with sound, and a gallery."""
+"""render-validation: every prompt from the base and the shown LoRAs, as mp4 with sound, and a gallery."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ltxcore.stages.embed_text import space_request
 from ltxcore.stages.memory_plans import plan_stage
 from ltxcore.stages.memory_record import memory_tags
 from ltxcore.stages.prompts import validation_prompts
-from ltxcore.stages.rendered_lora import RenderedLora, rendered_lora, training_key
-from ltxcore.stages.sample_steps import DIFFUSERS_FILE, step_directory, waiting_steps
+from ltxcore.stages.rendered_lora import RenderedLora, rendered_lora, samples_of, training_key
+from ltxcore.stages.sample_steps import step_directory, waiting_steps
 from ltxcore.stages.stamp import Outcome, Stamp, output_file
-from ltxcore.stages.step_samples import gather_samples, sample_files, steps_of, write_samples
+from ltxcore.stages.step_samples import ENDINGS, gather_samples, sample_files, steps_of, write_samples
 from ltxcore.stages.validation_clips import HeldClips, given_clips, plan_of_clips
 from ltxcore.stages.validation_runs import (
     ValidationRun,
@@ -47,7 +47,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Pair = tuple[Rendering, Rendering]
+
+@dataclass(frozen=True)
+class Rendered:
+    """One prompt, from the base and from each LoRA that is shown."""
+
+    base: Rendering
+    loras: tuple[Rendering, ...]
+    """In the order of `RenderedLora.shown`."""
+
+
 GALLERY_TITLE = "LTX-2 LoRA validation"
 CONTACT_SHEET, LOSS_PICTURE, PAGE, MEASURES = "contact-sheet.png", "loss.png", "index.html", "measures.json"
 
@@ -116,10 +125,10 @@ class Session:
     @property
     def denoising_steps(self) -> int:
         prompts = len(validation_prompts(self.ctx.recipe, self.ctx.snapshot))
-        return 2 * prompts * sum(run.plan(self.plan).steps for run in self.runs)
+        return (1 + len(self.lora.shown)) * prompts * sum(run.plan(self.plan).steps for run in self.runs)
 
-    def render(self, on_step: Callable[[str], None]) -> list[Pair]:
-        """Render all prompts from the base, where that was not done before, and all of them from the LoRA.
+    def render(self, on_step: Callable[[str], None]) -> list[Rendered]:
+        """Render all prompts from the base, where that was not done before, and from each LoRA.
 
         Raises:
             OverBudget: it needs more memory than it may use; nothing is loaded then.
@@ -142,12 +151,15 @@ class Session:
         base = bases.load()
         if base is None:
             base = bases.save(self._render_all(renderer, captions, None, "base", on_step))
-        lora = self._render_all(renderer, captions, self.lora.file, "LoRA", on_step)
+        loras = [
+            self._render_all(renderer, captions, file, side.label, on_step) for side, file in self.lora.shown
+        ]
         for step in self._waiting_steps():
-            file = step_directory(self.lora.record, step) / DIFFUSERS_FILE
-            samples = self._render_all(renderer, captions, file, f"step {step}", on_step)
-            write_samples(self.directory, step, samples)
-        return list(zip(base, lora, strict=True))
+            for side, file in samples_of(self.ctx, self.lora.record, step):
+                told = f"step {step}, {side.label}"
+                samples = self._render_all(renderer, captions, file, told, on_step)
+                write_samples(self.directory, step, side.kind, samples)
+        return [Rendered(one, tuple(others)) for one, *others in zip(base, *loras, strict=True)]
 
     def _waiting_steps(self) -> list[int]:
         """The steps of a finished training that nobody has rendered while it went on."""
@@ -215,51 +227,61 @@ class Session:
                     found.append(replace(rendering, name=shown))
         return found
 
-    def write(self, pairs: list[Pair]) -> None:
+    def write(self, rendered: list[Rendered]) -> None:
         """Videos, posters, contact sheet and the page that shows them."""
         from ltxcore.training.plot import plot_losses
-        from ltxcore.validation.contact_sheet import write_contact_sheet
+        from ltxcore.validation.contact_sheet import BASE, write_contact_sheet
         from ltxcore.validation.gallery import write_gallery
 
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.lora.finished:
             gather_samples(self.ctx, self.directory, list(self.prompts), self.lora.trained_steps)
-        entries = [self._entry(base, lora) for base, lora in pairs]
-        write_contact_sheet(self.directory / CONTACT_SHEET, pairs, GALLERY_TITLE)
+        entries = [self._entry(one) for one in rendered]
+        labels = [BASE, *(side.label for side, _ in self.lora.shown)]
+        strips = [list(zip(labels, (one.base, *one.loras), strict=True)) for one in rendered]
+        write_contact_sheet(self.directory / CONTACT_SHEET, strips, GALLERY_TITLE)
         losses = [self.lora.record / name for name in ("metrics.jsonl", "evaluations.jsonl")]
         plot_losses(losses[0], self.directory / LOSS_PICTURE, losses[1])
         write_gallery(self.directory, self._facts(), entries)
         measures = {
             entry.name: {
                 "base": entry.base.measures.model_dump(),
-                "lora": entry.lora.measures.model_dump(),
-                "difference": entry.difference,
+                **{lora.kind: lora.side.measures.model_dump() for lora in entry.loras},
+                "differences": {lora.kind: lora.difference for lora in entry.loras},
             }
             for entry in entries
         }
         write_atomic(self.directory / MEASURES, json.dumps(measures, indent=1).encode())
 
-    def _entry(self, base: Rendering, lora: Rendering) -> Entry:
-        from ltxcore.validation.gallery import Entry
+    def _entry(self, rendered: Rendered) -> Entry:
+        from ltxcore.validation.gallery import Compared, Entry
         from ltxcore.validation.metrics import mean_difference
 
+        base, shown = rendered.base, [side for side, _ in self.lora.shown]
         return Entry(
             name=base.name,
             prompt=self.prompts[base.name],
             seed=base.seed,
             size=(self.plan.width, self.plan.height),
             base=self._side(base, "base"),
-            lora=self._side(lora, "lora"),
-            difference=mean_difference(base.frames, lora.frames),
-            steps=steps_of(self.directory, base.name),
+            loras=tuple(
+                Compared(
+                    side.kind,
+                    side.label,
+                    self._side(lora, side.kind),
+                    mean_difference(base.frames, lora.frames),
+                )
+                for side, lora in zip(shown, rendered.loras, strict=True)
+            ),
+            steps=steps_of(self.directory, base.name, shown),
         )
 
-    def _side(self, rendering: Rendering, label: str) -> Side:
+    def _side(self, rendering: Rendering, kind: str) -> Side:
         from ltxcore.validation.gallery import Side, write_poster
         from ltxcore.validation.metrics import measure
         from ltxcore.validation.video_file import write_video
 
-        video, poster = f"{rendering.name}-{label}.mp4", f"{rendering.name}-{label}.jpg"
+        video, poster = f"{rendering.name}-{kind}.mp4", f"{rendering.name}-{kind}.jpg"
         write_video(self.directory / video, rendering)
         write_poster(self.directory / poster, rendering)
         return Side(video=video, poster=poster, measures=measure(rendering))
@@ -303,13 +325,9 @@ class Session:
 
     def finish(self) -> Outcome:
         """Give MLflow the gallery and say what was rendered."""
+        kinds = ["base", *(side.kind for side, _ in self.lora.shown)]
         names = [PAGE, CONTACT_SHEET, LOSS_PICTURE, MEASURES] if self.prompts else []
-        names += [
-            f"{name}-{side}.{kind}"
-            for name in self.prompts
-            for side in ("base", "lora")
-            for kind in ("mp4", "jpg")
-        ]
+        names += [f"{name}-{kind}.{ending}" for name in self.prompts for kind in kinds for ending in ENDINGS]
         files = [*(self.directory / name for name in names), *sample_files(self.directory)]
         if files:
             tracker = train_lora.tracker(self.ctx, self.lora.record)
@@ -322,7 +340,7 @@ class Session:
                 tracker.set_tags(memory_tags(self.ctx, self.memory_plan))
             if self.lora.finished:
                 tracker.finish("FINISHED")
-        count = 2 * len(self.prompts)
+        count = len(kinds) * len(self.prompts)
         return Outcome(
             counts={"renderings": count, "done": count, "hits": 0},
             facts={

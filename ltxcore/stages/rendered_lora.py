@@ -9,17 +9,17 @@ from typing import Any
 from ltxcore.stages import train_lora
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
-from ltxcore.stages.sample_steps import DIFFUSERS_FILE, step_directory
+from ltxcore.stages.lora_sides import LoraSide, shown_sides
+from ltxcore.stages.sample_steps import step_directory
 from ltxcore.stages.stamp import Stamp, find_stamp, request_fingerprint, stage_directory
-from ltxcore.stages.training_work import EMA_SUFFIX
 
 
 @dataclass(frozen=True)
 class RenderedLora:
     """A LoRA to render, and what its page says of it."""
 
-    file: Path
-    """In diffusers' layout."""
+    shown: tuple[tuple[LoraSide, Path], ...]
+    """What is rendered, each with its file in diffusers' layout."""
     record: Path
     """The training's directory: its loss picture, and the state of its MLflow run."""
     fingerprint: str
@@ -33,6 +33,11 @@ class RenderedLora:
     """Of its first and last steps; empty where it goes on."""
     files: tuple[str, ...]
     """What can be downloaded, relative to the workspace."""
+
+    @property
+    def file(self) -> Path:
+        """The first that is shown."""
+        return self.shown[0][1]
 
 
 def rendered_lora(ctx: Context) -> RenderedLora:
@@ -77,15 +82,19 @@ def training_directory(ctx: Context) -> Path:
     return stage_directory(ctx.workspace, TRAIN, train_lora.request(ctx))
 
 
+def samples_of(ctx: Context, training: Path, step: int) -> tuple[tuple[LoraSide, Path], ...]:
+    """What a training in that directory leaves of a step to be rendered."""
+    directory = step_directory(training, step)
+    return tuple((side, directory / side.file_name) for side in shown_sides(ctx.recipe.training))
+
+
 def _of_training(ctx: Context) -> RenderedLora:
     stamp = training_stamp(ctx)
     facts: dict[str, Any] = stamp.outcome.facts
     files = [ctx.workspace.root / file.path for file in stamp.outcome.files]
-    settings = ctx.recipe.training
-    average = settings.ema_validation == "ema_only" and settings.ema_export == "beside"
-    wanted = DIFFUSERS_FILE.replace(".", f"{EMA_SUFFIX}.", 1) if average else DIFFUSERS_FILE
+    by_name = {file.name: file for file in files}
     return RenderedLora(
-        file=next(f for f in files if f.name == wanted),
+        shown=tuple((side, by_name[side.file_name]) for side in shown_sides(ctx.recipe.training)),
         record=ctx.workspace.root / facts["directory"],
         fingerprint=stamp.fingerprint,
         step=facts.get("exported_step", stamp.outcome.counts["steps"]),
@@ -98,11 +107,11 @@ def _of_training(ctx: Context) -> RenderedLora:
 
 def _of_step(ctx: Context) -> RenderedLora:
     fingerprint, record = training_fingerprint(ctx), training_directory(ctx)
-    file = step_directory(record, ctx.step) / DIFFUSERS_FILE
-    if not file.is_file():
+    shown = samples_of(ctx, record, ctx.step)
+    if not all(file.is_file() for _, file in shown):
         raise MissingInput(RENDER, f"the LoRA of step {ctx.step} of training {fingerprint[:16]}", TRAIN)
     return RenderedLora(
-        file=file,
+        shown=shown,
         record=record,
         fingerprint=fingerprint,
         step=ctx.step,

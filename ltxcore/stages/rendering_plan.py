@@ -12,7 +12,7 @@ from ltxcore.models.vae_ways import LARGE_TILES
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER
 from ltxcore.stages.placing import arrangement_of, forced_by
-from ltxcore.stages.training_plan import Machine, planner_of
+from ltxcore.stages.training_plan import Machine, adapted, planner_of
 from ltxcore.stages.validation_clips import plan_of_clips
 from ltxcore.validation.plan import DISTILLED_GUIDANCE, plan_rendering
 
@@ -77,7 +77,8 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         guided=plan.guidance > DISTILLED_GUIDANCE,
         text_tokens=ctx.source.text_max_tokens,
         rank=recipe.lora.rank_by_size,
-        targets=tuple(recipe.lora.lora_targets or default_targets(with_sound)),
+        targets=adapted(recipe.lora, default_targets(with_sound)),
+        lycoris=recipe.lora.lycoris,
         tile_pixels=LARGE_TILES.size,
         tiled=recipe.encode.vae_enable_tiling,
         value_bytes=BF16_BYTES if recipe.training.mixed_precision == "bf16" else FP32_BYTES,

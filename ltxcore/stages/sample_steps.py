@@ -41,5 +41,4 @@ def reached_step(training: Path) -> int:
 
 def waiting_steps(training: Path) -> list[int]:
     """The steps whose LoRA a training has left and nobody has rendered yet."""
-    found = (training / SAMPLES).glob(f"step-*/{DIFFUSERS_FILE}")
-    return sorted(int(file.parent.name.removeprefix("step-")) for file in found)
+    return sorted(int(path.name.removeprefix("step-")) for path in (training / SAMPLES).glob("step-*"))

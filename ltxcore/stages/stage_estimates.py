@@ -16,6 +16,7 @@ from ltxcore.stages.encode_latents import spaces_of
 from ltxcore.stages.entries import entries_of
 from ltxcore.stages.held_out import held_out_ids
 from ltxcore.stages.learnable import learnable
+from ltxcore.stages.lora_sides import shown_sides
 from ltxcore.stages.output_sizes import (
     LatentSizes,
     TextSizes,
@@ -96,7 +97,7 @@ def most_there_can_be(ctx: Context, files: int) -> list[StageEstimate]:
         StageEstimate(TEXT, None, "captions", None, None, notes=(why,)),
         *([StageEstimate(FRAMES, files, "clips", None, None, notes=most)] if _crepa(ctx) else []),
         StageEstimate(TRAIN, ctx.recipe.training.max_train_steps or None, "steps", None, None, notes=(why,)),
-        StageEstimate(RENDER, 2 * prompts, "renderings", None, None, notes=most),
+        StageEstimate(RENDER, _sides(ctx) * prompts, "renderings", None, None, notes=most),
     ]
 
 
@@ -249,11 +250,16 @@ def planned_entries(ctx: Context, data: PlannedData) -> list[Entry]:
     return entries_of(learnable(data.samples, ctx.recipe.given), apart)
 
 
+def _sides(ctx: Context) -> int:
+    """Renderings of a prompt: the base's, and those of the LoRAs that are shown."""
+    return 1 + len(shown_sides(ctx.recipe.training))
+
+
 def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
     if data.scale == 1 and _is_rendered(ctx):
         return StageEstimate(RENDER, 0, "renderings")
     runs = ctx.recipe.validation.adapter_runs
-    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    renderings = _sides(ctx) * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     plan = plan_of_clips(ctx, plan_rendering(ctx.recipe.validation))
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
@@ -283,7 +289,7 @@ def _without_model(
     tracks = data.scaled(sum((s.kind != "audio") + (s.audio is not None) for s in samples))
     texts = data.scaled(len(all_texts(ctx.recipe, ctx.snapshot)))
     runs = ctx.recipe.validation.adapter_runs
-    renderings = 2 * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
+    renderings = _sides(ctx) * len(runs) * len(validation_prompts(ctx.recipe, ctx.snapshot))
     return [
         StageEstimate(LATENTS, tracks, "tracks", None, None, notes=notes),
         StageEstimate(TEXT, texts, "captions", None, None, notes=notes),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import RENDER
+from ltxcore.stages.lora_sides import LoraSide, shown_sides
 from ltxcore.stages.run import find_result
 from ltxcore.stages.sample_steps import sample_steps
 from ltxcore.store.blobs import read_json, write_atomic, write_json
@@ -23,19 +24,22 @@ if TYPE_CHECKING:
 FOLDER = "steps"
 NAME = re.compile(r"step-(\d+)")
 MEASURES = "measures.json"
+ENDINGS = ("mp4", "jpg")
 
 
-def write_samples(directory: Path, step: int, renderings: Sequence[Rendering]) -> None:
-    """Write the samples of one step beside a gallery."""
+def write_samples(directory: Path, step: int, kind: str, renderings: Sequence[Rendering]) -> None:
+    """Write the samples of one step beside a gallery, of one kind of `LoraSide`."""
     from ltxcore.validation.gallery import write_poster
     from ltxcore.validation.video_file import write_video
 
     folder = _folder(directory, step)
     folder.mkdir(parents=True, exist_ok=True)
     for rendering in renderings:
-        write_video(folder / f"{rendering.name}.mp4", rendering)
-        write_poster(folder / f"{rendering.name}.jpg", rendering)
-    write_json(folder / MEASURES, {r.name: measure(r).model_dump() for r in renderings})
+        write_video(folder / f"{rendering.name}-{kind}.mp4", rendering)
+        write_poster(folder / f"{rendering.name}-{kind}.jpg", rendering)
+    file = folder / MEASURES
+    before = read_json(file) if file.is_file() else {}
+    write_json(file, before | {kind: {r.name: measure(r).model_dump() for r in renderings}})
 
 
 def gather_samples(ctx: Context, directory: Path, names: Sequence[str], last: int) -> None:
@@ -46,24 +50,28 @@ def gather_samples(ctx: Context, directory: Path, names: Sequence[str], last: in
             continue  # Never rendered, e.g. where the training ran alone, or swept away since.
         source = (ctx.workspace.root / stamp.outcome.files[0].path).parent
         folder = _folder(directory, step)
-        for name in names:
-            for kind in ("mp4", "jpg"):
-                write_atomic(folder / f"{name}.{kind}", (source / f"{name}-lora.{kind}").read_bytes())
+        kinds = [side.kind for side in shown_sides(ctx.recipe.training)]
+        for file in [f"{name}-{kind}.{ending}" for name in names for kind in kinds for ending in ENDINGS]:
+            write_atomic(folder / file, (source / file).read_bytes())
         measured = read_json(source / MEASURES)
-        write_json(folder / MEASURES, {name: measured[name]["lora"] for name in names})
+        write_json(
+            folder / MEASURES, {kind: {name: measured[name][kind] for name in names} for kind in kinds}
+        )
 
 
-def steps_of(directory: Path, name: str) -> tuple[tuple[int, Side], ...]:
-    """The samples of a prompt that lie beside a gallery, by step."""
+def steps_of(directory: Path, name: str, shown: Sequence[LoraSide]) -> tuple[tuple[str, Side], ...]:
+    """The samples of a prompt that lie beside a gallery, by step, each with what people read above it."""
     from ltxcore.validation.gallery import Side
 
     found = []
     for step, folder in _folders(directory):
         measured = read_json(folder / MEASURES)
-        if name in measured:
-            at = folder.relative_to(directory).as_posix()
-            side = Side(f"{at}/{name}.mp4", f"{at}/{name}.jpg", Measures.model_validate(measured[name]))
-            found.append((step, side))
+        for side in shown:
+            if name in measured.get(side.kind, {}):
+                file = f"{folder.relative_to(directory).as_posix()}/{name}-{side.kind}"
+                measures = Measures.model_validate(measured[side.kind][name])
+                label = f"Step {step}" if len(shown) == 1 else f"Step {step}, {side.label.lower()}"
+                found.append((label, Side(f"{file}.mp4", f"{file}.jpg", measures)))
     return tuple(found)
 
 

@@ -79,12 +79,26 @@ def losses(summary: RunSummary) -> tuple[float, float] | None:
     return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
 
 
-def held_out_losses(summary: RunSummary) -> tuple[float, float] | None:
-    """Loss of the base and of the LoRA on held-out clips, or None where there are none."""
+@dataclass(frozen=True)
+class HeldOutLosses:
+    """What the held-out clips said."""
+
+    base: float
+    lora: float
+    ema: float | None
+    """Of the average of the weights, where one is kept."""
+
+    def __str__(self) -> str:
+        average = "" if self.ema is None else f" (average {self.ema:.4f})"
+        return f"{self.base:.4f} -> {self.lora:.4f}{average}"
+
+
+def held_out_losses(summary: RunSummary) -> HeldOutLosses | None:
+    """The losses on held-out clips, or None where there are none."""
     stamp = summary.stamp(TRAIN.name)
     facts = {} if stamp is None else stamp.outcome.facts
     base, lora = facts.get("eval_loss_base"), facts.get("eval_loss")
-    return None if base is None or lora is None else (float(base), float(lora))
+    return None if base is None or lora is None else HeldOutLosses(base, lora, facts.get("eval_loss_ema"))
 
 
 def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:

@@ -296,16 +296,17 @@ class Training:
         from ltxcore.stages.training_work import exports_best
         from ltxcore.training.early_stop import read_evaluations
 
-        record = {e.step: e.eval_loss for e in read_evaluations(self.evaluations_file)}
+        record = {e.step: e for e in read_evaluations(self.evaluations_file)}
         if result.best_step is None:
             return {}
         exported = result.best_step if exports_best(self.ctx.recipe, result) else result.steps
-        best = self.directory / f"checkpoint-{result.best_step}"
+        best, averaged = self.directory / f"checkpoint-{result.best_step}", self.ctx.recipe.training.use_ema
         return {
             "evaluation_set": evaluation_set(self.ctx.recipe.evaluation, self.ctx.snapshot),
-            "eval_loss": record.get(exported),
-            "eval_loss_base": record.get(0),
-            "eval_loss_best": record[result.best_step],
+            "eval_loss": record[exported].decisive if exported in record else None,
+            **({"eval_loss_ema": record[exported].ema} if averaged and exported in record else {}),
+            "eval_loss_base": record[0].decisive if 0 in record else None,
+            "eval_loss_best": record[result.best_step].decisive,
             "exported_step": exported,
             "best_step": result.best_step,
             "best_checkpoint": self.ctx.workspace.relative(best),

@@ -11,6 +11,16 @@ from typing import Any
 import psutil
 
 from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
+from ltxcore.config.conditioning_settings import (
+    TEMPORAL_FACTOR,
+    FirstFrame,
+    Mask,
+    Prefix,
+    SpatialCrop,
+    Suffix,
+    VideoConditioning,
+)
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.cards import Card, card_like
@@ -31,6 +41,11 @@ from ltxcore.store.snapshot import Sample
 HOST_SHARE = 0.9
 # What the connectors' outputs may take of what is free on the workspace's disk.
 DISK_SHARE = 0.5
+CLASSES = {
+    "Attention": ("to_q", "to_k", "to_v", "to_out.0", "to_gate_logits"),
+    "FeedForward": ("net.0.proj", "net.2"),
+}
+"""The linears inside of modules of a class."""
 # The feature extractor: its output is stored, so training never loads it to the device.
 _EXTRACTOR = "text_proj_in"
 
@@ -124,15 +139,54 @@ def planner_for(
     transformer: Shapes, connectors: Shapes, config: Mapping[str, Any], card: Card, value_bytes: int
 ) -> Planner:
     """A planner for a model's shapes, whether they come from headers or from the versions table."""
-    sizes = TransformerSizes(
-        transformer,
-        width=config["num_attention_heads"] * config["attention_head_dim"],
-        audio_width=config["audio_num_attention_heads"] * config["audio_attention_head_dim"],
-    )
+    sizes = sizes_of(transformer, config)
     run = [math.prod(shape) for name, shape in connectors.items() if _EXTRACTOR not in name]
     # Each connector's output is as wide as the registers that fill its padding.
     widths = sum(shape[-1] for name, shape in connectors.items() if name.endswith("learnable_registers"))
     return Planner(sizes, sum(run) * value_bytes, card, widths)
+
+
+def sizes_of(transformer: Shapes, config: Mapping[str, Any]) -> TransformerSizes:
+    """A transformer's sizes from its shapes and its configuration."""
+    return TransformerSizes(
+        transformer,
+        width=config["num_attention_heads"] * config["attention_head_dim"],
+        audio_width=config["audio_num_attention_heads"] * config["audio_attention_head_dim"],
+    )
+
+
+def adapted(settings: LoraSettings, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Suffixes of the linears that a recipe adapts; `default` where it names none.
+
+    Of a preset's classes, those of the attentions and of the feed-forwards are told apart; any other class
+    may hold both.
+    """
+    preset = None if settings.lycoris is None else settings.lycoris.apply_preset
+    if settings.lora_targets is not None:
+        return settings.lora_targets
+    if preset is None or not preset.target_module:
+        return default
+    every = tuple(suffix for suffixes in CLASSES.values() for suffix in suffixes)
+    found = [CLASSES.get(kind.removeprefix("LTX2"), every) for kind in preset.target_module]
+    return tuple(dict.fromkeys(suffix for suffixes in found for suffix in suffixes))
+
+
+def given_frames(video: VideoConditioning) -> int | None:
+    """Latent frames that conditions give at most, all at once; None: any token may be given.
+
+    A clip's first latent is one frame of it, each other one eight.
+    """
+    if video.frozen or any(isinstance(c, SpatialCrop | Mask) for c in video.conditions):
+        return None
+    found = 0
+    for condition in video.conditions:
+        if isinstance(condition, FirstFrame):
+            found += 1
+        elif isinstance(condition, Prefix):
+            found += (condition.frames[1] - 1) // TEMPORAL_FACTOR + 1
+        elif isinstance(condition, Suffix):
+            found += condition.frames[1] // TEMPORAL_FACTOR
+    return found
 
 
 def workload_of(ctx: Context) -> Workload:
@@ -198,7 +252,11 @@ def workload(
         audio=audio,
         text_tokens=text_tokens,
         rank=recipe.lora.rank_by_size,
-        targets=tuple(recipe.lora.lora_targets or default_targets(audio, frozen=recipe.given.frozen)),
+        targets=adapted(recipe.lora, default_targets(audio, frozen=recipe.given.frozen)),
+        lycoris=recipe.lora.lycoris,
+        averaged=training.use_ema,
+        tread=recipe.tread,
+        given_frames=given_frames(recipe.given.video),
         dropout=recipe.lora.lora_dropout > 0,
         per_token_times=recipe.given.per_token,
         reference_tokens=reference_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.memory.arrangement import Arrangement, Connectors
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import TRAIN, versions
+from ltxcore.stages.lora_sides import by_suffix, shown_sides
 from ltxcore.stages.sample_steps import is_sample_step, step_directory
 from ltxcore.stages.stamp import request_fingerprint
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from ltxcore.stages.samples import StoredSamples
     from ltxcore.training.crepa import Alignment
     from ltxcore.training.evaluation import Evaluation
-    from ltxcore.training.loop import TrainResult
+    from ltxcore.training.loop import Averages, TrainResult
     from ltxcore.training.metrics import StepMetrics
+
+    Weights = dict[str, torch.Tensor]
 
 logger = logging.getLogger(__name__)
 
-LORA_NAME, EMA_SUFFIX = "ltx2_lora", "_ema"
+LORA_NAME = "ltx2_lora"
 PAUSED = "paused"
 """A file that is there while a training pauses: it goes on, wherever the recipe says that it begins."""
 
@@ -85,12 +88,11 @@ class Work:
         alignment = self._alignment(transformer)
         last, reached = self.recipe.training.max_train_steps, 0
 
-        def tell(metrics: StepMetrics) -> None:
+        def keep(step: int, averages: Averages | None) -> None:
             nonlocal reached
-            reached = metrics.step
-            if is_sample_step(self.recipe, metrics.step, last):
-                self._leave_sample(metrics.step, transformer, placement)
-            on_step(metrics)
+            reached = step
+            if is_sample_step(self.recipe, step, last):
+                self._leave_sample(step, transformer, placement, averages)
 
         def pauses() -> bool:
             # At the last step there is nothing to pause for.
@@ -109,7 +111,8 @@ class Work:
                 placement=placement,
                 alignment=alignment,
                 evaluate=self._evaluation(samples, connectors),
-                on_step=tell,
+                keep_weights=keep,
+                on_step=on_step,
                 should_stop=lambda: should_stop() or pauses(),
             )
         except TrainingInterrupted:
@@ -117,7 +120,8 @@ class Work:
                 raise
             (self.directory / PAUSED).touch()
             return None
-        self._export(self.directory / "lora", transformer, placement, *self._found(transformer, result))
+        exported = by_suffix(self.recipe.training, *self._found(transformer, result))
+        self._export(self.directory / "lora", transformer, placement, exported)
         if alignment is not None:
             self._write_projector(alignment)
             alignment.remove()
@@ -168,7 +172,8 @@ class Work:
             return None
         clips, slots = samples.held_out(), self.ctx.source.text_max_tokens
         found = Evaluation(clips, samples.load, settings, self.recipe.given, connectors, slots, self.device)
-        logger.info("%d clips are held out; an evaluation is %d passes", len(clips), found.passes)
+        passes = found.passes * (2 if self.recipe.training.use_ema else 1)
+        logger.info("%d clips are held out; an evaluation is %d passes", len(clips), passes)
         return found
 
     def _alignment(self, transformer: Any) -> Alignment | None:
@@ -181,30 +186,27 @@ class Work:
         seed = self.recipe.training.seed
         return Alignment(transformer, settings, self.ctx.teacher.width, self.device, seed)
 
-    def _found(
-        self, transformer: Any, result: TrainResult
-    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor] | None]:
+    def _found(self, transformer: Any, result: TrainResult) -> tuple[Weights, Weights | None]:
         """What is exported: the weights and their average, of the last step or of the best one."""
         from ltxcore.training.checkpoints import read_checkpoint
         from ltxcore.training.lora import lora_parameters
 
-        last: dict[str, torch.Tensor] = dict(lora_parameters(transformer))
+        last: Weights = dict(lora_parameters(transformer))
         weights, ema = last, result.ema
         if exports_best(self.recipe, result):
             best = read_checkpoint(self.directory / f"checkpoint-{result.best_step}")
             # A checkpoint also holds what is trained beside the adapter.
             weights, ema = {name: best.lora[name] for name in last}, best.ema
-        return weights, None if ema is None else {name: ema[name] for name in last}
+        return weights, _averages_of(last, ema)
 
     def _export(
         self,
         directory: Path,
         transformer: Any,
         placement: Placement,
-        weights: dict[str, torch.Tensor],
-        average: dict[str, torch.Tensor] | None,
+        exported: Mapping[str, Weights],
     ) -> None:
-        """Write the LoRA, and the average of it beside or instead, as the recipe says."""
+        """Write LoRAs, by the suffixes of their files."""
         from ltxcore.training.adapters import take_adapter
         from ltxcore.training.export import Lineage, export_lora
         from ltxcore.training.shares import is_first_process
@@ -216,16 +218,15 @@ class Work:
             self.request["trigger"],
             self._stored.reference_factors,
         )
-        instead = average is not None and self.recipe.training.ema_export == "instead"
-        found = {"": average if instead else weights, EMA_SUFFIX: None if instead else average}
-        for suffix, tensors in found.items():
-            if tensors is not None:
-                adapter = take_adapter(transformer, tensors, placement.reading)
-                if is_first_process():
-                    export_lora(directory, LORA_NAME, adapter, lineage, suffix)
+        for suffix, weights in exported.items():
+            adapter = take_adapter(transformer, weights, placement.reading)
+            if is_first_process():
+                export_lora(directory, LORA_NAME, adapter, lineage, suffix)
 
-    def _leave_sample(self, step: int, transformer: Any, placement: Placement) -> None:
-        """Leave the LoRA of a step to be rendered, as a whole or not at all."""
+    def _leave_sample(
+        self, step: int, transformer: Any, placement: Placement, averages: Averages | None
+    ) -> None:
+        """Leave the LoRAs of a step to be rendered, as a whole or not at all."""
         from ltxcore.training.lora import lora_parameters
         from ltxcore.training.shares import is_first_process
 
@@ -234,7 +235,10 @@ class Work:
         if is_first_process():
             for leftover in (temporary, target):
                 shutil.rmtree(leftover, ignore_errors=True)
-        self._export(temporary, transformer, placement, dict(lora_parameters(transformer)), None)
+        weights: Weights = dict(lora_parameters(transformer))
+        found = by_suffix(self.recipe.training, weights, _averages_of(weights, averages))
+        shown = {side.suffix: found[side.suffix] for side in shown_sides(self.recipe.training)}
+        self._export(temporary, transformer, placement, shown)
         if is_first_process():
             temporary.rename(target)
 
@@ -252,6 +256,11 @@ class Work:
             "snapshot_id": self.ctx.snapshot.id,
         }
         write_projector(self.directory / "lora", alignment.projector, told)
+
+
+def _averages_of(weights: Weights, averages: Averages | None) -> Weights | None:
+    """The adapter's own; averages are also kept of what is trained beside it."""
+    return None if averages is None else {name: averages[name] for name in weights}
 
 
 def exports_best(recipe: Recipe, result: TrainResult) -> bool:

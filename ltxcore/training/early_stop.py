@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from ltxcore.training.step import require_finite
 logger = logging.getLogger(__name__)
 
 EVALUATIONS_FILE = "evaluations.jsonl"
+EMA = "ema_"
+EMA_LOSS = f"{EMA}{LOSS}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,16 @@ class Evaluated:
     eval_s: float
     """How long it took."""
     measures: dict[str, float] = field(default_factory=dict)
-    """The losses by modality and sigma."""
+    """The losses by modality and sigma; those of the average begin with `ema_`."""
+    ema: float | None = None
+    """The loss with the average of the weights; None where none is kept."""
+    exports_ema: bool = False
+    """Whether the LoRA is the average, so that its loss is the one that decides."""
+
+    @property
+    def decisive(self) -> float:
+        """The loss of the weights that are exported."""
+        return self.ema if self.exports_ema and self.ema is not None else self.eval_loss
 
 
 @dataclass(frozen=True)
@@ -49,22 +61,28 @@ class Standing:
 def standing(record: Sequence[Evaluated], min_delta: float) -> Standing:
     """Judge a record, oldest first; the base, where it is in it, is the first to beat.
 
-    The best step is the one with the lowest loss, the earlier of two. An improvement is a loss that is
-    lower by more than `min_delta` than the last that was one.
+    What counts is the loss of the weights that are exported. The best step is the one with the lowest, the
+    earlier of two. An improvement is a loss that is lower by more than `min_delta` than the last that
+    was one.
 
     Raises:
         ValueError: the record is empty.
     """
     if not record:
         raise ValueError("there is no evaluation to judge")
-    best = min(record, key=lambda e: (e.eval_loss, e.step))
-    improved, since = record[0].eval_loss, 0
+    best = best_evaluated(record)
+    improved, since = record[0].decisive, 0
     for evaluated in record[1:]:
-        if evaluated.eval_loss < improved - min_delta:
-            improved, since = evaluated.eval_loss, 0
+        if evaluated.decisive < improved - min_delta:
+            improved, since = evaluated.decisive, 0
         else:
             since += 1
-    return Standing(best.step, best.eval_loss, since)
+    return Standing(best.step, best.decisive, since)
+
+
+def best_evaluated(record: Sequence[Evaluated]) -> Evaluated:
+    """The one with the lowest loss, the earlier of two."""
+    return min(record, key=lambda e: (e.decisive, e.step))
 
 
 def best_of(record: Sequence[Evaluated]) -> int | None:
@@ -79,6 +97,10 @@ class Evaluate(Protocol):
     def __call__(self, model: Any, should_stop: Callable[[], bool]) -> dict[str, float] | None: ...
 
 
+Averaged = Callable[[Any], AbstractContextManager[None] | None]
+"""Lets a model compute with the average of its weights while the context lasts; None: there is no average."""
+
+
 class Guide:
     """Has the model evaluated when it is due, keeps the record, and says what follows from it."""
 
@@ -90,6 +112,8 @@ class Guide:
         continue_from: int,
         last: int,
         among: Processes,
+        averaged: Averaged = lambda model: None,
+        exports_ema: bool = False,
     ) -> None:
         """Go on with the record in `path`, without what it has of steps after `continue_from`.
 
@@ -100,9 +124,12 @@ class Guide:
             continue_from: steps that are done.
             last: steps that there are.
             among: the processes that train together; all of them look, and the first keeps the record.
+            averaged: lets the model compute with the average of its weights, which is then measured, too.
+            exports_ema: whether the average decides.
         """
         self._path, self._evaluate, self._settings = path, evaluate, settings
         self._last, self._among = last, among
+        self._averaged, self._exports_ema = averaged, exports_ema
         self._record = [e for e in read_evaluations(path) if e.step <= continue_from]
         if evaluate is not None and among.first:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,16 +150,32 @@ class Guide:
             return True
         started = time.monotonic()
         # Verdicts must be the same everywhere, to the last bit: they are the first process's.
-        losses = self._among.agreed(self._evaluate(model, should_stop))
+        losses = self._among.agreed(self._losses(self._evaluate, model, step, should_stop))
         if losses is None:
             return False
-        total = losses.pop(LOSS)
+        total, ema = losses.pop(LOSS), losses.pop(EMA_LOSS, None)
         require_finite("held-out loss", total, step, ["the held-out clips"])
-        self._add(Evaluated(step, total, time.monotonic() - started, losses))
+        require_finite("held-out loss of the average", ema or 0.0, step, ["the held-out clips"])
+        self._add(Evaluated(step, total, time.monotonic() - started, losses, ema, self._exports_ema))
         if self.enough:
             patience = self._settings.early_stop_patience
             logger.info("%d evaluations in a row brought no improvement: training ends here", patience)
         return True
+
+    def _losses(
+        self, evaluate: Evaluate, model: Any, step: int, should_stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """The losses of the model as it is, and with the average of its weights; None where cut short."""
+        own = evaluate(model, should_stop)
+        average = self._averaged(model)
+        if own is None or average is None:
+            return own
+        if step == 0:
+            # The average begins as the weights.
+            return own | _of_average(own)
+        with average:
+            found = evaluate(model, should_stop)
+        return None if found is None else own | _of_average(found)
 
     def _due(self, step: int) -> bool:
         if self.enough or any(e.step == step for e in self._record):
@@ -145,7 +188,8 @@ class Guide:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(found))
-        logger.info("held-out loss after step %d: %.5f", found.step, found.eval_loss)
+        average = "" if found.ema is None else f", of the average {found.ema:.5f}"
+        logger.info("held-out loss after step %d: %.5f%s", found.step, found.eval_loss, average)
 
     @property
     def best_step(self) -> int | None:
@@ -167,6 +211,10 @@ def read_evaluations(path: Path) -> list[Evaluated]:
         return []
     *whole, _cut_short = path.read_text(encoding="utf-8").split("\n")
     return [Evaluated(**json.loads(line)) for line in whole]
+
+
+def _of_average(losses: dict[str, float]) -> dict[str, float]:
+    return {f"{EMA}{name}": value for name, value in losses.items()}
 
 
 def _line(evaluated: Evaluated) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from ltxcore.config.optimizer_settings import OptimizerSettings
-from ltxcore.training.shares import spread
+from ltxcore.training.shares import drop_gathered, spread
 
 
 class Ema:
@@ -31,6 +33,25 @@ class Ema:
         for name, average in self.averages.items():
             average.lerp_(parameters[name].detach().float(), 1 - decay)
 
+    @contextmanager
+    def in_place(self, parameters: Mapping[str, torch.Tensor], model: Any) -> Iterator[None]:
+        """Within, `model` computes with the averages; afterwards the parameters are as before, to the bit.
+
+        The averages are rounded to the parameters' own precision. Values are copied and no tensor takes
+        another's place, so that whatever holds on to the parameters (an optimizer, a process group, a
+        compiled block) sees the same ones. It takes the memory of one copy of them, while gradients are none.
+
+        Args:
+            parameters: those that are averaged, or the shares of them that this process has.
+            model: what they are part of, as a step calls it.
+        """
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        try:
+            _overwrite(parameters, self.averages, model)
+            yield
+        finally:
+            _overwrite(parameters, before, model)
+
     @torch.no_grad()
     def load(self, averages: Mapping[str, torch.Tensor]) -> None:
         """Put averages back that were taken before.
@@ -43,3 +64,12 @@ class Ema:
             raise ValueError(f"the averages are of other parameters: {len(odd)} differ, first {odd[0]}")
         for name, average in self.averages.items():
             average.copy_(spread(averages[name], like=average))
+
+
+@torch.no_grad()
+def _overwrite(
+    parameters: Mapping[str, torch.Tensor], values: Mapping[str, torch.Tensor], model: Any
+) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+    drop_gathered(model)

@@ -40,6 +40,8 @@ from ltxcore.training.step import (
 )
 from ltxcore.training.tread import TokenRouting
 
+Averages = Mapping[str, torch.Tensor]
+"""Of the weights, by their names."""
 ENDS_SHARE = 0.1
 """First and last loss are means over this share of the steps."""
 
@@ -68,7 +70,7 @@ class TrainResult:
     """The steps that were done when it began."""
     resume_notes: tuple[str, ...] = ()
     """What there is to say of where it began."""
-    ema: Mapping[str, torch.Tensor] | None = field(default=None, compare=False)
+    ema: Averages | None = field(default=None, compare=False)
     """The averages of the weights, where the recipe keeps them."""
     best_step: int | None = None
     """The step with the lowest loss on held-out clips, whose checkpoint is kept; None without such clips."""
@@ -88,6 +90,7 @@ def train(
     placement: Placement | None = None,
     alignment: Alignment | None = None,
     evaluate: Evaluate | None = None,
+    keep_weights: Callable[[int, Averages | None], None] = lambda step, averages: None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -109,6 +112,8 @@ def train(
         placement: where the transformer's weights are. None: resident, where it was loaded.
         alignment: CREPA on this transformer; its projector is trained with the adapter.
         evaluate: measures the model on held-out clips (`Evaluation`). None: there are none.
+        keep_weights: called after each step with its number and the averages of the weights, if there are
+            any; the weights are in the transformer.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step; True ends the training with a checkpoint.
 
@@ -152,6 +157,8 @@ def train(
         continue_from=done,
         last=total,
         among=processes,
+        averaged=state.averaged,
+        exports_ema=settings.exports_ema,
     )
 
     def load(own: int) -> Batch:
@@ -204,6 +211,7 @@ def train(
             times = time.monotonic() - started, data.waited_s - waited_s
             metrics = _step_metrics(losses, epoch, learning_rate, grad_norm, times)
             record.append(metrics)
+            keep_weights(step, state.averages)
             on_step(metrics)
 
             looked = guide.look(model, step, stops)
@@ -220,8 +228,7 @@ def train(
 
         processes.wait()
     transformer.eval()
-    result = training_result(directory, total)
-    return result if state.ema is None else replace(result, ema=state.ema.averages)
+    return replace(training_result(directory, total), ema=state.averages)
 
 
 def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:

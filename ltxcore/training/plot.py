@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.store.blobs import write_atomic
-from ltxcore.training.early_stop import Evaluated, read_evaluations
+from ltxcore.training.early_stop import Evaluated, best_evaluated, read_evaluations
 from ltxcore.training.metrics import read_metrics
 
 SMOOTHING_SHARE = 0.05
@@ -18,7 +18,8 @@ SMOOTHING_SHARE = 0.05
 def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None = None) -> None:
     """Draw loss, video loss and audio loss over the steps, each step faintly and smoothed.
 
-    The loss on held-out clips, where it is on record, is drawn as points; the lowest is marked.
+    The loss on held-out clips, where it is on record, is drawn as points, and so is that of the average of
+    the weights; the lowest of those that are exported is marked.
 
     Raises:
         ValueError: the file holds no step.
@@ -61,25 +62,25 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
 def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:
     if not record:
         return
-    axes.plot(
-        [e.step for e in record],
-        [e.eval_loss for e in record],
-        color="tab:red",
-        marker="o",
-        markersize=3.5,
-        linewidth=1.2,
-        label="held out",
+    averages = [(e.step, e.ema) for e in record if e.ema is not None]
+    kinds = (
+        ("held out", "tab:red", [(e.step, e.eval_loss) for e in record]),
+        ("held out, average", "tab:purple", averages),
     )
-    best = min(record, key=lambda e: (e.eval_loss, e.step))
+    for name, colour, points in kinds:
+        if points:
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=name)
+    best = best_evaluated(record)
     told = "the base" if best.step == 0 else f"step {best.step}"
     axes.plot(
         [best.step],
-        [best.eval_loss],
-        color="tab:red",
+        [best.decisive],
+        color="tab:purple" if best.exports_ema else "tab:red",
         marker="*",
         markersize=11,
         linestyle="none",
-        label=f"lowest: {best.eval_loss:.4f}, {told}",
+        label=f"lowest: {best.decisive:.4f}, {told}",
     )
 
 

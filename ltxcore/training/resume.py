@@ -31,7 +31,8 @@ LATEST, NONE = "latest", "none"
 RESUME_FILE = "resume.json"
 LENGTH = "training.max_train_steps"
 EPOCHS = "training.num_train_epochs"
-WITHOUT_EFFECT = ("lora.trigger", "trigger", "training.ema_export", "training.ema_validation")
+EXPORTED, BEST = "training.ema_export", "evaluation.export"
+WITHOUT_EFFECT = ("lora.trigger", "trigger", EXPORTED, "training.ema_validation")
 """Keys that are in a request for the sake of the files alone."""
 SHOWN = 60
 """Characters of a value in a message."""
@@ -140,6 +141,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, to
 
 
 def _obstacle(key: str, now: Mapping[str, Any], done: int, total: int) -> str:
+    if key == EXPORTED and (now.get("evaluation.early_stop_patience") or now.get(BEST) == "best"):
+        return "the held-out loss of what is exported decides when to stop and which step is the best"
     if key.startswith(WITHOUT_EFFECT):
         return ""
     if key not in (LENGTH, EPOCHS):

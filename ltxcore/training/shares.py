@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -26,6 +27,20 @@ def spread(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     if not isinstance(like, DTensor) or tensor.ndim == 0:
         return tensor.to(like.device)
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
+
+
+def drop_gathered(model: Any) -> None:
+    """Let every process forget what it has gathered of the others' shares: the next pass gathers anew.
+
+    Without it a pass after a change of the parameters could see them as they were.
+    """
+    if not torch.distributed.is_initialized():
+        return
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def is_first_process() -> bool:

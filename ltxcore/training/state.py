@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -39,6 +40,15 @@ class TrainingState:
         """Take the parameters that took the place of these when they were shared out."""
         self.parameters = dict(parameters)
         self.ema = None if self.ema is None else Ema(self.parameters, self._settings)
+
+    @property
+    def averages(self) -> Mapping[str, torch.Tensor] | None:
+        """The averages by the parameters' names; None where none are kept."""
+        return None if self.ema is None else self.ema.averages
+
+    def averaged(self, model: Any) -> AbstractContextManager[None] | None:
+        """What lets the model compute with the averages for a while; None where none are kept."""
+        return None if self.ema is None else self.ema.in_place(self.parameters, model)
 
     @property
     def learning_rate(self) -> float:

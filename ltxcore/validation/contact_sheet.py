@@ -1,4 +1,4 @@
-"""The contact sheet: every rendering as a strip of its frames in one picture, base above LoRA."""
+"""The contact sheet: every rendering as a strip of its frames in one picture, base above LoRAs."""
 
 from __future__ import annotations
 
@@ -19,29 +19,36 @@ MARGIN_PX = 24
 LABEL_WIDTH_PX = 190
 HEADER_HEIGHT_PX = 64
 PAIR_GAP_PX = 22
+BASE = "Base"
 PAPER, INK, FAINT, ACCENT = "#14161a", "#eceff4", "#8b93a1", "#5aa9ff"
 
-Pair = tuple[Rendering, Rendering]
+Labelled = tuple[str, Rendering]
 
 
-def write_contact_sheet(path: Path, pairs: Sequence[Pair], title: str) -> None:
+def write_contact_sheet(path: Path, prompts: Sequence[Sequence[Labelled]], title: str) -> None:
     """Write a PNG: a row for each prompt and weights, a column for each of up to six evenly spaced frames.
+
+    Args:
+        path: of the picture.
+        prompts: of each prompt its renderings, of one size, with what they are called; the base first.
+        title: stands above.
 
     Raises:
         ValueError: there is nothing to show.
     """
-    if not pairs:
+    if not prompts:
         raise ValueError("a contact sheet needs at least one prompt")
-    columns = min(COLUMNS, max(len(r.frames) for pair in pairs for r in pair))
-    heights = [_cell_height(base) for base, _ in pairs]
+    columns = min(COLUMNS, max(len(r.frames) for shown in prompts for _, r in shown))
+    heights = [_cell_height(shown[0][1]) for shown in prompts]
     width = 2 * MARGIN_PX + LABEL_WIDTH_PX + columns * (CELL_WIDTH_PX + GAP_PX)
-    height = HEADER_HEIGHT_PX + sum(2 * (h + GAP_PX) + PAIR_GAP_PX for h in heights) + MARGIN_PX
+    rows = sum(len(shown) * (h + GAP_PX) + PAIR_GAP_PX for shown, h in zip(prompts, heights, strict=True))
+    height = HEADER_HEIGHT_PX + rows + MARGIN_PX
     sheet = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN_PX, 22), _cut(draw, title, 20, width - 2 * MARGIN_PX), fill=INK, font=_font(20))
     top = HEADER_HEIGHT_PX
-    for (base, lora), cell_height in zip(pairs, heights, strict=True):
-        for rendering, label in ((base, "base"), (lora, "LoRA")):
+    for shown, cell_height in zip(prompts, heights, strict=True):
+        for label, rendering in shown:
             _label(draw, rendering, label, top, cell_height)
             _strip(sheet, draw, rendering, top, cell_height, columns)
             top += cell_height + GAP_PX
@@ -65,7 +72,7 @@ def _label(draw: ImageDraw.ImageDraw, rendering: Rendering, label: str, top: int
     middle = top + cell_height // 2
     room = LABEL_WIDTH_PX - 16
     draw.text((MARGIN_PX, middle - 20), _cut(draw, rendering.name, 15, room), fill=INK, font=_font(15))
-    draw.text((MARGIN_PX, middle + 4), label, fill=FAINT if label == "base" else ACCENT, font=_font(14))
+    draw.text((MARGIN_PX, middle + 4), label, fill=FAINT if label == BASE else ACCENT, font=_font(14))
 
 
 def _strip(

@@ -1,4 +1,4 @@
-"""The gallery: one static page that plays base and LoRA side by side, from files beside it alone."""
+"""The gallery: one static page that plays base and LoRAs side by side, from files beside it alone."""
 
 from __future__ import annotations
 
@@ -29,19 +29,29 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """What a LoRA made of a prompt, beside the base."""
+
+    kind: str
+    """A word for the style: `lora` or `ema`."""
+    label: str
+    side: Side
+    difference: float
+    """Mean absolute difference from the base, in levels of 255."""
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One prompt, rendered from the base and from the LoRA."""
+    """One prompt, rendered from the base and from the LoRA, or from several of them."""
 
     name: str
     prompt: str
     seed: int
     size: tuple[int, int]
     base: Side
-    lora: Side
-    difference: float
-    """Mean absolute difference of the two, in levels of 255."""
-    steps: tuple[tuple[int, Side], ...] = ()
-    """What the LoRA rendered while it was trained, by step."""
+    loras: tuple[Compared, ...]
+    steps: tuple[tuple[str, Side], ...] = ()
+    """What the LoRA rendered while it was trained, each with its label."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ def write_gallery(directory: Path, facts: GalleryFacts, entries: Sequence[Entry]
     Raises:
         FileNotFoundError: a file that the page would show is not in the directory.
     """
-    sides = [side for e in entries for side in (e.base, e.lora, *(side for _, side in e.steps))]
+    sides = [side for entry in entries for side in _sides(entry)]
     shown = [file for side in sides for file in (side.video, side.poster)]
     shown += [file for file in (facts.loss_picture, facts.contact_sheet) if file]
     missing = [file for file in shown if not (directory / file).is_file()]
@@ -83,6 +93,10 @@ def write_gallery(directory: Path, facts: GalleryFacts, entries: Sequence[Entry]
     page = directory / "index.html"
     write_atomic(page, _page(facts, entries).encode())
     return page
+
+
+def _sides(entry: Entry) -> list[Side]:
+    return [entry.base, *(lora.side for lora in entry.loras), *(side for _, side in entry.steps)]
 
 
 def _page(facts: GalleryFacts, entries: Sequence[Entry]) -> str:
@@ -100,7 +114,7 @@ def _page(facts: GalleryFacts, entries: Sequence[Entry]) -> str:
 <header>
 <h1>{escape(facts.title)}</h1>
 <p class="lead">{len(entries)} {"prompt" if len(entries) == 1 else "prompts"},
-each from the base model and from the LoRA with the same seed.</p>
+each from the base model and from the LoRA{_several(entries)} with the same seed.</p>
 {_facts(facts.sampling)}
 {_notes(facts.notes)}
 </header>
@@ -124,21 +138,27 @@ each from the base model and from the LoRA with the same seed.</p>
 """
 
 
+def _several(entries: Sequence[Entry]) -> str:
+    """The LoRAs by their labels, where there is more than one."""
+    labels = [lora.label.lower() for lora in entries[0].loras] if entries else []
+    return f" ({escape(', '.join(labels))})" if len(labels) > 1 else ""
+
+
 def _entry(entry: Entry) -> str:
     width, height = entry.size
     return f"""<article class="card" id="{escape(entry.name)}">
 <div class="head">
 <h2>{escape(entry.name)}</h2>
-<button type="button" class="both">Play both</button>
+<button type="button" class="play">Play {"both" if len(entry.loras) == 1 else "all"}</button>
 </div>
 <p class="prompt">{escape(entry.prompt)}</p>
 <div class="pair" style="--ratio:{width}/{height}">
 {_side(entry.base, "Base", "base", entry.name)}
-{_side(entry.lora, "LoRA", "lora", entry.name)}
+{"".join(_side(lora.side, lora.label, lora.kind, entry.name) for lora in entry.loras)}
 </div>
 {_steps(entry)}
 <p class="fine">Seed <code>{entry.seed}</code>.
-Base and LoRA differ by {entry.difference:.1f} of 255 levels.</p>
+{" ".join(f"{escape(o.label)} and base differ by {o.difference:.1f} of 255 levels." for o in entry.loras)}</p>
 </article>
 """
 
@@ -146,9 +166,9 @@ Base and LoRA differ by {entry.difference:.1f} of 255 levels.</p>
 def _side(side: Side, label: str, kind: str, name: str) -> str:
     flags = "".join(f'<span class="flag">{escape(flag)}</span>' for flag in side.measures.flags)
     return f"""<figure class="{kind}">
-<figcaption><span class="tag">{label}</span>{flags}</figcaption>
+<figcaption><span class="tag">{escape(label)}</span>{flags}</figcaption>
 <video controls loop playsinline preload="metadata" poster="{quote(side.poster)}" src="{quote(side.video)}"
- aria-label="{label} rendering of {escape(name)}"></video>
+ aria-label="{escape(label)} rendering of {escape(name)}"></video>
 <p class="fine">{escape(_told(side.measures))}</p>
 </figure>
 """
@@ -159,7 +179,7 @@ def _steps(entry: Entry) -> str:
     if not entry.steps:
         return ""
     width, height = entry.size
-    shown = "".join(_side(side, f"Step {step}", "step", entry.name) for step, side in entry.steps)
+    shown = "".join(_side(side, label, "step", entry.name) for label, side in entry.steps)
     return (
         f'<details open><summary>While it was trained</summary><div class="steps" '
         f'style="--ratio:{width}/{height}">{shown}</div></details>'

@@ -27,7 +27,7 @@ h3 { font-size:.9rem; margin:1.25rem 0 .25rem; }
   padding:1.25rem; margin:1.25rem 0; }
 .head { display:flex; gap:1rem; align-items:center; justify-content:space-between; }
 .prompt { margin:.5rem 0 1rem; max-width:75ch; overflow-wrap:anywhere; white-space:pre-line; }
-.pair { display:grid; grid-template-columns:1fr 1fr; gap:1rem; }
+.pair { display:grid; grid-template-columns:repeat(auto-fit,minmax(15rem,1fr)); gap:1rem; }
 .steps { display:grid; grid-template-columns:repeat(auto-fill,minmax(11rem,1fr)); gap:.75rem;
   margin-top:.6rem; }
 details { margin-top:1rem; }
@@ -37,6 +37,7 @@ figcaption { display:flex; flex-wrap:wrap; gap:.4rem; margin-bottom:.4rem; font-
 .tag,.flag { padding:.1rem .55rem; border-radius:99px; font-weight:600; }
 .tag { border:1px solid var(--line); color:var(--faint); }
 .lora .tag { border-color:var(--accent); background:var(--accent); color:var(--accent-ink); }
+.ema .tag { border-color:var(--accent); color:var(--accent); }
 .flag { background:var(--warn-paper); color:var(--warn); }
 video { display:block; width:100%; aspect-ratio:var(--ratio); background:#000;
   border-radius:10px; object-fit:contain; }
@@ -62,23 +63,25 @@ footer { padding-bottom:3rem; }
 
 SCRIPT: Final = """
 for (const card of document.querySelectorAll("article")) {
-  const button = card.querySelector(".both");
-  const [base, lora] = card.querySelectorAll("video");
-  // Both pictures run; the LoRA's sound is heard, since two sounds at once are none.
-  const show = () => { button.textContent = base.paused && lora.paused ? "Play both" : "Pause both"; };
+  const button = card.querySelector(".play");
+  const videos = [...card.querySelectorAll(".pair video")];
+  const many = videos.length > 2 ? "all" : "both";
+  const rest = () => videos.every((video) => video.paused);
+  const show = () => { button.textContent = `${rest() ? "Play" : "Pause"} ${many}`; };
   button.addEventListener("click", () => {
-    if (base.paused && lora.paused) {
-      base.currentTime = lora.currentTime = 0;
-      base.muted = true;
-      lora.muted = false;
-      base.play();
-      lora.play();
-    } else {
-      base.pause();
-      lora.pause();
+    const start = rest();
+    for (const [place, video] of videos.entries()) {
+      if (start) {
+        // All pictures run; the sound of the last is heard, since two sounds at once are none.
+        video.currentTime = 0;
+        video.muted = place < videos.length - 1;
+        video.play();
+      } else {
+        video.pause();
+      }
     }
   });
-  for (const video of [base, lora]) {
+  for (const video of videos) {
     video.addEventListener("play", show);
     video.addEventListener("pause", show);
   }

@@ -127,7 +127,7 @@ def _check_gallery(workspace: Workspace, run: Path) -> None:
     files = [workspace.root / file.path for file in read_stamp(workspace, entry).outcome.files]
     page = next(file for file in files if file.name == "index.html")
     assert "Step 3<" in page.read_text()
-    assert page.parent / "steps/step-000003/disc.mp4" in files
+    assert page.parent / "steps/step-000003/disc-lora.mp4" in files
     for side in ("base", "lora"):
         assert (page.parent / f"disc-{side}.mp4").is_file()
 

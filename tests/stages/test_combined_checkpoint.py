@@ -46,7 +46,7 @@ def test_the_pipeline_runs_from_a_combined_file(bench: Bench, storage: Storage, 
     given.prepare()
     gallery = render_after_training(given)
     measures = json.loads((gallery / "measures.json").read_text())
-    assert measures["box"]["difference"] > 0, "the LoRA must change the picture"
+    assert measures["box"]["differences"]["lora"] > 0, "the LoRA must change the picture"
     kept = sorted(
         p.name.split("-")[0] for p in (given.ctx.workspace.models / "quantised").glob("*.safetensors")
     )

@@ -286,9 +286,9 @@ def _check_gallery(bench: Bench, training: Path) -> None:
     for step in (2, 4):
         assert f"Step {step}<" in page
         for kind in ("mp4", "jpg"):
-            assert (gallery / f"steps/step-{step:06d}/disc.{kind}").stat().st_size > 0
+            assert (gallery / f"steps/step-{step:06d}/disc-lora.{kind}").stat().st_size > 0
     assert waiting_steps(training) == []
-    clips = [(gallery / f"steps/step-{step:06d}/disc.mp4").read_bytes() for step in (2, 4)]
+    clips = [(gallery / f"steps/step-{step:06d}/disc-lora.mp4").read_bytes() for step in (2, 4)]
     clips += [(gallery / f"disc-{side}.mp4").read_bytes() for side in ("base", "lora")]
     assert len(set(clips)) == 4, "each step has its own picture"
     bases = list((bench.ctx.workspace.stages / "render-validation").glob("base-*/rendering.safetensors"))
@@ -305,11 +305,80 @@ def _check_pictures_in_mlflow(bench: Bench, training: Path) -> None:
     assert "samples/step-000002/disc-lora.mp4" in _paths(client, run, "samples/step-000002")
     gallery = _paths(client, run, "gallery/steps")
     assert gallery == ["gallery/steps/step-000002", "gallery/steps/step-000004"]
-    assert all(f"{folder}/disc.mp4" in _paths(client, run, folder) for folder in gallery)
+    assert all(f"{folder}/disc-lora.mp4" in _paths(client, run, folder) for folder in gallery)
 
 
 def _paths(client: Any, run: str | None, folder: str) -> list[str]:
     return [artifact.path for artifact in client.list_artifacts(run, folder)]
+
+
+def test_weights_and_average_are_compared_in_the_end_and_while_it_trains(bench: Bench) -> None:
+    bench = small_pictures(
+        with_section(bench, "evaluation", eval_share=some_share(bench), eval_step_interval=3)
+    )
+    bench = with_section(bench, "validation", validation_step_interval=2)
+    bench = with_section(bench, "training", use_ema=True, ema_decay=0.5, ema_validation="comparison")
+    bench.prepare()
+    directory, _ = train(bench, pause_at=2)
+    at_2 = render(replace(bench.ctx, step=2))
+    _check_three_sides(at_2)
+    _, stamp = train(bench)
+    assert stamp is not None
+    assert waiting_steps(directory) == [4], "step 4 was passed without a pause"
+    gallery = render(bench.ctx)
+    assert waiting_steps(directory) == []
+    page = _check_three_sides(gallery)
+    for step in (2, 4):
+        for label in ("last weights", "average"):
+            assert f"Step {step}, {label}<" in page
+    for kind in ("lora", "ema"):
+        clip = gallery / f"steps/step-000002/disc-{kind}.mp4"
+        assert clip.read_bytes() == (at_2 / f"disc-{kind}.mp4").read_bytes()
+    assert find_result(RENDER, bench.ctx)[1] is not None, "nothing is rendered again"
+
+    record = read_evaluations(directory / "evaluations.jsonl")
+    facts = stamp.outcome.facts
+    assert (facts["eval_loss"], facts["eval_loss_ema"]) == (record[-1].eval_loss, record[-1].ema)
+    assert record[-1].ema != record[-1].eval_loss
+    _check_average_in_mlflow(bench, directory, [e.ema for e in record])
+
+
+def _check_three_sides(gallery: Path) -> str:
+    clips = {kind: (gallery / f"disc-{kind}.mp4").read_bytes() for kind in ("base", "lora", "ema")}
+    assert len(set(clips.values())) == 3
+    measures = json.loads((gallery / "measures.json").read_text())["disc"]
+    assert set(measures) == {"base", "lora", "ema", "differences"}
+    assert all(measures["differences"][kind] > 0 for kind in ("lora", "ema"))
+    page = (gallery / "index.html").read_text()
+    for kind, label in (("base", "Base"), ("lora", "Last weights"), ("ema", "Average")):
+        assert f'<figure class="{kind}">\n<figcaption><span class="tag">{label}<' in page
+    assert "(last weights, average) with the same seed" in page
+    return page
+
+
+def _check_average_in_mlflow(bench: Bench, directory: Path, averages: list[float | None]) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
+    run = train_lora.tracker(bench.ctx, directory).run_id
+    assert [m.value for m in client.get_metric_history(run, "ema")] == averages
+    assert len(client.get_metric_history(run, "ema_eval_video_loss_sigma_0.4")) == len(averages)
+    assert "gallery/disc-ema.mp4" in _paths(client, run, "gallery")
+
+
+def test_last_weights_are_left_for_the_comparison_where_the_average_is_the_lora(bench: Bench) -> None:
+    bench = small_pictures(bench)
+    keys = {"use_ema": True, "ema_decay": 0.5, "ema_export": "instead"}
+    bench = with_section(bench, "training", **keys, ema_validation="comparison")
+    bench.prepare()
+    directory, _ = train(bench)
+    files = {file.name: load_file(file) for file in (directory / "lora").glob("pytorch*")}
+    assert set(files) == {LORA, LORA.replace(".", "_last.")}
+    checkpoint = read_checkpoint(directory / "checkpoint-6")
+    assert checkpoint.ema is not None
+    for name, weights in ((LORA, checkpoint.ema), (LORA.replace(".", "_last."), checkpoint.lora)):
+        assert all(torch.equal(files[name][f"transformer.{n}"], weights[n]) for n in weights)
+    _check_three_sides(render(bench.ctx))
 
 
 def test_the_base_is_not_rendered_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,20 @@ def ltx2_push(made: FinishedRun, *more: str) -> Result:
     return CliRunner().invoke(app, ["push", *more, "--workspace", str(made.workspace.root)])
 
 
+@pytest.mark.parametrize(
+    ("export", "validation", "kind"),
+    [("beside", "ema_only", "ema"), ("beside", "comparison", "lora"), ("instead", "comparison", "ema")],
+)
+def test_the_samples_are_of_the_lora_that_is_published(
+    tmp_path: Path, hub: FakeHub, tags: dict[str, str], export: str, validation: str, kind: str
+) -> None:
+    training = {"use_ema": True, "ema_export": export, "ema_validation": validation}
+    upload(FinishedRun(tmp_path, training=training), hub)
+    files = hub.repositories["me/my-lora"].files
+    videos = {name for name in files if name.startswith("samples/sea-")}
+    assert videos == {"samples/sea-base.mp4", f"samples/sea-{kind}.mp4"}
+
+
 def test_a_run_is_lora_samples_and_card_in_one_commit(
     tmp_path: Path, hub: FakeHub, tags: dict[str, str]
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.out_of_memory import is_out_of_memory
@@ -23,8 +24,10 @@ from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.stamp import request_fingerprint
 from ltxcore.stages.training_team import ProcessFailed, ProcessOutOfMemory
 from ltxcore.training.checkpoints import latest
+from ltxcore.training.early_stop import read_evaluations
 from ltxcore.training.loop import TrainingInterrupted
 from tests.stages.conftest import Bench
+from tests.stages.test_guidance_stages import some_share
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "deploy" / "accelerate"
@@ -77,6 +80,31 @@ def test_two_processes_train_as_one_that_accumulates(bench: Bench, config: str) 
     together, steps = run(with_processes(bench, 2, config), "together")
     assert steps == [1, 2, 3, 4]
     assert_same_training(alone, together)
+
+
+@pytest.mark.parametrize("config", ["ddp.yaml", "gathered.yaml"])
+def test_two_processes_measure_the_average_as_one_does(bench: Bench, config: str) -> None:
+    # A model that stays gathered would not see by itself that the shares have changed.
+    shared = (CONFIGS / "fsdp2.yaml").read_text()
+    gathered = shared.replace("reshard_after_forward: true", "reshard_after_forward: false")
+    assert gathered != shared
+    (bench.root / "gathered.yaml").write_text(gathered)
+    file = str(bench.root / config) if config == "gathered.yaml" else config
+    held = EvaluationSettings(eval_share=some_share(bench), eval_step_interval=2, eval_sigmas=(0.5,))
+    bench = Bench(bench.root, bench.recipe.model_copy(update={"evaluation": held}))
+    bench.prepare()
+    keys = {"use_ema": True, "ema_decay": 0.5, "learning_rate": 0.02}
+    alone, _ = run(with_processes(bench, 1, **keys), "alone")
+    together, _ = run(with_processes(bench, 2, file, **keys), "together")
+    assert_same_training(alone, together)
+    ours, theirs = (read_evaluations(d / "evaluations.jsonl") for d in (alone, together))
+    assert [e.step for e in theirs] == [0, 2, 4]
+    for one, other in zip(ours, theirs, strict=True):
+        assert other.eval_loss == pytest.approx(one.eval_loss, rel=1e-5)
+        assert other.ema == pytest.approx(one.ema, rel=1e-5)
+    assert all(abs(e.ema - e.eval_loss) > 1e-4 * e.eval_loss for e in theirs[1:] if e.ema is not None)
+    (one, other) = (load_file(d / "lora" / "pytorch_lora_weights_ema.safetensors") for d in (alone, together))
+    assert all(torch.allclose(one[name], other[name], rtol=2e-2, atol=2e-5) for name in one)
 
 
 def test_the_number_of_processes_is_no_part_of_the_request(bench: Bench) -> None:

@@ -82,7 +82,9 @@ def test_the_pipeline_from_clips_to_gallery(bench: Bench) -> None:
         assert f"{name}-base.mp4" in page
         assert f"{name}-lora.mp4" in page
     measures = json.loads((gallery / "measures.json").read_text())
-    assert all(entry["difference"] > 0 for entry in measures.values()), "the LoRA must change the picture"
+    assert all(entry["differences"]["lora"] > 0 for entry in measures.values()), (
+        "the LoRA must change the picture"
+    )
     for stage in (TRAIN, RENDER):
         assert find_result(stage, bench.ctx)[1] is not None, f"{stage.name} must be up to date now"
     _check_mlflow(bench, trained)
@@ -234,7 +236,7 @@ def test_a_lokr_goes_from_clips_to_gallery(bench: Bench) -> None:
     kronecker = Bench(bench.root, bench.recipe.model_copy(update={"lora": lora}))
     train(kronecker)
     measures = json.loads((render(kronecker) / "measures.json").read_text())
-    assert all(entry["difference"] > 0 for entry in measures.values())
+    assert all(entry["differences"]["lora"] > 0 for entry in measures.values())
 
 
 def test_a_bucket_below_the_batch_is_a_problem_before_the_run(bench: Bench) -> None:

@@ -202,7 +202,7 @@ def test_every_target_of_a_rule_is_a_key_of_the_recipe() -> None:
         ("scheduled_sampling_sampler", "unipc", "not yet"),
         ("scheduled_sampling_sampler", "euler2", "refused"),
         ("resume_from_checkpoint", "latest", "taken"),
-        ("ema_validation", "comparison", "not yet"),
+        ("ema_validation", "comparison", "moot"),
         ("seed", 0, "taken"),
     ],
 )
@@ -245,6 +245,14 @@ def test_the_adapter_and_the_optimizer_come_through(tmp_path: Path) -> None:
     assert (training.use_ema, training.ema_validation) == (True, "ema_only")
     assert (training.torch_compile, training.dynamo_mode) == (True, "reduce-overhead")
     assert training.resume_from_checkpoint == "checkpoint-50"
+
+
+def test_averages_are_compared_where_nothing_else_is_said() -> None:
+    assert verdict("ema_validation", "comparison", use_ema=True) == "taken"
+    found = translate(use_ema=True)
+    assert found.data["training"]["ema_validation"] == "comparison"
+    assert [line.verdict for line in found.lines if line.key == "ema_validation"] == ["added"]
+    assert "ema_validation" not in translate(use_ema=False).data["training"]
 
 
 def test_an_upload_that_is_asked_for_goes_to_a_private_repository(tmp_path: Path) -> None:

@@ -134,3 +134,7 @@ def test_the_held_out_loss_is_in_the_picture(tmp_path: Path) -> None:
     (tmp_path / "evaluations.jsonl").write_text("\n".join(lines) + "\n")
     plot_losses(tmp_path / METRICS_FILE, tmp_path / "with.png", tmp_path / "evaluations.jsonl")
     assert (tmp_path / "with.png").read_bytes() != (tmp_path / "without.png").read_bytes()
+    lines = [json.dumps(asdict(Evaluated(step, 3.0 - step, 1.0, ema=2.0))) for step in (0, 2)]
+    (tmp_path / "evaluations.jsonl").write_text("\n".join(lines) + "\n")
+    plot_losses(tmp_path / METRICS_FILE, tmp_path / "average.png", tmp_path / "evaluations.jsonl")
+    assert (tmp_path / "average.png").read_bytes() != (tmp_path / "with.png").read_bytes()

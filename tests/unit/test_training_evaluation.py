@@ -19,7 +19,7 @@ from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.loading import load_connectors, load_transformer
 from ltxcore.models.source import prepare_model
-from ltxcore.training.checkpoints import list_checkpoints
+from ltxcore.training.checkpoints import latest, list_checkpoints
 from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluated, read_evaluations, standing
 from ltxcore.training.evaluation import Evaluation, HeldOutClip, fixed_noise
 from ltxcore.training.loop import TrainingInterrupted
@@ -133,6 +133,53 @@ def test_evaluation_changes_no_bit_of_the_training(models_dir: Path, tmp_path: P
     assert all(e.eval_s > 0 for e in record)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_bf16"])
+def test_the_average_is_measured_beside_the_weights_and_leaves_no_trace(
+    models_dir: Path, tmp_path: Path, optimizer: str
+) -> None:
+    settings = recipe(max_train_steps=5, lr_warmup_steps=0, use_ema=True, ema_decay=0.7, optimizer=optimizer)
+    run(models_dir, tmp_path / "without", settings)
+    measure = evaluation(models_dir)
+    settings = with_evaluation(settings, eval_step_interval=2)
+    run(models_dir, tmp_path / "with", settings, evaluate=measure)
+    assert_equal_ends(tmp_path / "without", tmp_path / "with")
+
+    record = read_evaluations(tmp_path / "with" / EVALUATIONS_FILE)
+    assert [e.step for e in record] == [0, 2, 4, 5]
+    assert record[0].ema == record[0].eval_loss, "the average begins as the weights"
+    assert all(e.ema != e.eval_loss for e in record[1:])
+    last = record[-1]
+    average = measured_with(models_dir, tmp_path / "with", settings, measure, "ema")
+    assert (average.pop("eval_loss"), average) == (last.ema, of_average(last.measures))
+    own = measured_with(models_dir, tmp_path / "with", settings, measure, "lora")
+    assert own["eval_loss"] == last.eval_loss
+
+
+def measured_with(
+    models_dir: Path, directory: Path, settings: Recipe, measure: Evaluation, which: str
+) -> dict[str, float]:
+    """The losses of a model of its own with the weights, or the averages, of the last checkpoint."""
+    from ltxcore.models.modulation import install_cross_modulation
+    from ltxcore.training.lora import add_lora, load_weights, lora_parameters, target_modules
+    from ltxcore.training.optimizer import weights_dtype
+
+    transformer = load_transformer(prepare_model(ModelSettings(), models_dir), torch.float32, CPU)
+    install_cross_modulation(transformer)
+    add_lora(transformer, settings.lora, target_modules(transformer, with_audio=True), seed=1)
+    for parameter in lora_parameters(transformer).values():
+        parameter.data = parameter.data.to(weights_dtype(settings.training))
+    checkpoint = latest(directory)
+    assert checkpoint is not None
+    load_weights(lora_parameters(transformer), getattr(checkpoint, which))
+    found = measure(transformer)
+    assert found is not None
+    return found
+
+
+def of_average(measures: dict[str, float]) -> dict[str, float]:
+    return {name.removeprefix("ema_"): v for name, v in measures.items() if name.startswith("ema_")}
+
+
 def test_step_0_is_the_base_itself(models_dir: Path, tmp_path: Path) -> None:
     measure = evaluation(models_dir)
     run(models_dir, tmp_path, with_evaluation(recipe(max_train_steps=1, lr_warmup_steps=0)), evaluate=measure)
@@ -190,6 +237,43 @@ def test_training_ends_when_the_loss_no_longer_falls_and_keeps_the_best(
     assert (again, steps[-1], len(script.asked)) == (replace(result, resumed_at=20), 20, 6), "it is over"
 
 
+@pytest.mark.parametrize(
+    ("export", "best", "stopped_at"), [("beside", 8, 16), ("instead", 4, 12)], ids=["weights", "average"]
+)
+def test_what_is_exported_decides_when_to_stop_and_which_step_is_the_best(
+    models_dir: Path, tmp_path: Path, export: str, best: int, stopped_at: int
+) -> None:
+    settings = recipe(max_train_steps=40, use_ema=True, ema_export=export)
+    settings = with_evaluation(settings, early_stop_patience=2)
+    # The base, and then by turns the weights and their average.
+    script = Scripted([9, 8, 4, 6, 5, 7, 5, 7, 5, 7, 5])
+    result, _ = run(models_dir, tmp_path, settings, evaluate=script)
+    assert (result.best_step, result.steps, result.stopped_early) == (best, stopped_at, True)
+    record = read_evaluations(tmp_path / EVALUATIONS_FILE)
+    assert [(e.eval_loss, e.ema) for e in record[:3]] == [(9, 9), (8, 4), (6, 5)]
+    assert {e.exports_ema for e in record} == {export == "instead"}
+    assert (tmp_path / f"checkpoint-{best}").is_dir()
+
+
+def test_an_average_that_fails_to_be_measured_leaves_the_weights_as_they_were() -> None:
+    from ltxcore.config.training_settings import TrainingSettings
+    from ltxcore.training.ema import Ema
+
+    weight = torch.nn.Parameter(torch.randn(3, 2, dtype=torch.bfloat16))
+    before, held = weight.detach().clone(), weight.data_ptr()
+    ema = Ema({"w": weight}, TrainingSettings(use_ema=True))
+    ema.averages["w"] += 1 / 3
+
+    def fails() -> None:
+        assert torch.equal(weight, ema.averages["w"].bfloat16())
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"), ema.in_place({"w": weight}, torch.nn.Identity()):
+        fails()
+    assert torch.equal(weight, before)
+    assert weight.data_ptr() == held
+
+
 def test_the_best_checkpoint_is_written_between_the_intervals_too(models_dir: Path, tmp_path: Path) -> None:
     settings = with_evaluation(recipe(checkpoint_step_interval=100, checkpoints_total_limit=1))
     result, _ = run(models_dir, tmp_path, settings, evaluate=Scripted([9, 5, 6, 7]))
@@ -232,15 +316,15 @@ def test_a_resumed_training_evaluates_and_stops_like_an_undisturbed_one(
 def test_a_cancellation_cuts_an_evaluation_short_and_it_is_made_up_for(
     models_dir: Path, tmp_path: Path
 ) -> None:
-    settings = with_evaluation(recipe(max_train_steps=4))
+    settings = with_evaluation(recipe(max_train_steps=4, use_ema=True))
     run(models_dir, tmp_path / "straight", settings, evaluate=evaluation(models_dir))
     measure, asked = evaluation(models_dir), 0
 
     def stop_inside_the_last_evaluation() -> bool:
         nonlocal asked
-        # 8 passes of the base, then one question after each of the steps 1, 2 and 3.
+        # The passes of the base, one question after each of the steps 1, 2 and 3, the passes of the weights.
         asked += 1
-        return asked > measure.passes + 3 + 2
+        return asked > 2 * measure.passes + 3 + 2
 
     with pytest.raises(TrainingInterrupted, match="after step 4"):
         run(
@@ -254,6 +338,12 @@ def test_a_cancellation_cuts_an_evaluation_short_and_it_is_made_up_for(
     result, _ = run(models_dir, tmp_path / "resumed", settings, evaluate=measure)
     assert result.steps == 4
     assert losses(tmp_path / "resumed") == losses(tmp_path / "straight")
+    resumed, straight = (
+        [e.ema for e in read_evaluations(tmp_path / name / EVALUATIONS_FILE)]
+        for name in ("resumed", "straight")
+    )
+    assert resumed == straight
+    assert_equal_ends(tmp_path / "straight", tmp_path / "resumed")
 
 
 def test_a_cancellation_during_the_first_evaluation_leaves_nothing(models_dir: Path, tmp_path: Path) -> None:

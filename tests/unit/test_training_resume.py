@@ -56,6 +56,22 @@ def test_the_newest_whole_one_is_continued_and_a_broken_one_is_told(tmp_path: Pa
     assert "checkpoint-4 is broken and was passed over" in start.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "continued"),
+    [({}, True), ({"early_stop_patience": 3}, False), ({"export": "best"}, False)],
+)
+def test_what_is_exported_may_change_where_its_loss_decides_nothing(
+    tmp_path: Path, evaluation: dict[str, object], continued: bool
+) -> None:
+    before = {**changed("training", ema_export="beside"), "evaluation": evaluation}
+    save(tmp_path / "a", 2, request=before)
+    now = {**before, "training": {**before["training"], "ema_export": "instead"}}
+    start = begin(tmp_path / "b", now)
+    assert start.step == (2 if continued else 0)
+    assert 'training.ema_export: "beside" -> "instead"' in start.notes[-1]
+    assert ("decides when to stop" in start.notes[-1]) is not continued
+
+
 def test_nothing_there_is_the_start(tmp_path: Path) -> None:
     assert begin(tmp_path / "a") == Start(None)
 

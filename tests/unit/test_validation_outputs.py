@@ -14,7 +14,7 @@ from PIL import Image
 
 from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.validation.contact_sheet import spaced, write_contact_sheet
-from ltxcore.validation.gallery import Entry, GalleryFacts, Side, write_gallery, write_poster
+from ltxcore.validation.gallery import Compared, Entry, GalleryFacts, Side, write_gallery, write_poster
 from ltxcore.validation.metrics import Measures, mean_difference, measure
 from ltxcore.validation.plan import Rendering, plan_rendering
 from ltxcore.validation.video_file import VideoFileError, write_video
@@ -190,12 +190,13 @@ def test_seeds_depend_on_the_name_and_seed_zero_is_a_seed() -> None:
 
 def test_the_contact_sheet_has_a_strip_for_each_prompt_and_weights(tmp_path: Path) -> None:
     wide, tall = moving("a" * 60), moving("tall", size=(64, 96), count=3)
-    write_contact_sheet(tmp_path / "sheet.png", [(wide, wide), (tall, tall)], "Run 1")
+    prompts = [[("Base", wide), ("LoRA", wide)], [("Base", tall), ("Last weights", tall), ("Average", tall)]]
+    write_contact_sheet(tmp_path / "sheet.png", prompts, "Run 1")
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.height > 2 * (160 + 360)
+        assert sheet.height > 2 * 160 + 3 * 360
         pixels = np.asarray(sheet.convert("RGB")).astype(int)
     orange = (np.abs(pixels - [230, 120, 40]).sum(axis=-1) < 40).any(axis=1)
-    assert np.count_nonzero(np.diff(orange.astype(int)) == 1) == 4, "one band of discs for each strip"
+    assert np.count_nonzero(np.diff(orange.astype(int)) == 1) == 5, "one band of discs for each strip"
     with pytest.raises(ValueError, match="at least one prompt"):
         write_contact_sheet(tmp_path / "none.png", [], "")
 
@@ -244,8 +245,10 @@ def example_gallery(directory: Path) -> Path:
         _, height, width, _ = base.frames.shape
         difference = mean_difference(base.frames, lora.frames)
         prompt = f"{hostile} A ball rolls along the pier while gulls call."
-        entries.append(Entry(base.name, prompt, base.seed, (width, height), sides[0], sides[1], difference))
-    write_contact_sheet(directory / "contact-sheet.png", pairs, "LTX-2 LoRA")
+        loras = (Compared("lora", hostile, sides[1], difference), Compared("ema", "Average", sides[0], 0.0))
+        entries.append(Entry(base.name, prompt, base.seed, (width, height), sides[0], loras))
+    strips = [[("Base", base), ("LoRA", lora)] for base, lora in pairs]
+    write_contact_sheet(directory / "contact-sheet.png", strips, "LTX-2 LoRA")
     facts = GalleryFacts(
         title="LTX-2 LoRA, run 2026-11-20",
         sampling=(("Steps", "40"), ("Guidance", "5"), ("Size", "768x512"), ("Length", "49 frames, 25 fps")),
@@ -263,7 +266,8 @@ def test_the_gallery_shows_files_beside_it_and_nothing_else(tmp_path: Path) -> N
     links = Links()
     links.feed(page.read_text(encoding="utf-8"))
     assert all((tmp_path / unquote(link)).is_file() for link in links.fetched), links.fetched
-    assert links.tags.count("video") == 4
+    assert links.tags.count("video") == 6
+    assert links.text.count("Play all") == 2
     assert links.tags.count("script") == 1
     assert "onerror=alert(2)" in links.text, "hostile text is shown as text"
     assert '<script>alert("1")</script>' in links.text
@@ -274,6 +278,6 @@ def test_the_gallery_shows_files_beside_it_and_nothing_else(tmp_path: Path) -> N
 
 def test_a_gallery_of_missing_files_is_refused(tmp_path: Path) -> None:
     side = Side("a.mp4", "a.jpg", measure(moving()))
-    entry = Entry("a", "prompt", 1, (64, 64), side, side, 0.0)
+    entry = Entry("a", "prompt", 1, (64, 64), side, (Compared("lora", "LoRA", side, 0.0),))
     with pytest.raises(FileNotFoundError, match=r"a\.mp4"):
         write_gallery(tmp_path, GalleryFacts("t", (), (), ()), [entry])
