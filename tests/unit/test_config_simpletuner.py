@@ -7,17 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner
 
-from flows.cli import app
 from ltxcore.config.base import parse
-from ltxcore.config.datasets import KINDS, load_datasets
+from ltxcore.config.datasets import KINDS
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.config.simpletuner import Translation, Verdict
 from ltxcore.config.simpletuner_datasets import DATASETS, translate_datasets
-from ltxcore.config.simpletuner_import import Import
 from ltxcore.config.simpletuner_training import TRAINING, translate_config
 
 SEED = Path(__file__).parent / "seed"
@@ -331,99 +327,6 @@ def test_a_wrong_value_is_told_with_the_line_of_the_json_file(tmp_path: Path) ->
         load_recipe(tmp_path / "config.json")
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """The seed's layout: both files in config/, the clips in datasets/videos of the project."""
-    (tmp_path / "config").mkdir()
-    (tmp_path / "datasets/videos").mkdir(parents=True)
-    for block, name in (("lowest-vram.config", "config"), ("video.multidatabackend", "multidatabackend")):
-        (tmp_path / f"config/{name}.json").write_bytes((SEED / f"{block}.json").read_bytes())
-    return tmp_path
-
-
-def test_the_pipeline_takes_the_json_files_as_they_lie(project: Path) -> None:
-    chosen = load_recipe(project / "config/config.json")
-    datasets = load_datasets(project / "config/multidatabackend.json", chosen.data)
-    assert datasets.directory(datasets.video[0]) == project / "datasets/videos"
-    assert datasets.video[0].resolution == 512, "a dataset's own value wins"
-
-
-def test_the_import_writes_two_files_that_load(project: Path) -> None:
-    config, backend = project / "config/config.json", project / "config/multidatabackend.json"
-    entries = json.loads(backend.read_text())
-    del entries[0]["resolution"]
-    backend.write_text(json.dumps(entries))
-    done = CliRunner().invoke(
-        app, ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
-    )
-    assert done.exit_code == 0, done.output
-    assert "refused  " not in done.output
-    for told in ("taken    ramtorch", "moot     override_dataset_config", "rounded  my-video-dataset.video"):
-        assert told in done.output
-    written = load_recipe(project / "job/recipe.yaml")
-    assert written.training == load_recipe(config).training
-    assert written.validation == load_recipe(config).validation
-    datasets = load_datasets(project / "job/datasets.yaml")
-    assert datasets.directory(datasets.video[0]) == project / "datasets/videos"
-    assert datasets.video[0].resolution == 480, "from config.json, since the dataset gives none"
-    assert datasets.video[0].video.shortest == 61
-    assert written.memory.ramtorch
-    assert "offload_during_startup: moot" in (project / "job/recipe.yaml").read_text()
-
-
-def test_the_import_refuses_with_status_2_and_writes_nothing(project: Path) -> None:
-    config, backend = project / "config/config.json", project / "config/multidatabackend.json"
-    command = ["import-simpletuner", str(config), str(backend), "--output", str(project / "job")]
-    config.write_text(json.dumps({**json.loads(config.read_text()), "evaluation_type": "clip"}))
-    assert CliRunner().invoke(app, [*command, "--strict"]).exit_code == 2
-    entries = json.loads(backend.read_text())
-    entries[0]["video"]["num_frame"] = entries[0]["video"].pop("num_frames")
-    entries[0]["type"] = "aws"
-    backend.write_text(json.dumps(entries, indent=1))
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 2
-    assert "did you mean `video.num_frames`?" in done.output
-    assert "write `local`" in done.output
-    assert not (project / "job").exists()
-
-
-def test_a_directory_that_is_not_there_yet_is_told_and_not_refused(project: Path) -> None:
-    (project / "datasets/videos").rmdir()
-    found = Import.read(project / "config/config.json", project / "config/multidatabackend.json")
-    files, missing = found.write(project / "job")
-    assert "there is no directory" in missing[0]
-    assert yaml.safe_load(files[1].read_text())[0]["id"] == "my-video-dataset"
-
-
-def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
-    entry = {
-        "id": "photos", "type": "local", "dataset_type": "image", "instance_data_dir": "p",
-        "caption_strategy": "parquet", "metadata_backend": "parquet", "resolution": 1.0,
-        "resolution_type": "area", "minimum_image_size": 0.75, "maximum_image_size": 2.0,
-        "target_downsample_size": 1.5, "prepend_instance_prompt": False, "instance_prompt": None,
-        "only_instance_prompt": False, "disable": False, "cache_dir_vae": "cache", "probability": 1.0,
-        "skip_file_discovery": "", "preserve_data_backend_cache": False, "vae_cache_clear_each_epoch": True,
-        "repeats": 1, "crop": True, "crop_aspect": "closest", "crop_aspect_buckets": [1.0, 0.75],
-        "parquet": {
-            "path": "table.parquet", "filename_column": "id", "caption_column": "text",
-            "fallback_caption_column": "tags", "width_column": "width", "height_column": "height",
-            "identifier_includes_extension": False,
-        },
-    }  # fmt: skip
-    found = translate_datasets([entry], tmp_path / "m.json")
-    found.check()
-    verdicts = {line.key.removeprefix("photos."): line.verdict for line in found.lines}
-    assert verdicts["parquet.identifier_includes_extension"] == "taken"
-    assert verdicts["disable"] == "renamed"
-    for key in ("parquet.width_column", "parquet.height_column", "metadata_backend"):
-        assert verdicts[key] == "moot"
-    assert found.data[0]["parquet"]["identifier_includes_extension"] is False
-    assert found.data[0]["disabled"] is False
-    assert found.data[0]["minimum_image_size"] == 0.75
-    alone = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
-    assert alone.data[0]["caption_strategy"] == "instanceprompt"
-
-
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -466,24 +369,6 @@ def test_the_parameters_of_the_beta_schedule_need_it() -> None:
 def test_contradictory_schedules_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="flow_"):
         recipe(**config)
-
-
-def test_a_conditioning_set_comes_through() -> None:
-    sets = [
-        {"id": "clips", "dataset_type": "video", "instance_data_dir": "a", "conditioning_data": "refs"},
-        {
-            "id": "refs",
-            "dataset_type": "conditioning",
-            "conditioning_type": "reference_strict",
-            "instance_data_dir": "b",
-        },
-    ]
-    found = translate_datasets(sets, Path("sets.json"))
-    found.check()
-    assert found.data[1]["conditioning_type"] == "reference"
-    sets[1]["conditioning_type"] = "controlnet"
-    with pytest.raises(ConfigError, match="conditioning_type"):
-        translate_datasets(sets, Path("sets.json")).check()
 
 
 def test_the_adapters_of_the_seed_are_taken_with_their_labels(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
+from ltxcore.config.simpletuner_datasets import translate_datasets
 from ltxcore.config.simpletuner_import import Import
 
 SEED = Path(__file__).parent / "seed"
@@ -95,3 +96,50 @@ def test_an_unknown_key_is_told_with_those_of_its_block(complete: Path) -> None:
     assert "clips.audio.zzz: is not a known key; known here: audio.allow_zero_audio, audio.audio_only" in told
     assert "video.num_frames" not in told
     assert "source_from_video" not in told
+
+
+def test_a_table_of_captions_comes_as_it_is_used_there(tmp_path: Path) -> None:
+    entry = {
+        "id": "photos", "type": "local", "dataset_type": "image", "instance_data_dir": "p",
+        "caption_strategy": "parquet", "metadata_backend": "parquet", "resolution": 1.0,
+        "resolution_type": "area", "minimum_image_size": 0.75, "maximum_image_size": 2.0,
+        "target_downsample_size": 1.5, "prepend_instance_prompt": False, "instance_prompt": None,
+        "only_instance_prompt": False, "disable": False, "cache_dir_vae": "cache", "probability": 1.0,
+        "skip_file_discovery": "", "preserve_data_backend_cache": False, "vae_cache_clear_each_epoch": True,
+        "repeats": 1, "crop": True, "crop_aspect": "closest", "crop_aspect_buckets": [1.0, 0.75],
+        "parquet": {
+            "path": "table.parquet", "filename_column": "id", "caption_column": "text",
+            "fallback_caption_column": "tags", "width_column": "width", "height_column": "height",
+            "identifier_includes_extension": False,
+        },
+    }  # fmt: skip
+    found = translate_datasets([entry], tmp_path / "m.json")
+    found.check()
+    verdicts = {line.key.removeprefix("photos."): line.verdict for line in found.lines}
+    assert verdicts["parquet.identifier_includes_extension"] == "taken"
+    assert verdicts["disable"] == "renamed"
+    for key in ("parquet.width_column", "parquet.height_column", "metadata_backend"):
+        assert verdicts[key] == "moot"
+    assert found.data[0]["parquet"]["identifier_includes_extension"] is False
+    assert found.data[0]["disabled"] is False
+    assert found.data[0]["minimum_image_size"] == 0.75
+    alone = translate_datasets([{**entry, "only_instance_prompt": True}], tmp_path / "m.json")
+    assert alone.data[0]["caption_strategy"] == "instanceprompt"
+
+
+def test_a_conditioning_set_comes_through() -> None:
+    sets = [
+        {"id": "clips", "dataset_type": "video", "instance_data_dir": "a", "conditioning_data": "refs"},
+        {
+            "id": "refs",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_strict",
+            "instance_data_dir": "b",
+        },
+    ]
+    found = translate_datasets(sets, Path("sets.json"))
+    found.check()
+    assert found.data[1]["conditioning_type"] == "reference"
+    sets[1]["conditioning_type"] = "controlnet"
+    with pytest.raises(ConfigError, match="conditioning_type"):
+        translate_datasets(sets, Path("sets.json")).check()
