@@ -17,6 +17,7 @@ from ltxcore.stages.progress import Progress
 from ltxcore.stages.reports import as_csv, bucket_rows, dataset_rows
 from ltxcore.stages.run import StageRun
 from ltxcore.stages.stamp import output_file
+from ltxcore.stages.trainable import NothingToTrain, require_trainable
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.snapshot import Snapshot
 from tasks import artifacts
@@ -38,11 +39,12 @@ def plan_snapshot(ctx: Context, memo: stage.Memo, files: Sequence[stage.MediaFil
 
 
 @task(name="report-dataset", cache_policy=NO_CACHE)
-def report_dataset(ctx: Context, snapshot: Snapshot, directory: Path) -> None:
+def report_dataset(ctx: Context, snapshot: Snapshot, directory: Path) -> Path:
     """The page of the dataset; it is not part of the stamp, since later stages add to it."""
     page, report = write_report(of_snapshot(ctx, snapshot.id), directory)
     artifacts.markdown("dataset", as_markdown(report), "What the dataset holds")
     artifacts.link("dataset-page", page, ctx.workspace.root, "The dataset, clip by clip")
+    return page
 
 
 def probe_all(run: StageRun) -> None:
@@ -62,6 +64,11 @@ def probe_all(run: StageRun) -> None:
     write_atomic(report, as_csv(rows))
     artifacts.table("dataset-report", rows, "Every file, its verdict and why")
     artifacts.table("buckets", bucket_rows(snapshot), "Samples of equal shape")
-    report_dataset(run.ctx, snapshot, run.directory)
+    page = report_dataset(run.ctx, snapshot, run.directory)
+    try:
+        # Only now: where nothing is left to train on, the report is what says why.
+        require_trainable(run.ctx, snapshot)
+    except NothingToTrain as error:
+        raise NothingToTrain(f"{error}\nFile by file: {page}") from error
     outcome = stage.outcome(snapshot, len(unknown), memo.undecided)
     run.finish(outcome.model_copy(update={"files": (output_file(run.ctx.workspace, report),)}))

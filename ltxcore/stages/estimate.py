@@ -11,7 +11,7 @@ from ltxcore.stages.contract import PROBE, TRAIN
 from ltxcore.stages.disks import Disk, disks
 from ltxcore.stages.held_out import check_datasets
 from ltxcore.stages.memory_check import memory_plans
-from ltxcore.stages.probe_media import MediaFile, Memo, NothingToTrain, find_files, make_snapshot
+from ltxcore.stages.probe_media import MediaFile, Memo, find_files, make_snapshot
 from ltxcore.stages.rates import Rates
 from ltxcore.stages.stage_estimates import (
     Planned,
@@ -22,6 +22,7 @@ from ltxcore.stages.stage_estimates import (
     planned_entries,
     stage_estimates,
 )
+from ltxcore.stages.trainable import NothingToTrain, require_trainable
 from ltxcore.training.extras import require_optimizer
 
 
@@ -92,6 +93,7 @@ def _plan(ctx: Context, memo: Memo, known: Sequence[MediaFile], total: int) -> P
         return PlannedData(None)
     try:
         snapshot = make_snapshot(ctx, memo, known)
+        require_trainable(ctx, snapshot)
     except NothingToTrain as error:
         # Files that nobody has looked at may still turn out well.
         return PlannedData(None, problems=[str(error)] if len(known) == total else [])

@@ -18,6 +18,7 @@ from ltxcore.stages.reasons import COMPANIONS, MISSING, QUARANTINED, History, Tr
 from ltxcore.stages.run import find_result
 from ltxcore.stages.stage_estimates import Planned
 from ltxcore.stages.stamp import read_manifest, read_stamp, why_stale
+from ltxcore.stages.trainable import NothingToTrain, require_trainable
 from ltxcore.store.blobs import read_model
 from ltxcore.store.snapshot import Rejection, Sample, Snapshot
 from ltxcore.store.workspace import LATEST, UnknownSnapshot
@@ -288,7 +289,8 @@ def _as_a_run_would(ctx: Context) -> Context:
         files, memo = probe_media.find_files(ctx), probe_media.Memo(ctx)
         unknown = {file.id for file in memo.unknown(files)}
         planned = probe_media.make_snapshot(ctx, memo, [file for file in files if file.id not in unknown])
-    except (ConfigError, probe_media.NothingToTrain):
+        require_trainable(ctx, planned)
+    except (ConfigError, NothingToTrain):
         # Then there is none, and probe-media says so.
         return ctx
     return Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=planned)

@@ -30,9 +30,7 @@ from ltxcore.media.sound_files import probe_sound
 from ltxcore.media.streams import check_file
 from ltxcore.stages.context import Context
 from ltxcore.stages.contract import PROBE
-from ltxcore.stages.learnable import NothingLearnt, learnable
 from ltxcore.stages.plan_samples import plan_files
-from ltxcore.stages.rejection_reasons import by_reason
 from ltxcore.stages.stamp import Outcome, Stamp
 from ltxcore.stages.strays import find_strays
 from ltxcore.store.fingerprint import fingerprint, hash_file, stat_key
@@ -45,15 +43,9 @@ logger = logging.getLogger(__name__)
 # ffprobe and the loudness pass are processes of their own; a few at once keep the disk busy.
 PROBES_AT_ONCE = processes_at_once()
 BATCH_FILES = 64
-MOST_NAMED = 20
-"""Rejected files that are named one by one where there is nothing else."""
 UNDECIDED = "undecided"
 """Of a record: nothing was learnt of the file. Of an outcome: how many such files there were."""
 PROBES: dict[Kind, Callable[[Path], Strict]] = {"video": probe, "image": probe_picture, "audio": probe_sound}
-
-
-class NothingToTrain(RuntimeError):
-    """No file of the datasets can be trained on, or none has the sound that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -247,22 +239,16 @@ def _why(path: Path, error: OSError | UnicodeEncodeError) -> MediaError:
 
 
 def make_snapshot(ctx: Context, memo: Memo, files: Sequence[MediaFile]) -> Snapshot:
-    """Plan every file whose content is known.
-
-    Raises:
-        NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
-    """
+    """Plan every file whose content is known. Whether there is enough to train is asked afterwards."""
     for remark in remarks(ctx.datasets):
         logger.info("%s", remark)
     samples, rejections = plan_files(ctx.datasets, memo, files)
     rejections += strays(ctx, files)
-    wants_audio = bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video)
-    _refuse_empty(samples, rejections, ctx, wants_audio)
     return Snapshot(
         roots={d.id: str(ctx.datasets.directory(d)) for d in ctx.datasets.files},
         samples=tuple(_mark_alike(_mark_duplicates(samples), memo)),
         rejections=tuple(rejections),
-        wants_audio=wants_audio,
+        wants_audio=bool(ctx.datasets.audio) or any(d.wants_sound for d in ctx.datasets.video),
         fps=tuple(sorted({sample.frames.fps for sample in samples})),
     )
 
@@ -299,37 +285,6 @@ def _mark_alike(samples: Sequence[Sample], memo: Memo) -> list[Sample]:
         else sample
         for sample in samples
     ]
-
-
-def _refuse_empty(
-    samples: Sequence[Sample], rejections: Sequence[Rejection], ctx: Context, wants_audio: bool
-) -> None:
-    where = ", ".join(str(ctx.datasets.directory(d)) for d in ctx.datasets.media)
-    if not samples and not rejections:
-        raise NothingToTrain(f"there are no clips in {where}")
-    if not samples:
-        told = [f"  {r.path}: {r.reason}" for r in rejections]
-        if len(told) > MOST_NAMED:
-            told = [f"  {r.count}, such as {r.examples[0]}: {r.text}" for r in by_reason(rejections)]
-        lines = "\n".join(told[:MOST_NAMED])
-        raise NothingToTrain(f"all {len(rejections)} files in {where} were rejected:\n{lines}")
-    if wants_audio and not any(sample.audio for sample in samples):
-        raise NothingToTrain(
-            f"sound was asked for and none of the {len(samples)} clips in {where} has any; "
-            "add clips with sound, or write `audio: {auto_split: false}`"
-        )
-    try:
-        learnable(samples, ctx.recipe.given)
-    except NothingLearnt as error:
-        raise NothingToTrain(str(error)) from error
-    for dataset in ctx.datasets.video:
-        clips = [sample for sample in samples if sample.dataset == dataset.id]
-        if dataset.demands_sound and clips and not any(sample.audio for sample in clips):
-            raise NothingToTrain(
-                f"sound was asked for in `{dataset.id}` and none of its {len(clips)} clips has any; add "
-                "sound, or write `audio: {auto_split: false}` and no s2v_datasets, or "
-                "`audio: {allow_zero_audio: true}` to train them as silent"
-            )
 
 
 def outcome(snapshot: Snapshot, probed: int, undecided: int = 0) -> Outcome:

@@ -219,6 +219,7 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
             frames=sample.frames.count,
             fps=sample.frames.fps,
             audio=any(sample.audio is not None for sample in samples),
+            pictures=any(sample.kind != "audio" for sample in samples),
             text_tokens=ctx.source.text_max_tokens,
             reference_tokens=reference_tokens(sample),
         ),
@@ -237,9 +238,16 @@ def workload(
     fps: float,
     audio: bool,
     text_tokens: int,
+    pictures: bool = True,
     reference_tokens: int = 0,
 ) -> Workload:
-    """A step of a recipe on one bucket; `reference_tokens` are given beside the bucket's own."""
+    """A step of a recipe on one bucket.
+
+    Args:
+        audio: whether the data has sound.
+        pictures: whether it has anything else.
+        reference_tokens: given beside the bucket's own.
+    """
     from ltxcore.training.lora import default_targets
 
     training = recipe.training
@@ -252,7 +260,7 @@ def workload(
         audio=audio,
         text_tokens=text_tokens,
         rank=recipe.lora.rank_by_size,
-        targets=adapted(recipe.lora, default_targets(audio, frozen=recipe.given.frozen)),
+        targets=adapted(recipe.lora, default_targets(audio, pictures, recipe.given.frozen)),
         lycoris=recipe.lora.lycoris,
         averaged=training.use_ema,
         tread=recipe.tread,

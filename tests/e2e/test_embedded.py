@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 
 from bench.toy.content import Content, hue_distance, measure_content
@@ -214,6 +215,25 @@ def test_a_broken_dataset_file_is_refused_before_anything_starts(job: dict[str, 
     assert done.returncode == 2
     assert "broken.yaml:15: 0.video.min_frame: is not a known key; did you mean `min_frames`?" in done.stderr
     assert not (tmp_path / "ws").exists()
+
+
+def test_datasets_of_which_nothing_is_left_have_a_report_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips/talk.mp4").write_text("no video")
+    entries = [
+        {"id": "mine", "dataset_type": "video", "instance_data_dir": "clips"},
+        {"id": "text", "dataset_type": "text_embeds"},
+    ]
+    (tmp_path / "datasets.yaml").write_text(yaml.safe_dump(entries))
+    places = {"--workspace": "workspace", "--datasets": "datasets.yaml"}
+    words = [word for name, place in places.items() for word in (name, str(tmp_path / place))]
+    done = ltx2("stage", "probe-media", *words, check=False)
+    assert done.returncode == 1
+    assert "talk.mp4: is not a video that can be read" in done.stdout
+    page = Path(
+        next(line for line in done.stdout.splitlines() if line.startswith("File by file")).split(": ")[1]
+    )
+    assert "is not a video that can be read" in page.read_text()
 
 
 def test_validate_and_doctor_say_that_all_is_well(job: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.stages import embed_text, encode_latents, probe_media, split_audio
 from ltxcore.stages.context import Context
+from ltxcore.stages.trainable import require_trainable
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.texts import TextStore
@@ -54,6 +55,7 @@ class Bench:
         probed = memo.probe_batch(unknown, lambda: None)
         snapshot = probe_media.make_snapshot(ctx, memo, files)
         ctx.workspace.save_snapshot(snapshot)
+        require_trainable(ctx, snapshot)
         return snapshot, probed
 
     def split(self) -> int:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.stages import encode_latents, probe_media
+from ltxcore.stages import encode_latents, probe_media, trainable
 from ltxcore.stages.contract import LATENTS, MissingInput
 from ltxcore.stages.keys import LatentSpaces
 from ltxcore.stages.run import find_result
+from ltxcore.stages.trainable import NothingToTrain
 from ltxcore.store.latents import LatentStore
 from tests.stages.conftest import Bench
 
@@ -164,16 +165,16 @@ def test_stages_say_what_they_miss_and_who_makes_it(bench: Bench) -> None:
 def test_all_clips_rejected_is_a_clear_failure(bench: Bench) -> None:
     for caption in bench.clips.glob("*.txt"):
         caption.unlink()
-    with pytest.raises(probe_media.NothingToTrain, match=r"all 5 files .* were rejected:\n.*has no caption"):
+    with pytest.raises(NothingToTrain, match=r"all 5 files .* were rejected:\n.*has no caption"):
         bench.probe()
 
 
 def test_many_rejected_clips_are_told_by_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe_media, "MOST_NAMED", 2)
+    monkeypatch.setattr(trainable, "MOST_NAMED", 2)
     for caption in bench.clips.glob("*.txt"):
         caption.unlink()
     (bench.clips / "red-disc-right.mp4").write_text("no video")
-    with pytest.raises(probe_media.NothingToTrain) as told:
+    with pytest.raises(NothingToTrain) as told:
         bench.probe()
     assert str(told.value).splitlines()[1:] == [
         "  4, such as clips/blue-box-up.mp4: has no caption: expected blue-box-up.txt or blue-box-up.mp4.txt "
@@ -185,7 +186,7 @@ def test_many_rejected_clips_are_told_by_reason(bench: Bench, monkeypatch: pytes
 def test_an_empty_folder_is_a_clear_failure(bench: Bench) -> None:
     shutil.rmtree(bench.clips)
     bench.clips.mkdir()
-    with pytest.raises(probe_media.NothingToTrain, match="there are no clips in"):
+    with pytest.raises(NothingToTrain, match="there are no clips in"):
         bench.probe()
 
 
@@ -193,7 +194,7 @@ def test_sound_that_was_asked_for_and_is_nowhere_is_an_error(bench: Bench) -> No
     for clip in bench.clips.iterdir():
         if "silent" not in clip.name:
             clip.unlink()
-    with pytest.raises(probe_media.NothingToTrain, match="auto_split: false"):
+    with pytest.raises(NothingToTrain, match="auto_split: false"):
         bench.probe()
     file = bench.root / "datasets.yaml"
     file.write_text(file.read_text().replace("  video:", "  audio: {auto_split: false}\n  video:"))

@@ -14,10 +14,10 @@ from ltxcore.config.datasets import load_datasets
 from ltxcore.stages import train_lora
 from ltxcore.stages.contract import TRAIN
 from ltxcore.stages.explain import explain_clip
-from ltxcore.stages.probe_media import NothingToTrain
 from ltxcore.stages.samples import StoredSamples
 from ltxcore.stages.split_audio import outcome as split_outcome
 from ltxcore.stages.stamp import request_fingerprint
+from ltxcore.stages.trainable import NothingToTrain
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.waveforms import WaveformStore
 from ltxcore.training.checkpoints import latest

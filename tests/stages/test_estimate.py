@@ -18,8 +18,10 @@ from ltxcore.stages.estimate import Estimate, estimate
 from ltxcore.stages.keys import waveform_key
 from ltxcore.stages.stage_estimates import StageEstimate
 from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
+from ltxcore.stages.training_plan import workload_of
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.training.lora import default_targets
 from tests.stages.conftest import DATASETS, Bench
 from tests.unit.media_files import tone
 
@@ -293,6 +295,7 @@ def test_sound_alone_counts_neither_the_video_vae_nor_its_targets(bench: Bench) 
     assert bench.encode() == {"video": 0, "audio": 2}
     bench.embed()
     ctx = bench.ctx
+    assert workload_of(ctx).targets == default_targets(with_audio=True, with_video=False)
     directory = ctx.workspace.stages / "train-lora" / "here"
     train_lora.Training(ctx, directory, train_lora.request(ctx), "cpu").run(
         lambda metrics: None, lambda: False

@@ -14,6 +14,7 @@ from ltxcore.stages import encode_latents, probe_media, split_audio
 from ltxcore.stages.contract import PROBE
 from ltxcore.stages.run import StageRun, find_result
 from ltxcore.stages.stamp import newest_stamp, why_stale
+from ltxcore.stages.trainable import NothingToTrain
 from ltxcore.stages.undecided import ClipsUndecided
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Snapshot
@@ -119,7 +120,7 @@ def test_a_programme_that_gets_no_memory_is_no_verdict(
     (tmp_path / "bin/ffprobe").chmod(0o755)
     with monkeypatch.context() as patched:
         patched.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-        with pytest.raises(probe_media.NothingToTrain, match=reason):
+        with pytest.raises(NothingToTrain, match=reason):
             bench.probe()
     assert len(unknown(bench)) == len(CLIPS)
 
