@@ -248,7 +248,6 @@ def test_a_finished_run_that_is_asked_to_publish_does_nothing_but_upload(
     first_run: str, job: dict[str, str]
 ) -> None:
     recipe = Path(job["--workspace"]).parent / "published.yaml"
-    published = [*options({**job, "--recipe": str(recipe)})]
     with fake_hub() as hub:
         access = {
             "HF_ENDPOINT": hub.url,
@@ -257,21 +256,9 @@ def test_a_finished_run_that_is_asked_to_publish_does_nothing_but_upload(
             "HF_HUB_OFFLINE": "0",
         }
 
-        def run(repository: str, check: bool) -> str:
-            section = f"\nhub: {{push_to_hub: true, hub_model_id: {repository}}}\n"
-            recipe.write_text(Path(job["--recipe"]).read_text() + section)
-            return ltx2("run", *published, check=check, **access).stdout
-
-        refused = run("stranger/lora", check=False)
-        assert "who is no member of stranger; write me/…" in refused
-        assert "up to date" not in refused, "it is refused before any stage is looked at"
-
-        hub.fail("POST .*/commit/", 403)
-        failed = run("my-lora", check=False)
-        assert "The LoRA is trained but not on the hub: the hub at" in failed
-        assert "Running again does nothing but the upload" in failed
-
-        again = run("my-lora", check=True)
+        section = "\nhub: {push_to_hub: true, hub_model_id: my-lora}\n"
+        recipe.write_text(Path(job["--recipe"]).read_text() + section)
+        again = ltx2("run", *options({**job, "--recipe": str(recipe)}), **access).stdout
         assert again.count("up to date") >= len(STAGES)
         repository = hub.repositories["me/my-lora"]
         assert f"Hub      {hub.url}/me/my-lora/commit/{repository.sha}" in again

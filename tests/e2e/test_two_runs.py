@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.stages.contract import AUDIO, FRAMES, LATENTS, PROBE, STAGES, TEXT, TRAIN
+from ltxcore.config.recipe import Recipe
+from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, TRAIN, asked_stages
 from ltxcore.stages.stamp import ManifestEntry, read_manifest
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.workspace import Workspace
@@ -17,6 +18,8 @@ from tests.e2e.readme import ROOT
 
 pytestmark = pytest.mark.e2e
 
+# Of a recipe without CREPA.
+STAGES = asked_stages(Recipe())
 CLIPS = ("blue-box-up", "red-disc-right", "purple-box-irregular")
 DATASETS = """
 - {id: clips, dataset_type: video, instance_data_dir: clips, resolution: 64, resolution_type: pixel,
@@ -25,7 +28,6 @@ DATASETS = """
 """
 RECIPE = """
 training: {max_train_steps: 3, lr_warmup_steps: 0}
-crepa: {crepa_enabled: true, crepa_encoder: tiny, crepa_block_index: 1, crepa_encoder_image_size: 56}
 lora: {lora_rank: 4}
 validation: {validation_disable: true}
 """
@@ -35,11 +37,14 @@ def entries(run: Path) -> dict[str, ManifestEntry]:
     return {stage.name: entry for stage in STAGES if (entry := read_manifest(run, stage)) is not None}
 
 
-def test_two_runs_at_once_share_the_work_and_both_complete(tmp_path: Path, sample_clips: Path) -> None:
+def test_two_runs_at_once_share_the_work_and_both_complete(
+    tmp_path: Path, sample_clips: Path, tiny_models: Path
+) -> None:
     (tmp_path / "clips").mkdir()
     for name in CLIPS:
         for suffix in (".mp4", ".txt"):
             shutil.copy2(sample_clips / f"{name}{suffix}", tmp_path / "clips")
+    shutil.copytree(tiny_models, tmp_path / "workspace" / "models")
     (tmp_path / "datasets.yaml").write_text(DATASETS)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     places = {"workspace": "workspace", "datasets": "datasets.yaml", "recipe": "recipe.yaml"}
@@ -63,7 +68,6 @@ def test_two_runs_at_once_share_the_work_and_both_complete(tmp_path: Path, sampl
     assert done[PROBE.name] == len(CLIPS)
     assert done[AUDIO.name] == len(CLIPS)
     assert done[LATENTS.name] == 2 * len(CLIPS)
-    assert done[FRAMES.name] == len(CLIPS)
     assert done[TRAIN.name] == 3
     assert done[TEXT.name] == both[0][TEXT.name].counts["captions"]
     rows = [
@@ -71,4 +75,4 @@ def test_two_runs_at_once_share_the_work_and_both_complete(tmp_path: Path, sampl
         for _, record in LatentStore(workspace.store).index.items()
         if record["state"] == "encoded"
     ]
-    assert len(rows) == len(set(rows)) == 3 * len(CLIPS)
+    assert len(rows) == len(set(rows)) == 2 * len(CLIPS)

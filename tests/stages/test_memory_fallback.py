@@ -193,7 +193,8 @@ def pictures(prepared: Bench, undisturbed: dict[str, torch.Tensor]) -> Any:
 
 def rendered(bench: Bench, plan: Any = None) -> list[Any]:
     session = render_validation.Session(bench.ctx, bench.root / "rendered", "cpu", plan)
-    return [rendering for pair in session.render(lambda what: None) for rendering in pair]
+    found = session.render(lambda what: None)
+    return [rendering for prompt in found for rendering in (prompt.base, *prompt.loras)]
 
 
 @pytest.mark.parametrize(

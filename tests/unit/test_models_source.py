@@ -49,7 +49,7 @@ def test_the_parent_process_resolves_without_torch(tiny: ModelSource) -> None:
 
 
 def test_resolving_writes_nothing_and_says_what_does(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"tiny model is not in .*; the train-ltx2 and probe-media flows"):
+    with pytest.raises(ModelError, match=r"tiny model is not in .* yet; `ltx2 run` and the train-ltx2 flow"):
         resolve_model(ModelSettings(), tmp_path)
     assert not list(tmp_path.iterdir())
     prepared = prepare_model(ModelSettings(), tmp_path)
