@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from huggingface_hub import ModelCard
 
 from bench.toy.content import Content, hue_distance, measure_content
 from bench.toy.judge import Painter
+from flows.server import LocalServer
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.media import glimmer
 from ltxcore.media.samples import make_samples
@@ -84,6 +86,13 @@ def first_run(job: dict[str, str]) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def served(first_run: str, job: dict[str, str]) -> Iterator[None]:
+    """A server of the workspace that stays, so that not every command has to start one."""
+    with LocalServer(job["--workspace"]):
+        yield
 
 
 def test_the_first_run_does_every_stage_in_a_process_of_its_own(first_run: str, job: dict[str, str]) -> None:
@@ -181,7 +190,7 @@ def test_what_the_base_can_draw_it_still_draws(first_run: str, side: str) -> Non
         assert (found.colour, found.way, found.tone) == wanted
 
 
-def test_a_second_run_does_no_work(first_run: str, job: dict[str, str]) -> None:
+def test_a_second_run_does_no_work(served: None, job: dict[str, str]) -> None:
     before = {path for path in Workspace(job["--workspace"]).stages.rglob("*") if path.is_file()}
     command = readme("ltx2 run --datasets datasets.yaml --recipe deploy/recipes/toy.yaml")
     second = ltx2(*_with(command, job), "--workspace", job["--workspace"]).stdout
@@ -195,7 +204,7 @@ def test_a_second_run_does_no_work(first_run: str, job: dict[str, str]) -> None:
 
 
 def test_one_stage_runs_alone_and_says_what_it_misses(
-    first_run: str, job: dict[str, str], tmp_path: Path
+    served: None, job: dict[str, str], tmp_path: Path
 ) -> None:
     command = readme("ltx2 stage encode-latents")[1:]
     alone = ltx2(*command, "--workspace", job["--workspace"], "--recipe", job["--recipe"])
@@ -217,7 +226,7 @@ def test_a_broken_dataset_file_is_refused_before_anything_starts(job: dict[str, 
     assert not (tmp_path / "ws").exists()
 
 
-def test_datasets_of_which_nothing_is_left_have_a_report_that_says_why(tmp_path: Path) -> None:
+def test_datasets_of_which_nothing_is_left_have_a_report_that_says_why(served: None, tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips/talk.mp4").write_text("no video")
     entries = [
@@ -245,7 +254,7 @@ def test_validate_and_doctor_say_that_all_is_well(job: dict[str, str]) -> None:
 
 
 def test_a_finished_run_that_is_asked_to_publish_does_nothing_but_upload(
-    first_run: str, job: dict[str, str]
+    served: None, job: dict[str, str]
 ) -> None:
     recipe = Path(job["--workspace"]).parent / "published.yaml"
     with fake_hub() as hub:
@@ -278,7 +287,7 @@ def test_a_finished_run_that_is_asked_to_publish_does_nothing_but_upload(
     assert not [file for file in kept if hub.token.encode() in file.read_bytes()]
 
 
-def test_ctrl_c_writes_a_checkpoint_and_the_next_run_continues(first_run: str, job: dict[str, str]) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_the_next_run_continues(served: None, job: dict[str, str]) -> None:
     folder = Path(job["--workspace"]).parent
     recipe = Path(job["--recipe"]).read_text().replace("max_train_steps: 400", "max_train_steps: 4000")
     (folder / "long.yaml").write_text(recipe.replace("step_interval: 100", "step_interval: 4000"))

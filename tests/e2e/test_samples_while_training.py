@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.server import LocalServer
 from ltxcore.stages.contract import RENDER, TRAIN
 from ltxcore.stages.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_json
@@ -69,28 +70,30 @@ def test_a_killed_rendering_of_a_step_is_made_up_for_and_the_training_goes_on(
     job: list[str], tmp_path: Path
 ) -> None:
     workspace = Workspace(tmp_path / "workspace")
-    first = subprocess.Popen(job, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        os.kill(_renderer_of_a_step(workspace, first).pid, signal.SIGKILL)
-        told, _ = first.communicate(timeout=300)
-    finally:
-        first.kill()
-    assert first.returncode == 1
-    assert "render-validation crashed" in told
-    training = _training(workspace)
-    assert [m.step for m in read_metrics(training / "metrics.jsonl")] == [1, 2, 3]
-    assert not (training / "stage.json").exists()
+    # One server for both runs, and for what is asked of it afterwards.
+    with LocalServer(workspace.root):
+        first = subprocess.Popen(job, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            os.kill(_renderer_of_a_step(workspace, first).pid, signal.SIGKILL)
+            told, _ = first.communicate(timeout=300)
+        finally:
+            first.kill()
+        assert first.returncode == 1
+        assert "render-validation crashed" in told
+        training = _training(workspace)
+        assert [m.step for m in read_metrics(training / "metrics.jsonl")] == [1, 2, 3]
+        assert not (training / "stage.json").exists()
 
-    second = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert [m.step for m in read_metrics(training / "metrics.jsonl")] == list(range(1, STEPS + 1))
-    assert [e.step for e in read_evaluations(training / "evaluations.jsonl")] == [0, 3, 6]
-    assert not list(training.glob("samples/*")), "a LoRA that is rendered is dropped"
-    assert " -> " in next(line for line in second.stdout.splitlines() if line.startswith("Held out"))
-    run = workspace.run(read_json(workspace.runs / "newest.json")["run"])
-    _check_processes(run)
-    _check_gallery(workspace, run)
-    _check_artifacts(workspace)
+        second = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert second.returncode == 0, second.stdout + second.stderr
+        assert [m.step for m in read_metrics(training / "metrics.jsonl")] == list(range(1, STEPS + 1))
+        assert [e.step for e in read_evaluations(training / "evaluations.jsonl")] == [0, 3, 6]
+        assert not list(training.glob("samples/*")), "a LoRA that is rendered is dropped"
+        assert " -> " in next(line for line in second.stdout.splitlines() if line.startswith("Held out"))
+        run = workspace.run(read_json(workspace.runs / "newest.json")["run"])
+        _check_processes(run)
+        _check_gallery(workspace, run)
+        _check_artifacts(workspace)
 
 
 def _renderer_of_a_step(workspace: Workspace, parent: subprocess.Popen[str]) -> psutil.Process:
@@ -136,9 +139,7 @@ def _check_artifacts(workspace: Workspace) -> None:
     """On Prefect's pages: a loss picture for each training process, and the samples of each step."""
     from prefect import get_client
 
-    from flows.server import LocalServer
-
-    with LocalServer(workspace.root), get_client(sync_client=True) as client:
+    with get_client(sync_client=True) as client:
         found = [artifact.key for artifact in client.read_artifacts()]
     assert found.count("loss") == 2
     assert {"samples", f"samples-step-{INTERVAL}", "gallery", "contact-sheet"} <= set(found)
