@@ -34,7 +34,7 @@ from ltxcore.store.latents import Encoded, LatentStore
 
 SHAPE = (128, 3, 16, 24)
 BATCH = 64
-ROUNDS = 5
+ROUNDS = 10
 ARRAY = "latents/video/bench/128x3x16x24"
 
 
@@ -90,19 +90,21 @@ def write_files(root: Path, samples: list[np.ndarray], sync: str) -> None:
         os.sync()
 
 
-def measure(root: Path, count: int) -> dict[str, float]:
-    """One round: every figure in MB/s."""
+def measure(root: Path, count: int, turn: int) -> dict[str, float]:
+    """One round: every figure in MB/s. Who writes first moves on with `turn`: disks slow down on the way."""
     rng = np.random.default_rng(0)
     samples = [rng.integers(1, 0x7000, SHAPE, dtype=np.uint16) for _ in range(count)]
-    figures = {
-        "write, safetensors in the page cache": rate(count, lambda: write_files(root / "a", samples, "none")),
-        "write, safetensors, one sync at the end": rate(
-            count, lambda: write_files(root / "b", samples, "once")
-        ),
-        "write, safetensors, fsync one by one": rate(count, lambda: write_files(root / "c", samples, "each")),
-        "write, safetensors": rate(count, lambda: write_batches(root / "plain", samples)),
-        "write, store": rate(count, lambda: write_store(root / "store", samples)),
+    writers: dict[str, Callable[[], None]] = {
+        "write, safetensors in the page cache": lambda: write_files(root / "a", samples, "none"),
+        "write, safetensors, one sync at the end": lambda: write_files(root / "b", samples, "once"),
+        "write, safetensors, fsync one by one": lambda: write_files(root / "c", samples, "each"),
+        "write, safetensors": lambda: write_batches(root / "plain", samples),
+        "write, store": lambda: write_store(root / "store", samples),
     }
+    names = list(writers)
+    turned = names[turn % len(names) :] + names[: turn % len(names)]
+    written = {name: rate(count, writers[name]) for name in turned}
+    figures = {name: written[name] for name in names}
     order = rng.permutation(count).tolist() * 2
     store = LatentStore(Blobs(root / "store"))
 
@@ -124,10 +126,10 @@ def main() -> None:
     place = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     before = os.getloadavg()[0]
     rounds = []
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         root = Path(tempfile.mkdtemp(dir=place, prefix="bench-store-"))
         try:
-            rounds.append(measure(root, count))
+            rounds.append(measure(root, count, turn))
         finally:
             shutil.rmtree(root)
     figures = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
