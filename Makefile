@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve stage test lint format clean
+.PHONY: help install run serve stage test test-fast lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -39,11 +39,16 @@ serve: install ## start Prefect, MLflow and the workers, and deploy every flow
 stage: install ## run one stage alone (STAGE=encode-latents)
 	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
-# One thread a process: two tests at once on two cores are only slowed by more. The longest files, those of
-# tests/e2e, come first, so that no worker is left alone with one of them at the end.
-test: export OMP_NUM_THREADS := 1
+# The longest files, those of tests/e2e, come first, so that no worker is left alone with one of them at the end.
 test: install ## every test but those that need a GPU
 	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=8
+
+FAST := $(addprefix tests/unit/,config stages memory training validation publishing tasks test_docs_paths.py \
+	test_docstrings.py test_pages.py test_readme.py)
+
+# Whatever imports a model library is left out; the watchdog's tests do so in processes of their own.
+test-fast: install ## the tests that load no models, in under a minute
+	$(BIN)/python -m pytest $(FAST) --ignore tests/unit/memory/test_watchdog.py -m "not gpu" -p tests.without_models
 
 lint: install ## ruff, mypy and the layers
 	$(BIN)/ruff format --check .

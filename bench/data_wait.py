@@ -27,15 +27,16 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.models.loading import load_connectors
-from ltxcore.models.source import prepare_model
-from ltxcore.models.text import TextFeatures
+from ltxcore.models.files.loading import load_connectors
+from ltxcore.models.files.source import prepare_model
+from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.versions import VERSIONS
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.blobs import Blobs
 from ltxcore.store.latents import Encoded, LatentStore
 from ltxcore.store.texts import Embedded, TextStore
-from ltxcore.training.data import Entry, SampleSource, TrainingSample
+from ltxcore.training.batch_entry import Entry
+from ltxcore.training.data import SampleSource, TrainingSample
 from ltxcore.training.loop import train
 from ltxcore.training.metrics import StepMetrics
 
@@ -91,12 +92,12 @@ class MemorySamples(StoreSamples):
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self._held = {
+        self._batches = {
             entry.sample_id: super(MemorySamples, self).load(entry.sample_id, 0) for entry in self.entries()
         }
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
-        return self._held[sample_id]
+        return self._batches[sample_id]
 
 
 def make_transformer() -> Any:

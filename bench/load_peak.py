@@ -22,7 +22,7 @@ from typing import Any
 from bench.machine import describe_machine, write_table
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.plan import GIB
-from ltxcore.models.source import ModelSource
+from ltxcore.models.files.source import ModelSource
 from ltxcore.models.versions import VERSIONS
 
 PRECISION = "int8-quanto"
@@ -67,7 +67,7 @@ def write_checkpoint(root: Path, layers: int) -> int:
     import torch
     from diffusers import LTX2VideoTransformer3DModel
 
-    from ltxcore.models.writing import Part, Pending, write_tensor_file
+    from ltxcore.models.files.writing import Part, Pending, write_tensor_file
 
     config = {**VERSIONS["2.0"].transformer, "num_layers": layers}
     with torch.device("meta"):
@@ -96,14 +96,14 @@ def import_only() -> None:
     import optimum.quanto  # noqa: F401
     from diffusers import LTX2VideoTransformer3DModel  # noqa: F401
 
-    import ltxcore.models.loading  # noqa: F401
+    import ltxcore.models.files.loading  # noqa: F401
 
 
 def load_ours(root: Path) -> Any:
     import torch
 
     import_only()
-    from ltxcore.models.loading import load_transformer
+    from ltxcore.models.files.loading import load_transformer
 
     return load_transformer(source_of(root), torch.bfloat16, "cpu")
 
@@ -139,23 +139,23 @@ def _measure(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
     process.start()
     send.close()
     try:
-        told: dict[str, Any] = json.loads(receive.recv())
+        measured: dict[str, Any] = json.loads(receive.recv())
     except EOFError:
         process.join()
         raise SystemExit(f"{work.__name__} ended with status {process.exitcode}") from None
     process.join()
-    return told
+    return measured
 
 
 def _tell(send: Any, work: Callable[..., Any], *arguments: Any) -> None:
     begun = time.monotonic()
     made = work(*arguments)
-    told = {
+    measured = {
         "peak": measure_peaks().rss_bytes,
         "seconds": time.monotonic() - begun,
         "value": made if isinstance(made, int) else None,
     }
-    send.send(json.dumps(told))
+    send.send(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 from bench.machine import describe_machine, write_table
+from ltxcore.execution.runner import open_execution, run_work
 from ltxcore.media.samples import make_samples
-from ltxcore.stages import probe_media
-from ltxcore.stages.batches import in_batches
-from ltxcore.stages.context import Context
-from ltxcore.stages.contract import PROBE
-from ltxcore.stages.run import StageRun, find_result
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import PROBE
+from ltxcore.pipeline.base.stamp import Stamp
 from ltxcore.store.workspace import Workspace
 
 CLIP = "red-disc-right.mp4"
@@ -53,18 +52,13 @@ def lay_out(root: Path, files: int) -> None:
 def ask(root: Path) -> str:
     """The stage as the pipeline runs it: what is asked for, whether it is there, and if not the work."""
     ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
-    request, stamp = find_result(PROBE, ctx)
-    if stamp is not None:
+    execution = open_execution(PROBE, ctx, ctx.workspace.run("bench"))
+    if execution is None:
         return "up to date"
-    run = StageRun(PROBE, ctx, request, ctx.workspace.run("bench"))
-    files, memo = probe_media.find_files(ctx), probe_media.Memo(ctx)
-    unknown = memo.unknown(files)
-    for batch in in_batches(unknown, probe_media.BATCH_FILES):
-        memo.probe_batch(batch, lambda: None)
-    snapshot = probe_media.make_snapshot(ctx, memo, files)
-    ctx.workspace.save_snapshot(snapshot)
-    run.finish(probe_media.outcome(snapshot, len(unknown)))
-    return f"looked at {len(unknown)}"
+    stamp = run_work(execution)
+    if not isinstance(stamp, Stamp):
+        raise AssertionError("another process did the work meanwhile")
+    return f"looked at {stamp.outcome.counts['done']}"
 
 
 def timed(root: Path, expected: str) -> float:

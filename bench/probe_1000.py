@@ -4,9 +4,10 @@
 
 The files are two small clips with sound, each copy with other bytes at its end, so that every one is hashed
 and probed. The loop reads streams and format alone, one file after another, as one writes it on a shell. It
-does none of this, which probe-media does of every file: sha256, the time of every frame, loudness and
-silence by decoding the whole sound, and two decoded pictures for near duplicates; nor does it commit
-anything. A third row is a loop that asks ffprobe and ffmpeg for the same, without the pictures. On clips of
+does none of this, which probe-media does of every file: sha256, the time of every frame that the decoder
+gives, by decoding all of them, loudness and silence by decoding the whole sound, and two small pictures for
+near duplicates; nor does it commit anything. A third row is a loop that asks ffprobe and ffmpeg for the
+same, without the pictures. On clips of
 two seconds starting a programme is most of the time, so probe-media starts two for a file, as many files at
 once as there are cores. On a machine that is busy with other work the times say little, and the processor
 time of a file says what it costs. The number printed last is the plain loop's time divided by probe-media's.
@@ -27,9 +28,11 @@ from typing import NamedTuple
 
 from bench.machine import describe_machine, write_table
 from ltxcore.media.samples import make_samples
-from ltxcore.stages import probe_media
-from ltxcore.stages.batches import in_batches
-from ltxcore.stages.context import Context
+from ltxcore.pipeline.base.batches import in_batches
+from ltxcore.pipeline.base.context import Context
+from ltxcore.stages.probe_media.media_files import find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.probe_media.work import BATCH_FILES
 from ltxcore.store.workspace import Workspace
 
 CLIPS = ("red-disc-right.mp4", "blue-box-up.mp4")
@@ -82,8 +85,8 @@ def loop(code: str, clips: Path) -> None:
 
 def look(root: Path) -> None:
     ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
-    files, memo = probe_media.find_files(ctx), probe_media.Memo(ctx)
-    for batch in in_batches(memo.unknown(files), probe_media.BATCH_FILES):
+    files, memo = find_files(ctx), Memo(ctx)
+    for batch in in_batches(memo.unknown(files), BATCH_FILES):
         memo.probe_batch(batch, lambda: None)
     broken = [record for _, record in memo.probes.items() if "error" in record]
     if broken or len(memo.probes) != len(files):

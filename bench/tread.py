@@ -22,8 +22,8 @@ from bench.machine import describe_machine, write_table
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.tread_settings import Route, TreadSettings
 from ltxcore.memory.placement import Placement
-from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.predict_velocity import predict_velocity
 from ltxcore.models.versions import VERSIONS
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
 from ltxcore.training.tread import TokenRouting

@@ -1,6 +1,6 @@
-"""What a Prefect server needs to run the pipeline: pools, the GPU limit, the zombie automation, deployments.
+"""Prepares a Prefect server for the pipeline: pools, the GPU limit, the zombie automation, deployments.
 
-Everything is done so that doing it again changes nothing that is right, and nothing that the user has set.
+Everything can be repeated: it changes nothing that is right already, and nothing that the user has set.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from prefect.client.schemas.objects import FlowRun, State, StateType, Worker
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from flows.child_process import ROOT
 from flows.environment import prefect_home
 from flows.gpu_lease import ensure_gpu_limit
-from flows.leash import ROOT
-from flows.server import ServerError
+from flows.readiness import ServerError
 
 PREFECT_FILE: Final = ROOT / "deploy" / "prefect.yaml"
 AUTOMATIONS_FILE: Final = ROOT / "deploy" / "automations.yaml"
@@ -33,7 +33,7 @@ POOLS: Final = ("cpu", "gpu")
 
 
 class DeployError(ServerError):
-    """`prefect deploy` refused; the text is its own."""
+    """`prefect deploy` failed; the text is Prefect's own."""
 
 
 def prepare_server() -> None:
@@ -42,8 +42,21 @@ def prepare_server() -> None:
         for pool in POOLS:
             _ensure_pool(client, pool)
         ensure_gpu_limit(client)
-    for wanted in yaml.safe_load(AUTOMATIONS_FILE.read_text())["automations"]:
-        _ensure_automation(wanted)
+    for wanted in shipped_automations():
+        ensure_automation(wanted)
+
+
+def shipped_automations(silence_s: float | None = None) -> list[AutomationCore]:
+    """The automations of deploy/automations.yaml.
+
+    Args:
+        silence_s: for how long a run may say nothing until it counts as dead. None: as the file says.
+    """
+    document = yaml.safe_load(AUTOMATIONS_FILE.read_text())
+    for automation in document["automations"]:
+        if silence_s is not None:
+            automation["trigger"]["within"] = silence_s
+    return [AutomationCore.model_validate(automation) for automation in document["automations"]]
 
 
 def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
@@ -54,9 +67,8 @@ def _ensure_pool(client: SyncPrefectClient, name: str) -> None:
         client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
 
 
-def _ensure_automation(wanted: dict[str, Any]) -> None:
+def ensure_automation(core: AutomationCore) -> None:
     """Create by name, or bring up to date: creating alone makes a second one of the same name."""
-    core = AutomationCore.model_validate(wanted)
     try:
         found = cast(Automation, Automation.read(name=core.name))
     except ValueError:
@@ -66,15 +78,13 @@ def _ensure_automation(wanted: dict[str, Any]) -> None:
         Automation(**core.model_dump(), id=found.id).update()
 
 
-def render_prefect_file(
-    workspace: Path, recipe: dict[str, Any] | None = None, datasets: str | None = None
-) -> Path:
+def render_prefect_file(workspace: Path, recipe_file: str | None = None, datasets: str | None = None) -> Path:
     """Write deploy/prefect.yaml into the workspace with the user's values for the parameters it names.
 
     A schedule that has been switched on or off in the UI stays so: the file's `active` is for the first time.
     """
     document = yaml.safe_load(PREFECT_FILE.read_text())
-    values = {"workspace": str(workspace), "recipe": recipe, "datasets": datasets}
+    values = {"workspace": str(workspace), "recipe_file": recipe_file, "datasets": datasets}
     for deployment in document["deployments"]:
         for name in deployment["parameters"]:
             if values[name] is not None:
@@ -119,7 +129,7 @@ def deploy(prefect_file: Path, environment: dict[str, str]) -> None:
 
 
 def worker_online(pool: str, since: datetime) -> bool:
-    """Whether a worker of this pool has reported since; one that died is called online for a while, too."""
+    """Whether a worker of this pool has reported since then; Prefect calls a dead one online for a while."""
     with get_client(sync_client=True) as client:
         answer = client.request(
             "POST",

@@ -1,11 +1,10 @@
-"""What a person sees in the terminal: live progress of the stages, and the summary at the end."""
+"""Terminal output: live progress of the stages, and the summary at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -13,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
-from ltxcore.stages import summary as summaries
-from ltxcore.stages.contract import stage_named
-from ltxcore.stages.progress import read_progress
-from ltxcore.stages.publication import read_published
-from ltxcore.stages.stamp import read_manifest
+from flows.tables import table as empty_table
+from ltxcore.jobs.publish.publication import read_published
+from ltxcore.jobs.report import run_summary as summaries
+from ltxcore.pipeline.base.contract import stage_named
+from ltxcore.pipeline.base.progress import read_progress
+from ltxcore.pipeline.base.stamp import read_manifest
+from ltxcore.pipeline.data.tables import counted
 from ltxcore.store.workspace import Workspace
 
 REFRESH_S = 0.2
@@ -66,24 +67,32 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
     if summary is None:
         return
     console.print()
-    console.print(_clips(summary))
+    if (clips := _clips(summary)) is not None:
+        console.print(clips)
     console.print(_stages(workspace, run))
     for label, place in _places(workspace, run, summary, ui_command):
         # Soft wrap: a path that a terminal has broken in two cannot be copied or clicked.
         console.print(f"[bold]{label:<8}[/] {place}", soft_wrap=True, highlight=False)
 
 
-def _clips(summary: summaries.RunSummary) -> Group:
-    snapshot = summary.snapshot
-    taken, rejected = len(snapshot.samples), len(snapshot.rejections)
-    broken = summaries.quarantined(summary)
-    parts: list[Table | str] = [
-        f"[bold]Clips[/]    {taken} taken in {len(snapshot.buckets())} buckets, "
-        f"{rejected} rejected, {len(broken)} quarantined"
-    ]
-    rows = [(r.id, r.reason) for r in snapshot.rejections] + list(broken.items())
+def _clips(summary: summaries.RunSummary) -> Group | None:
+    """The line about the clips, as far as the run's stages report them; None if they report nothing."""
+    snapshot, broken = summary.snapshot, summaries.quarantined(summary)
+    rejections = () if snapshot is None else snapshot.rejections
+    counts = []
+    if snapshot is not None:
+        counts.append(f"{len(snapshot.samples)} taken in {counted(len(snapshot.buckets()), 'bucket')}")
+        counts.append(f"{len(rejections)} rejected")
+    if summaries.decodes(summary):
+        counts.append(f"{len(broken)} quarantined")
+    if not counts:
+        return None
+    parts: list[Table | str] = [f"[bold]Clips[/]    {', '.join(counts)}"]
+    rows = [(r.id, r.reason) for r in rejections] + list(broken.items())
     if rows:
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+        table.add_column(overflow="fold")
+        table.add_column(overflow="fold")
         for clip, reason in rows:
             table.add_row(Text(f"         {clip}"), Text(reason, style="dim"))
         parts.append(table)
@@ -95,11 +104,8 @@ def _stages(workspace: Workspace, run: Path) -> Table:
     numbers = ["done", "hits", "seconds", "peak GiB", "peak GPU GiB", "process"]
     if not any(row["peak GPU GiB"] for row in rows):
         numbers.remove("peak GPU GiB")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("stage", no_wrap=True)
-    table.add_column("state")
-    for heading in numbers:
-        table.add_column(heading.replace("peak GPU GiB", "GPU GiB"), justify="right")
+    headings = [heading.replace("peak GPU GiB", "GPU GiB") for heading in numbers]
+    table = empty_table({"stage": "name", "state": "words", **dict.fromkeys(headings, "figures")})
     for row in rows:
         state = "up to date" if row["state"] == "up to date" else row["why"]
         table.add_row(row["stage"], Text(state), *(str(row[number]) for number in numbers))

@@ -7,24 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from ltxcore.store.sqlite_url import sqlite_url
+
 LOOPBACK: Final = "127.0.0.1"
+DATABASE_URL: Final = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+ASKED_DATABASE: Final = "LTX2_DATABASE_URL"
 
 
 def prefect_home(workspace: str | Path) -> Path:
     """Where the workspace keeps Prefect's database, profiles and results."""
-    return Path(workspace).resolve() / "prefect"
+    return Path(workspace).expanduser().resolve() / "prefect"
 
 
 def logs_directory(workspace: str | Path) -> Path:
     """Where the servers, the workers and the embedded stages write their logs."""
-    return Path(workspace).resolve() / "logs"
+    return Path(workspace).expanduser().resolve() / "logs"
 
 
 def prefect_environment(workspace: str | Path, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Variables for a process that runs flows of this workspace.
 
     What the user has set in the environment (`given`, by default `os.environ`) wins, except for
-    PREFECT_HOME: a workspace keeps its own runs.
+    PREFECT_HOME: a workspace keeps its own runs. A database that the user has named is not in it: its address
+    may hold a password, and only the server needs it.
     """
     given = os.environ if given is None else given
     defaults = {
@@ -47,9 +52,21 @@ def prefect_environment(workspace: str | Path, given: Mapping[str, str] | None =
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     }
     environment = {name: given.get(name) or value for name, value in defaults.items()}
-    environment["PREFECT_HOME"] = str(prefect_home(workspace))
+    home = prefect_home(workspace)
+    environment["PREFECT_HOME"] = str(home)
+    # Prefect's own default is wrong where the path holds a `?`.
+    environment[DATABASE_URL] = sqlite_url(home / "prefect.db", "sqlite+aiosqlite")
+    environment[ASKED_DATABASE] = ""
     environment["NO_PROXY"] = environment["no_proxy"] = _without_proxy(given)
     return environment
+
+
+def server_settings(api_url: str) -> dict[str, str]:
+    """Variables for the Prefect server that answers there: only its own pages may ask it."""
+    return {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": api_url.removesuffix("/api"),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+    }
 
 
 def worker_environment(workspace: str | Path, given: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,22 +1,44 @@
 """Galleries and LoRA files over HTTP, so that the links of a run's page in Prefect's UI open in a browser.
 
-Run as `python -m flows.file_server DIRECTORY HOST PORT`. Serves the stages' directories read-only and nothing
-else of the workspace. Videos can be wound: Starlette answers range requests.
+Run as `python -m flows.file_server DIRECTORY HOST PORT`, behind the guard. Serves the stages' directories
+read-only and nothing else of the workspace: no listings, no hidden files, no links that lead out, no pipes.
+Videos can be wound: Starlette answers range requests.
 """
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from flows.guard.serving import guarded, run
+
 HEALTH = "/health"
+
+
+class PlainFiles(StaticFiles):
+    """The plain, visible files of a directory, and `index.html` for a folder that has one."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        if any(part.startswith(".") for part in PurePosixPath(path).parts):
+            return "", None
+        found, result = super().lookup_path(path)
+        if result is None or not (stat.S_ISREG(result.st_mode) or stat.S_ISDIR(result.st_mode)):
+            return "", None
+        if any(part.startswith(".") for part in self._below(found).parts):
+            return "", None
+        return found, result
+
+    def _below(self, found: str) -> Path:
+        """The path inside the directory, links resolved: a visible link may lead to a hidden file."""
+        return Path(found).relative_to(Path(str(self.directory)).resolve())
 
 
 def application(directory: Path) -> Starlette:
@@ -27,12 +49,13 @@ def application(directory: Path) -> Starlette:
         return PlainTextResponse("OK")
 
     return Starlette(
-        routes=[Route(HEALTH, health), Mount("/", StaticFiles(directory=directory, html=True))],
+        routes=[Route(HEALTH, health), Mount("/", PlainFiles(directory=directory, html=True))],
     )
 
 
 def main(directory: str, host: str, port: str) -> None:
-    uvicorn.run(application(Path(directory)), host=host, port=int(port), log_level="warning")
+    app = guarded(application(Path(directory)), host, private=True, open_paths=[HEALTH])
+    run(app, host, int(port), log_level="warning")
 
 
 if __name__ == "__main__":

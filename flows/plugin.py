@@ -1,4 +1,4 @@
-"""Prefect's plugin hook that makes `prefect deployment run train-ltx2` work as it stands.
+"""Prefect's plugin hook that makes `prefect deployment run train-ltx2` work without the flow's name.
 
 Prefect wants FLOW/DEPLOYMENT. Every deployment here is named as its flow is, so NAME can only mean NAME/NAME.
 And it wants to know its server: where none is set, the one that serves ./workspace is meant.
@@ -16,6 +16,8 @@ from typing import Any
 from prefect.plugins import SetupResult, register_hook
 from prefect.settings import get_current_settings
 
+from flows.environment import prefect_home
+from flows.secret import client_environment
 from flows.server import find_server
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
@@ -48,11 +50,14 @@ def program_of(argv: Sequence[str], original: Sequence[str]) -> str:
 
 
 def server_settings(workspace: Path) -> dict[str, str]:
-    """Where the command line finds the server of a workspace; nothing where the user has set a server."""
-    if get_current_settings().api.url is not None:
-        return {}
+    """How the command line reaches the server of a workspace; nothing where the user has set another."""
+    settings = get_current_settings().api
     server = find_server(workspace)
-    return {} if server is None else {"PREFECT_API_URL": server.url}
+    if server is None or settings.auth_string is not None:
+        return {}
+    if settings.url is not None and settings.url.rstrip("/") != server.url:
+        return {}
+    return {"PREFECT_API_URL": server.url, **client_environment(prefect_home(workspace))}
 
 
 @register_hook

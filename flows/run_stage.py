@@ -27,23 +27,29 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempoten
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.deployments import run_deployment
+from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, Pending, Scheduled, to_state_create
+from pydantic import SecretStr
 
+from flows.child_process import describe_exit, python_path, start_child
 from flows.environment import logs_directory
-from flows.leash import describe_exit, python_path, start_leashed
+from flows.forked_stage import ForkedStage, fork_stage
 from flows.leftovers import give_back_leases
+from flows.raw_api import over_http
+from ltxcore.pipeline.base.contract import BY_NAME, PROBE
 from ltxcore.store.fingerprint import fingerprint
 
 POLL_S: Final = 1.0
 GRACE_S: Final = 30.0  # What Prefect's worker gives a cancelled run, too.
 OUTAGE_LIMIT_S: Final = 600.0
+STAGE_PROCESS: Final = "flows.stage_process"
 STOPPED_WITH_PARENT: Final = "Stopped with its parent run"
 
 
 class StageFailed(RuntimeError):
-    """A stage did not complete; the text is the stage's name and its own last words."""
+    """A stage did not complete; the text has the stage's name and its own error."""
 
 
 def stage_key(parent_run: str | UUID, stage: str, parameters: dict[str, Any]) -> str:
@@ -67,6 +73,7 @@ def run_stage(
 
     Raises:
         StageFailed: the child ended in any state but Completed.
+        Pause: the parent was suspended, or paused; the stage is not started.
     """
     parent_run = runtime.flow_run.id
     if parent_run is None:
@@ -83,8 +90,8 @@ def run_stage(
             if retries == 0:
                 raise StageFailed(f"Stage {flow.name} {_last_words(run)}")
             retries -= 1
-        told = f"{_last_words(run)}; {reason or 'it is started again'}"
-        get_run_logger().warning("Stage %s %s", flow.name, told)
+        message = f"{_last_words(run)}; {reason or 'it is started again'}"
+        get_run_logger().warning("Stage %s %s", flow.name, message)
 
 
 def _state(run: FlowRun) -> State[Any]:
@@ -102,7 +109,19 @@ def _last_words(run: FlowRun) -> str:
 # --- deployed: the stage's deployment, picked up by a worker ---
 
 
+def _obey_suspension() -> None:
+    """End this process where the parent is suspended; Prefect itself looks only before a task of its own.
+
+    Only the run of a deployment can be: another one could not be started again.
+    """
+    with get_client(sync_client=True) as client:
+        state = _state(client.read_flow_run(UUID(str(runtime.flow_run.id))))
+    if state.is_paused():
+        raise Pause(state=state)
+
+
 def _run_deployed(flow: Flow[..., Any], plain: dict[str, Any], key: str) -> FlowRun:
+    _obey_suspension()
     with _cancelled_with_us(key), get_client(sync_client=True) as client:
         created = run_deployment(
             f"{flow.name}/{flow.name}", parameters=plain, idempotency_key=key, timeout=0, as_subflow=True
@@ -179,13 +198,18 @@ def _run_embedded(flow: Flow[..., Any], plain: dict[str, Any], key: str) -> Flow
         except BaseException:
             _crash_if_unreported(client, run.id, STOPPED_WITH_PARENT)
             raise
-        give_back_leases(str(client.api_url).rstrip("/"), get_current_settings().home, [str(run.id)])
+        settings = get_current_settings()
+        given = settings.api.auth_string
+        secret = given.get_secret_value() if isinstance(given, SecretStr) else given
+        api = over_http(secret, str(client.api_url).rstrip("/"))
+        give_back_leases(api, settings.home, [str(run.id)])
         _crash_if_unreported(client, run.id, f"its process {describe_exit(code)} before it could report")
         return client.read_flow_run(run.id)
 
 
 def _crash_if_unreported(client: SyncPrefectClient, run_id: UUID, message: str) -> None:
-    """Nobody but us sees that an embedded child died: without this its page says Running for ever."""
+    """Only the parent notices that an embedded child died; without this its page would say Running for
+    ever."""
     run = client.read_flow_run(run_id)
     if not _state(run).is_final():
         _set_state(client, run, Crashed(message=message), force=True)
@@ -225,12 +249,21 @@ def _run_process(flow: Flow[..., Any], plain: dict[str, Any], run: FlowRun) -> i
         "PYTHONPATH": python_path(),
     }
     with _stage_log(flow, plain, run) as log:
-        process = start_leashed([sys.executable, "-m", "flows.stage_process"], environment, log=log)
+        process = _start(flow, environment, log)
         try:
             return process.wait()
         except BaseException:
             _end(process)
             raise
+
+
+def _start(
+    flow: Flow[..., Any], environment: dict[str, str], log: IO[bytes] | None
+) -> subprocess.Popen[bytes] | ForkedStage:
+    """The stage's process: forked with its libraries, or fresh where it needs none or cannot be forked."""
+    computes = flow.name in BY_NAME and flow.name != PROBE.name
+    forked = fork_stage(STAGE_PROCESS, environment, log, computes=computes)
+    return forked or start_child([sys.executable, "-m", STAGE_PROCESS], environment, log=log)
 
 
 def _entrypoint(flow: Flow[..., Any]) -> str:
@@ -252,7 +285,7 @@ def _stage_log(flow: Flow[..., Any], plain: dict[str, Any], run: FlowRun) -> Ite
         yield log
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: subprocess.Popen[bytes] | ForkedStage) -> None:
     """SIGTERM, up to 30 s for a checkpoint, then SIGKILL; a second Ctrl-C kills at once."""
     try:
         process.terminate()

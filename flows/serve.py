@@ -1,46 +1,42 @@
-"""`ltx2 serve`: Prefect server, MLflow server and the workers, as one thing to start and to stop."""
+"""`ltx2 serve`: starts and stops Prefect server, MLflow server and workers together."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import psutil
 from rich.console import Console
+from rich.markup import escape
 
+from flows.child_process import ROOT, describe_exit, python_path, start_child
+from flows.database_url import shown_database
 from flows.environment import LOOPBACK, logs_directory, prefect_environment, prefect_home, worker_environment
 from flows.file_server import HEALTH
-from flows.leash import ROOT, describe_exit, python_path, start_leashed
-from flows.server import LocalServer, ServerError, answers, stop
+from flows.guard.hosts import family_of, reached_at, shown_at
+from flows.guard.sign_in import make_link
+from flows.leftovers import worker_name
+from flows.readiness import ServerError, Service, await_ready
+from flows.secret import server_environment, server_secret
+from flows.server import LocalServer, answers, stop
 
-START_LIMIT_S: Final = 90.0
 STOP_LIMIT_S: Final = 8.0
 # A cancelled stage has 30 s to write its checkpoint.
 CHECKPOINT_LIMIT_S: Final = 35.0
 FILES_URL: Final = "LTX2_FILES_URL"
 WORKER_LIMITS: Final = {"cpu": 4, "gpu": 1}
-
-
-@dataclass(frozen=True)
-class Service:
-    """A child of the supervisor."""
-
-    name: str
-    process: subprocess.Popen[bytes]
-    log: Path
 
 
 def serve(
@@ -49,23 +45,28 @@ def serve(
     port: int = 4200,
     mlflow_port: int = 5000,
     files_port: int = 4280,
-    recipe: dict[str, Any] | None = None,
+    recipe_file: str | None = None,
     datasets: str | None = None,
+    database: str = "",
     console: Console | None = None,
 ) -> None:
     """Serve one workspace until Ctrl-C or SIGTERM.
 
-    Every child is leashed: none outlives this process, however it ends. On the way out running flow runs
-    are cancelled first, so that they can write a checkpoint and none says Running for ever.
+    Every child dies with this process, however it ends. On the way out running flow runs are cancelled first,
+    so that they can write a checkpoint and none says Running for ever. `database` is
+    where Prefect keeps its runs, an address that `asked_database` gave; empty: in the workspace.
 
     Raises:
-        ServerError: a port is taken, the workspace is being served already, or a child did not come up.
+        ServerError: a port is taken, the workspace is being served already, the database cannot be used, or a
+            child did not come up.
     """
     root = Path(workspace).resolve()
     console = console or Console()
     with _interruptible(), _only_one(root), contextlib.ExitStack() as stack:
         try:
-            services = _start(stack, root, host, port, mlflow_port, files_port, recipe, datasets, console)
+            services = _start(
+                stack, root, host, port, mlflow_port, files_port, recipe_file, datasets, database, console
+            )
             fallen = _watch(services)
         except KeyboardInterrupt:
             console.print("\nstopping")
@@ -83,62 +84,59 @@ def _start(
     port: int,
     mlflow_port: int,
     files_port: int,
-    recipe: dict[str, Any] | None,
+    recipe_file: str | None,
     datasets: str | None,
+    database: str,
     console: Console,
 ) -> list[Service]:
     for wanted in (port, mlflow_port, files_port):
         _check_port(host, wanted)
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    secret = server_secret(prefect_home(root))
     with console.status("starting the MLflow server and the Prefect server"):
-        mlflow = _mlflow(root, host, mlflow_port)
+        mlflow = _mlflow(root, host, mlflow_port, secret)
         stack.callback(stop, mlflow.process, STOP_LIMIT_S)
-        files = _files(root, host, files_port)
+        files = _files(root, host, files_port, secret)
         stack.callback(stop, files.process, STOP_LIMIT_S)
-        server = stack.enter_context(LocalServer(root, host=host, port=port, ui=True, own=True))
+        server = stack.enter_context(
+            LocalServer(root, host=host, port=port, ui=True, own=True, database=database, tell=tell)
+        )
     with console.status("creating the pools, the automation and the deployments"):
         # Prefect is imported here, when PREFECT_API_URL is set.
         from flows.deployment import deploy, prepare_server, render_prefect_file, worker_online
 
         prepare_server()
-        deploy(render_prefect_file(root, recipe, datasets), server.environment)
+        deploy(render_prefect_file(root, recipe_file, datasets), server.environment)
     since = datetime.now(UTC)
-    links = {FILES_URL: f"http://{host}:{files_port}"}
+    here, shown = (f"http://{name}" for name in (reached_at(host), shown_at(host)))
+    links = {FILES_URL: f"{shown}:{files_port}"}
     workers = [_worker(stack, root, server.url, pool, limit, links) for pool, limit in WORKER_LIMITS.items()]
-    stack.callback(_checkpoint_running, console)
+    stack.callback(_checkpoint_running, console, server)
     with console.status("waiting for the workers and MLflow"):
-        _await("The file server", lambda: answers(f"http://{host}:{files_port}{HEALTH}"), [files])
-        _await("MLflow", lambda: answers(f"http://{host}:{mlflow_port}/health"), [mlflow])
+        await_ready("the file server", lambda: answers(f"{here}:{files_port}{HEALTH}"), [files], tell)
+        await_ready("MLflow", lambda: answers(f"{here}:{mlflow_port}/health"), [mlflow], tell)
         for pool, worker in zip(WORKER_LIMITS, workers, strict=True):
-            _await(worker.name, partial(worker_online, pool, since), [worker])
-    _summary(console, server, f"http://{host}:{mlflow_port}", links[FILES_URL], root)
+            await_ready(worker.name, partial(worker_online, pool, since), [worker], tell)
+    link = make_link(prefect_home(root), f"{shown}:{port}")
+    _summary(console, link, f"{shown}:{mlflow_port}", links[FILES_URL], root, database)
     if server.process is None:
         raise RuntimeError("the server of `serve` is always its own")
     return [Service("The Prefect server", server.process, server.log_path), mlflow, files, *workers]
 
 
-def _mlflow(root: Path, host: str, port: int) -> Service:
-    home = root / "mlflow"
-    home.mkdir(parents=True, exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{home}/mlflow.db"),
-        *("--artifacts-destination", str(home / "artifacts")),
-        # Its guard against DNS rebinding needs the port, or `:*`.
-        *("--allowed-hosts", f"localhost:*,{LOOPBACK}:*,{host}:*,{socket.gethostname()}:*"),
-    ]
-    environment = {
-        **os.environ,
-        **prefect_environment(root),
-        # Without this it keeps ten processes and 1.25 GB for jobs that nobody gives it.
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    return _service("The MLflow server", command, environment, root, "mlflow.log")
+def _mlflow(root: Path, host: str, port: int, secret: str) -> Service:
+    command = [sys.executable, "-m", "flows.guard.mlflow_server", host, str(port), str(root / "mlflow")]
+    return _service("The MLflow server", command, _guarded_environment(root, secret), root, "mlflow.log")
 
 
-def _files(root: Path, host: str, port: int) -> Service:
+def _files(root: Path, host: str, port: int, secret: str) -> Service:
     command = [sys.executable, "-m", "flows.file_server", str(root / "stages"), host, str(port)]
-    environment = {**os.environ, "PYTHONPATH": python_path()}
-    return _service("The file server", command, environment, root, "files.log")
+    return _service("The file server", command, _guarded_environment(root, secret), root, "files.log")
+
+
+def _guarded_environment(root: Path, secret: str) -> dict[str, str]:
+    given = {**os.environ, **prefect_environment(root), "PYTHONPATH": python_path()}
+    return server_environment(secret, given)
 
 
 def _worker(
@@ -146,7 +144,7 @@ def _worker(
 ) -> Service:
     command = [
         *(sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"),
-        *("--limit", str(limit), "--name", f"{pool}-{socket.gethostname()}"),
+        *("--limit", str(limit), "--name", worker_name(pool)),
     ]
     environment = {
         **os.environ,
@@ -165,19 +163,7 @@ def _service(name: str, command: list[str], environment: dict[str, str], root: P
     path = logs_directory(root) / log
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
-        return Service(name, start_leashed(command, environment, log=file, cwd=root), path)
-
-
-def _await(what: str, ready: Callable[[], bool], needed: list[Service]) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while not ready():
-        for service in needed:
-            if service.process.poll() is not None:
-                end = describe_exit(service.process.returncode)
-                raise ServerError(f"{service.name} {end} while starting. See {service.log}")
-        if time.monotonic() > deadline:
-            raise ServerError(f"{what} is not up after {START_LIMIT_S:.0f} s. See {needed[0].log}")
-        time.sleep(0.2)
+        return Service(name, start_child(command, environment, log=file, cwd=root), path)
 
 
 def _watch(services: list[Service]) -> Service:
@@ -189,8 +175,10 @@ def _watch(services: list[Service]) -> Service:
         time.sleep(0.5)
 
 
-def _checkpoint_running(console: Console) -> None:
+def _checkpoint_running(console: Console, server: LocalServer) -> None:
     """Cancel deployed runs and wait for their end: a worker that stops takes its runs down without a word."""
+    if server.process is None or server.process.poll() is not None:
+        return  # It has fallen and can pass nothing on; the next start puts the runs right.
     from flows.deployment import cancel_running, running_runs
 
     names = cancel_running("`ltx2 serve` was stopped")
@@ -201,27 +189,41 @@ def _checkpoint_running(console: Console) -> None:
         time.sleep(0.5)
 
 
-def _summary(console: Console, server: LocalServer, mlflow_url: str, files_url: str, root: Path) -> None:
+def _summary(console: Console, link: str, mlflow_url: str, files_url: str, root: Path, database: str) -> None:
     for left, right in (
-        ("Prefect", server.url.removesuffix("/api")),
+        ("Prefect", link),
+        (
+            "",
+            "this link signs one browser in, here, in MLflow and the galleries; `ltx2 sign-in` makes another",
+        ),
         ("MLflow", mlflow_url),
         ("Galleries", files_url),
         ("Workspace", str(root)),
+        *([("Database", shown_database(database))] if database else []),
         ("Logs", str(logs_directory(root))),
-        ("Run it", _run_command(server, root)),
+        ("Run it", _run_command(root)),
         ("Stop", "Ctrl-C"),
     ):
-        console.print(f"[bold]{left:<10}[/]{right}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]{left:<10}[/]{escape(right)}", soft_wrap=True, highlight=False)
 
 
-def _run_command(server: LocalServer, root: Path) -> str:
-    """What to type in another terminal; the plugin finds the server of ./workspace by itself."""
+def _run_command(root: Path) -> str:
+    """The command for another terminal; the plugin finds the server of ./workspace by itself."""
     command = "prefect deployment run train-ltx2 --watch"
-    return command if root == ROOT / "workspace" else f"PREFECT_API_URL={server.url} {command}"
+    return command if root == ROOT / "workspace" else f"LTX2_WORKSPACE={shlex.quote(str(root))} {command}"
 
 
 def _check_port(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    try:
+        family = family_of(host)
+        with socket.socket(family) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        raise ServerError(
+            f"--host {host} is no address of this machine ({error.strerror or error}). "
+            "Write one of its addresses, such as 127.0.0.1, or 0.0.0.0 for all of them."
+        ) from error
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -246,7 +248,7 @@ def _holder_of(port: int) -> str:
 
 @contextlib.contextmanager
 def _only_one(root: Path) -> Iterator[None]:
-    prefect_home(root).mkdir(parents=True, exist_ok=True)
+    prefect_home(root).mkdir(parents=True, exist_ok=True, mode=0o700)
     path = prefect_home(root) / "serve.lock"
     with path.open("a+") as lock:
         try:

@@ -1,1 +1,1 @@
-"""Units of retry and progress, one file a stage: they call ltxcore and leave artifacts in Prefect."""
+"""Units of retry and progress, one file a stage: they call ltxcore and create artifacts in Prefect."""

@@ -21,9 +21,9 @@ from prefect.artifacts import (
 )
 from prefect.client.schemas.actions import ArtifactUpdate
 
-from ltxcore.stages.progress import ProgressState
+from ltxcore.pipeline.base.progress import ProgressState
 
-UPDATE_EVERY_S = 5.0
+UPDATE_EVERY_S = 10.0
 # A table of every clip of a large dataset would only bloat the database; the CSV has them all.
 TABLE_ROWS = 500
 
@@ -89,7 +89,7 @@ def file_link(path: Path, workspace: Path) -> str:
 
 
 class ProgressArtifact:
-    """A bar on the run's page, updated every few seconds: each update is a call to the server."""
+    """A bar on the run's page, updated every 10 s at most: each update is a write of the server."""
 
     def __init__(self, key: str, description: str) -> None:
         self._key, self._description = key, description
@@ -105,8 +105,8 @@ class ProgressArtifact:
             created = create_progress_artifact(percent, self._key, self._description)
             self._id = _uuid(created)
         elif percent >= 100 or now - self._updated_s >= UPDATE_EVERY_S:
-            told = f"{self._description}: {state.done} of {state.total} {state.unit}, {state.message}"
-            update_progress_artifact(self._id, percent, told)
+            shown = f"{self._description}: {state.done} of {state.total} {state.unit}, {state.message}"
+            update_progress_artifact(self._id, percent, shown)
         else:
             return
         self._updated_s = now

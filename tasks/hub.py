@@ -1,4 +1,4 @@
-"""Publishing on the Hugging Face hub: may it be done, before anything is spent, and doing it at the end."""
+"""Publishing on the Hugging Face hub: checked before the first stage, and done at the end."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 
+from ltxcore.jobs.publish.publication import lora_directory, publish
+from ltxcore.pipeline.base.context import Context
 from ltxcore.publishing.errors import HubRefused
 from ltxcore.publishing.hub import Hub, Pushed
 from ltxcore.publishing.token import SECRET_BLOCK, local_token, require_token
-from ltxcore.stages.context import Context
-from ltxcore.stages.publication import lora_directory, publish
 from tasks import artifacts
 
 
 class UploadFailed(RuntimeError):
-    """The LoRA is trained and not on the hub; the text says where it lies and how to go on."""
+    """The LoRA is trained but not on the hub; the text says where it is and what to do."""
 
 
 def hub_token() -> str | None:
@@ -39,7 +39,7 @@ def hub_token() -> str | None:
 
 
 def may_pass(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a fault of the hub is worth another try."""
+    """Whether to try again after a failure of the hub."""
     return not isinstance(state.result(raise_on_failure=False), HubRefused)
 
 
@@ -67,8 +67,8 @@ def check_hub(ctx: Context) -> str:
 def push(ctx: Context, run: Path) -> Pushed:
     """Upload what the hub lacks of a finished run, in one commit."""
     pushed = publish(ctx, run, ctx.recipe.hub, require_token(hub_token()))
-    told = f"{pushed.files} files sent" if pushed.files else "nothing new"
-    get_run_logger().info("%s: %s, commit %s", pushed.repo, told, pushed.commit)
+    sent = f"{pushed.files} files sent" if pushed.files else "nothing new"
+    get_run_logger().info("%s: %s, commit %s", pushed.repo, sent, pushed.commit)
     artifacts.web_link("hub", pushed.url, pushed.repo, f"The LoRA on the hub, commit {pushed.commit}")
     return pushed
 

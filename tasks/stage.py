@@ -1,121 +1,84 @@
-"""Opening a stage inside a Prefect flow run: its context, its name on the run, and what is done already."""
+"""Opens a stage inside a Prefect flow run: its context, its name on the run, and what is done already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+import logging
 from pathlib import Path
-from typing import Any
 
-from prefect import Task, runtime
-from prefect.client.schemas.objects import State, TaskRun
+from prefect import runtime
 from prefect.logging import get_run_logger
 
-from ltxcore.config.recipe import Recipe
-from ltxcore.memory.measure import measure_peaks
-from ltxcore.memory.out_of_memory import is_out_of_memory
-from ltxcore.stages.context import Context
-from ltxcore.stages.contract import Stage
-from ltxcore.stages.enforce import enforced
-from ltxcore.stages.memory_plans import plan_row
-from ltxcore.stages.run import StageRun, find_result, note_up_to_date
-from ltxcore.stages.stamp import ManifestEntry
-from ltxcore.store.lease import writing
-from ltxcore.store.locks import exclusive, in_use
+from ltxcore.config.overrides import Overrides
+from ltxcore.execution import drawn_seed
+from ltxcore.execution.execution import Execution
+from ltxcore.execution.kept_job import keep_job
+from ltxcore.execution.runner import open_execution
+from ltxcore.jobs.checks.job_checks import check_stage
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import Stage
 from ltxcore.store.workspace import LATEST, Workspace
-from tasks import artifacts
 from tasks.artifacts import ProgressArtifact
+from tasks.process_end import tell_of_end
 
 
 def context(
     workspace: str,
-    recipe: Recipe,
+    recipe_file: str = "",
     *,
-    datasets: str = "datasets.yaml",
+    pipeline_run: str = "",
+    overrides: Overrides = Overrides(),
+    datasets: str = "",
     snapshot: str = LATEST,
     step: int = 0,
 ) -> Context:
-    """The context of a stage from a flow's parameters; relative paths count from the working directory."""
-    return Context(Workspace(workspace), recipe, Path(datasets), snapshot, step)
+    """The context of a stage from a flow's parameters; relative paths count from the working directory.
+
+    Recipe and dataset file are read once for a run and kept in its folder; `~` is the home directory.
+
+    Raises:
+        ConfigError: a file is not there or is wrong.
+    """
+    tell_of_end()
+    place = Workspace(workspace)
+    run = _folder(place, pipeline_run)
+    job = keep_job(run, recipe_file, overrides, datasets)
+    if job.datasets is None:
+        return Context(place, job.recipe, snapshot_id=snapshot, step=step)
+    return Context(place, job.recipe, job.datasets.file, snapshot, step, job.datasets.origin)
+
+
+def _folder(workspace: Workspace, pipeline_run: str) -> Path:
+    """The folder of the pipeline run that a stage belongs to; a stage on its own has one of its own."""
+    return workspace.run(pipeline_run or str(runtime.flow_run.id))
 
 
 def run_folder(ctx: Context, pipeline_run: str) -> Path:
-    """The folder of the pipeline run that a stage belongs to; a stage on its own has one of its own."""
-    run = ctx.workspace.run(pipeline_run or str(runtime.flow_run.id))
+    """The folder in which a stage notes what it did."""
+    run = _folder(ctx.workspace, pipeline_run)
     # The samples of a step are a part of the run, and not its result.
     return run / f"step-{ctx.step:06d}" if ctx.step else run
 
 
-def open_stage(stage: Stage, ctx: Context, pipeline_run: str) -> StageRun | None:
+def with_seeds(ctx: Context, run: Path) -> Context:
+    """The context with the seeds of a run, drawn now if the recipe leaves them open, and logged."""
+    drawn = drawn_seed.with_seeds(ctx, run)
+    if drawn.recipe != ctx.recipe:
+        get_run_logger().info(
+            "seed -1: this run has training.seed %d and validation.validation_seed %d, kept in %s",
+            drawn.recipe.training.seed,
+            drawn.recipe.validation.validation_seed,
+            run / drawn_seed.FILE,
+        )
+    return drawn
+
+
+def open_stage(stage: Stage, ctx: Context, pipeline_run: str) -> Execution | None:
     """A stage that has work to do, or None where its result is in place, which is noted then."""
+    # What the library says of its work (why a stage runs, by which plan, what is kept) is part of the run's
+    # log. Prefect takes the library's logger along, and shows warnings of it only.
+    logging.getLogger("ltxcore").setLevel(logging.INFO)
     run = run_folder(ctx, pipeline_run)
-    request, stamp = find_result(stage, ctx)
-    if stamp is not None:
-        _say_up_to_date(note_up_to_date(stage, ctx, stamp, run))
-        return None
-    return StageRun(stage, ctx, request, run, ProgressArtifact(f"{stage.name}-progress", stage.title))
-
-
-@contextmanager
-def only_writer(run: StageRun, part: str) -> Iterator[bool]:
-    """Be the one writer of a part of the store; False where another run has done all of it meanwhile."""
-    with (
-        in_use(run.ctx.workspace.run_lock(run.run)),
-        writing(run.ctx.store, part, _purpose(run), on_wait=partial(_say_waiting, run)),
-    ):
-        yield _still_to_do(run)
-
-
-@contextmanager
-def only_run(run: StageRun) -> Iterator[bool]:
-    """Be the one run of a request in this workspace; False where another has done it meanwhile."""
-    lock = run.directory / "lock"
-    with (
-        in_use(run.ctx.workspace.run_lock(run.run)),
-        exclusive(lock, _purpose(run), on_wait=partial(_say_waiting, run)),
-    ):
-        yield _still_to_do(run)
-
-
-def _purpose(run: StageRun) -> str:
-    return f"{run.stage.name} of {run.ctx.workspace.root}"
-
-
-def _say_waiting(run: StageRun, holder: str) -> None:
-    get_run_logger().info("Waiting for %s", holder)
-    run.progress.begin(0, "", f"waiting for {holder}")
-
-
-def _still_to_do(run: StageRun) -> bool:
-    _, stamp = find_result(run.stage, run.ctx)
-    if stamp is not None:
-        _say_up_to_date(note_up_to_date(run.stage, run.ctx, stamp, run.run))
-    return stamp is None
-
-
-def _say_up_to_date(entry: ManifestEntry) -> None:
-    get_run_logger().info("%s is up to date: %s hits", entry.stage, entry.counts.get("hits", 0))
-
-
-@contextmanager
-def within_budget(run: StageRun) -> Iterator[None]:
-    """Run the work of a stage by its memory plan, and show what it took beside what was predicted.
-
-    Raises:
-        OverBudget, NoPlanLeft: there is no plan for it; nothing is loaded then.
-        StageOutOfMemory: it ran out of memory; the next plan is on record.
-    """
-    with enforced(run) as plan:
-        yield
-    if plan is not None:
-        peaks = measure_peaks()
-        measured = peaks.vram_bytes if plan.on_device else peaks.rss_bytes
-        rows = [plan_row(plan, measured), *({"out of memory before": told} for told in run.setbacks)]
-        artifacts.table(f"memory-{run.stage.name}", rows, "Predicted and measured peak of memory")
-
-
-def unless_out_of_memory(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed batch is worth another try in this process: memory will not have grown."""
-    error = state.result(raise_on_failure=False)
-    return not (isinstance(error, BaseException) and is_out_of_memory(error))
+    # Of the pipeline's run, also for the samples of a step: they belong to the same training.
+    ctx = with_seeds(ctx, _folder(ctx.workspace, pipeline_run))
+    listener = ProgressArtifact(f"{stage.name}-progress", stage.title)
+    return open_execution(stage, ctx, run, check=check_stage, listener=listener)

@@ -2,35 +2,88 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from flows.server import LocalServer
+from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.media.samples import make_samples
-from ltxcore.models.source import prepare_model
+from ltxcore.models.files.source import ModelSource, prepare_model, resolve_model
+from ltxcore.models.versions import VERSIONS
+from tests.shared import empty_tracking_database, made_once, session_directory
+
+
+def pytest_configure() -> None:
+    """One thread for each process, before torch is imported: several workers share the processors."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def sample_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `made_once` keeps what the workers of this session share."""
+    return session_directory(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def sample_clips(shared: Path) -> Path:
     """A directory with the sample clips, good and bad. Copy what a test wants to change."""
-    directory = tmp_path_factory.mktemp("sample-clips")
-    make_samples(directory)
-    return directory
+    return made_once(shared, "sample-clips", make_samples)
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models directory that holds the tiny model."""
-    models = tmp_path_factory.mktemp("models")
-    prepare_model(Recipe().model, models)
-    return models
+def tiny_models(shared: Path) -> Path:
+    """A models directory that holds the tiny model. Copy it for a workspace."""
+    return made_once(shared, "models", lambda models: prepare_model(Recipe().model, models))
+
+
+@pytest.fixture(scope="session")
+def fresh_workspace(shared: Path, tiny_models: Path) -> Path:
+    """A workspace to copy: the tiny model, and the databases of Prefect and MLflow, migrated and empty.
+
+    Making each database costs seconds. test_embedded.py and test_serve.py begin without them, as users do.
+    """
+
+    def make(workspace: Path) -> None:
+        shutil.copytree(tiny_models, workspace / "models")
+        empty_tracking_database(workspace)
+        with tempfile.TemporaryDirectory() as other, pytest.MonkeyPatch.context() as patch:
+            patch.delenv("PREFECT_API_URL", raising=False)
+            with LocalServer(other):
+                pass
+            (workspace / "prefect").mkdir(mode=0o700)
+            with (
+                contextlib.closing(sqlite3.connect(Path(other) / "prefect" / "prefect.db")) as source,
+                contextlib.closing(sqlite3.connect(workspace / "prefect" / "prefect.db")) as copy,
+            ):
+                source.backup(copy)
+
+    return made_once(shared, "fresh-workspace", make)
+
+
+@pytest.fixture(scope="session")
+def tinies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
+    """A tiny model of each version in the diffusers layout. Copy what a test wants to change."""
+    from ltxcore.models.tiny.model import write_tiny
+
+    root = tmp_path_factory.mktemp("tinies")
+    found = {}
+    for version in VERSIONS:
+        write_tiny(root / version, version)
+        settings = ModelSettings(pretrained_model_name_or_path=str(root / version))
+        found[version] = resolve_model(settings, root)
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +97,7 @@ def s3_server() -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

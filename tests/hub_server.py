@@ -98,8 +98,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.stall_s:
             time.sleep(fault.stall_s)
         elif fault is not None:
-            told = {"error": fault.message or "a fault was asked for"}
-            self.answer(fault.status, told, fault.page)
+            refusal = {"error": fault.message or "a fault was asked for"}
+            self.answer(fault.status, refusal, fault.page)
             return
         storage = path.startswith("/storage/")
         if not storage and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
@@ -112,7 +112,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(404, {"error": f"the fake hub does not know {request}"})
         return
 
-    do_GET = do_POST = do_PUT = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def _chunks(self) -> bytes:
         parts = []
@@ -165,6 +165,31 @@ class Handler(BaseHTTPRequestHandler):
             200, {"id": name, "modelId": name, "sha": repo.sha, "private": repo.private, "siblings": siblings}
         )
 
+    def tree(self, body: bytes, name: str, revision: str) -> None:
+        files = self.hub.repositories[name].files
+        self.answer(
+            200,
+            [
+                {"type": "file", "path": path, "size": len(content), "oid": git_hash(content)}
+                for path, content in files.items()
+            ],
+        )
+
+    def resolve(self, body: bytes, name: str, revision: str, path: str) -> None:
+        """A file, or what there is to say of it."""
+        repo = self.hub.repositories.get(name)
+        content = None if repo is None else repo.files.get(path)
+        if repo is None or content is None:
+            self.answer(404, {"error": "Entry not found"})
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Repo-Commit", repo.sha)
+        self.send_header("ETag", f'"{oid(path, content)}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
     def may_write(self, body: bytes, name: str) -> None:
         if name in self.hub.read_only:
             self.answer(403, {"error": "You have read access only"})
@@ -176,7 +201,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, body: bytes, name: str) -> None:
         files = self.hub.repositories[name].files
-        told = [
+        modes = [
             {
                 "path": file["path"],
                 "uploadMode": "lfs" if file["path"].endswith(LFS_FILES) else "regular",
@@ -185,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
             }
             for file in json.loads(body)["files"]
         ]
-        self.answer(200, {"files": told})
+        self.answer(200, {"files": modes})
 
     def batch(self, body: bytes, name: str) -> None:
         objects = []
@@ -248,6 +273,9 @@ ROUTES: dict[str, Callable[..., None]] = {
     r"GET /api/whoami-v2": Handler.whoami,
     r"POST /api/repos/create": Handler.create,
     rf"GET /api/models/{NAME}": Handler.info,
+    rf"GET /api/models/{NAME}/revision/[\w.-]+": Handler.info,
+    rf"GET /api/models/{NAME}/tree/([\w.-]+)": Handler.tree,
+    rf"(?:GET|HEAD) /{NAME}/resolve/([\w.-]+)/(.+)": Handler.resolve,
     rf"GET /api/models/{NAME}/auth-check/write": Handler.may_write,
     r"POST /api/validate-yaml": Handler.validate,
     rf"POST /api/models/{NAME}/preupload/main": Handler.preupload,

@@ -10,9 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.contract import PROBE, RENDER, TRAIN, Stage
-from ltxcore.stages.lora_sides import shown_sides
-from ltxcore.stages.stamp import (
+from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN, Stage
+from ltxcore.pipeline.base.stamp import (
     ManifestEntry,
     Outcome,
     output_file,
@@ -20,9 +19,10 @@ from ltxcore.stages.stamp import (
     write_manifest,
     write_stamp,
 )
+from ltxcore.stages.train_lora.lora_sides import shown_sides
 from ltxcore.store.blobs import write_json
 from ltxcore.store.workspace import Workspace
-from tests.unit.test_snapshot_changes import sample, snapshot
+from tests.unit.stages.test_snapshot_changes import sample, snapshot
 
 RUN = "20260102-030405-abcd"
 CLIP, CAPTION = "grandmother-at-home", "My grandmother waves from her garden in Elm Street."
@@ -58,20 +58,22 @@ class FinishedRun:
         header = {"trigger": "sks", "recipe": self.recipe.model_dump_json(), "home": ""}
         for file in files:
             save_file({file.stem: torch.full((9, 7), value)}, file, metadata=header)
-        told = {"directory": self.workspace.relative(directory), **facts}
+        noted = {"directory": self.workspace.relative(directory), **facts}
         outputs = tuple(output_file(self.workspace, file) for file in files)
-        self._note(TRAIN, Outcome(counts={"steps": 400}, facts=told, files=outputs))
+        self._note(TRAIN, Outcome(counts={"steps": 400}, facts=noted, files=outputs))
 
     def render(self) -> None:
         """Leave the renderings of the recipe's prompts, or of the clips' captions."""
         directory = self._directory(RENDER)
         prompts = self.recipe.validation.validation_prompts or {CLIP: CAPTION}
         directory.mkdir(parents=True, exist_ok=True)
-        for name in prompts:
-            for side in ("base", *(side.kind for side in shown_sides(self.recipe.training))):
-                (directory / f"{name}-{side}.mp4").write_bytes(f"video of {name} {side}".encode())
-        (directory / "contact-sheet.png").write_bytes(b"a picture")
-        self._note(RENDER, Outcome(facts={"prompts": prompts}))
+        sides = ("base", *(kind for kind, _ in shown_sides(self.recipe.training).items()))
+        contents = {f"{n}-{side}.mp4": f"video of {n} {side}" for n in prompts for side in sides}
+        contents["contact-sheet.png"] = "a picture"
+        for name, content in contents.items():
+            (directory / name).write_bytes(content.encode())
+        files = tuple(output_file(self.workspace, directory / name) for name in contents)
+        self._note(RENDER, Outcome(facts={"prompts": prompts}, files=files))
 
     def _directory(self, stage: Stage) -> Path:
         return stage_directory(self.workspace, stage, {"of": RUN})

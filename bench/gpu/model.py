@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ltxcore.models.assembling import build_empty
+from ltxcore.models.files.assembling import build_empty
 from ltxcore.models.versions import VERSIONS
 
 SMALL: Mapping[str, Any] = MappingProxyType(

@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from ltxcore.memory.cards import CARDS
-from ltxcore.memory.planner import Planner, Workload
-from ltxcore.models.call import predict_velocity
+from ltxcore.memory.planner.cards import CARDS
+from ltxcore.memory.planner.training_planner import Planner, Workload
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.text import TextFeatures
-from ltxcore.stages.training_plan import planner_for
+from ltxcore.models.predict_velocity import predict_velocity
+from ltxcore.models.text.caption_encoder import TextFeatures
+from ltxcore.pipeline.plan.transformer_plan import planner_for
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.training.data import Entry, TrainingSample
+from ltxcore.training.batch_entry import Entry
+from ltxcore.training.data import TrainingSample
 
 FPS = 25.0
 SMALL_TEXT_TOKENS, TEXT_TOKENS = 16, 1024
@@ -86,7 +87,7 @@ class RandomClips:
 
     def planned(self, transformer: Any, connectors: Any, batch: int) -> tuple[Planner, Workload]:
         """What the planner is told of this model and these clips."""
-        from ltxcore.training.lora import default_targets
+        from ltxcore.training.targets import default_targets
 
         def shapes(model: Any) -> dict[str, tuple[int, ...]]:
             return {

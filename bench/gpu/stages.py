@@ -63,8 +63,10 @@ class Rate:
 class _Words:
     """A tokenizer whose every caption has as many tokens as a long one."""
 
+    bos_token_id = 2
+
     def __call__(self, caption: str, **more: Any) -> dict[str, list[int]]:
-        return {"input_ids": [2, *([5] * (CAPTION_TOKENS - 1))]}
+        return {"input_ids": [self.bos_token_id, *([5] * (CAPTION_TOKENS - 1))]}
 
 
 def measure_gemma(small: bool, way: str, device: str) -> Rate:
@@ -73,8 +75,8 @@ def measure_gemma(small: bool, way: str, device: str) -> Rate:
 
     from bench.gpu.model import SMALL_CONNECTORS, random_model
     from ltxcore.memory.arrangement import GroupSettings
-    from ltxcore.memory.group_offload import offload_layers
-    from ltxcore.models.text import CaptionEncoder, FeatureExtractor
+    from ltxcore.memory.streaming.group_offload import offload_layers
+    from ltxcore.models.text.caption_encoder import CaptionEncoder, FeatureExtractor
     from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS
 
     sizes = SMALL_GEMMA if small else GEMMA
@@ -102,9 +104,9 @@ def measure_vae(small: bool, way: Any, device: str) -> Rate:
     from diffusers import AutoencoderKLLTX2Video
 
     from bench.gpu.model import random_model
+    from ltxcore.models.vae.video_latents import encode_videos
     from ltxcore.models.versions import VERSIONS
-    from ltxcore.models.video_latents import encode_videos
-    from ltxcore.stages.vae_room import VaeRoom
+    from ltxcore.pipeline.plan.vae_room import VaeRoom
 
     config = {**VERSIONS["2.0"].video_vae, **(SMALL_VAE if small else {})}
     vae = random_model(lambda: AutoencoderKLLTX2Video(**config), device, device).eval().requires_grad_(False)
@@ -147,7 +149,7 @@ def measure_all(small: bool) -> list[Rate]:
     import torch
 
     from ltxcore.memory.out_of_memory import release_memory
-    from ltxcore.models.vae_ways import WAYS
+    from ltxcore.models.vae.ways import WAYS
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu" and not small:

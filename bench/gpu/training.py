@@ -110,7 +110,9 @@ def measure(case: Case, small: bool, steps: int) -> Measured:
     clips = RandomClips(case.size, case.frames, config, small)
     recipe = Recipe(
         lora=LoraSettings(lora_rank=16),
-        training=TrainingSettings(max_train_steps=WARM_STEPS + steps, train_batch_size=case.batch),
+        training=TrainingSettings(
+            max_train_steps=WARM_STEPS + steps, train_batch_size=case.batch, mixed_precision="bf16"
+        ),
         **routes(case),
     )
     if device == "cuda":

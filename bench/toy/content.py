@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ltxcore.media.moving_shapes import COLOURS, TONES, WAYS
-from ltxcore.validation.plan import Frames, Waveform
+from ltxcore.validation.rendering_settings import Frames, Waveform
 
 DIFFERENCE = 48
 """Levels, of 255, by which a pixel's brightest deviation tells shape from background."""

@@ -39,7 +39,7 @@ def fit(
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = Muon(parameters.values(), learning_rate)
     done = _resume(parameters, optimizer, file) if file.is_file() else 0
-    began, told = time.monotonic(), {}
+    began, averages = time.monotonic(), {}
     for step in range(done + 1, steps + 1):
         optimizer.learning_rate = learning_rate * _schedule(step, steps, warmup)
         parts = losses(step)
@@ -48,9 +48,9 @@ def fit(
         optimizer.step(step)
         model.zero_grad(set_to_none=True)
         for name, value in parts.items():
-            told[name] = 0.95 * told.get(name, value.item()) + 0.05 * value.item()
+            averages[name] = 0.95 * averages.get(name, value.item()) + 0.05 * value.item()
         if step % TELL_EVERY == 0 or step == steps:
-            shown = "  ".join(f"{name} {value:.5f}" for name, value in told.items())
+            shown = "  ".join(f"{name} {value:.5f}" for name, value in averages.items())
             print(f"{file.stem} {step}/{steps}  {shown}  {time.monotonic() - began:.0f} s", flush=True)
         if step % SAVE_EVERY == 0 or step == steps:
             _save(parameters, optimizer, step, file)

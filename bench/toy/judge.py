@@ -21,12 +21,12 @@ from bench.toy.content import Content, measure_content
 from ltxcore.config.model_settings import TOY_MODEL, ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.media.moving_shapes import COLOURS, FRAMES, RATE, SHAPES, TONES, WAYS
-from ltxcore.models.loading import load_text_encoder
-from ltxcore.models.source import ModelSource, resolve_model
-from ltxcore.models.text import CaptionEncoder, load_feature_extractor
+from ltxcore.models.files.loading import load_text_encoder
+from ltxcore.models.files.source import ModelSource, resolve_model
+from ltxcore.models.text.caption_encoder import CaptionEncoder, load_feature_extractor
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.validation.plan import Frames, Rendering, plan_rendering
 from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.rendering_settings import Frames, Rendering, render_settings
 
 SAMPLING = ValidationSettings(
     validation_resolution="96x96",
@@ -48,7 +48,7 @@ class Painter:
         tokenizer, text_model = load_text_encoder(source, torch.float32, "cpu")
         extractor = load_feature_extractor(source, torch.float32, "cpu")
         self._encoder = CaptionEncoder(tokenizer, text_model, extractor, source.text_max_tokens)
-        self.renderer = Renderer(load_components(source, torch.float32, "cpu"), plan_rendering(sampling))
+        self.renderer = Renderer(load_components(source, torch.float32, "cpu"), render_settings(sampling))
 
     def draw(self, name: str, caption: str) -> Rendering:
         """Render one caption; the name decides the noise."""
@@ -104,8 +104,8 @@ def main() -> None:
         with painter.renderer.adapter(given.lora) if given.lora else nullcontext():
             shares = judge(painter, given.prompts, given.pictures)
         seconds = (time.monotonic() - began) / given.prompts
-    told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-    print(f"{given.prompts} prompts right: {told}; {seconds:.2f} s a prompt")
+    listed = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    print(f"{given.prompts} prompts right: {listed}; {seconds:.2f} s a prompt")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from bench.toy.captions import captioned
 from ltxcore.media.moving_shapes import FRAMES, RATE
-from ltxcore.models.audio_latents import audio_latent_length, encode_audio
-from ltxcore.models.text import CaptionEncoder, TextFeatures
-from ltxcore.models.video_latents import encode_videos
+from ltxcore.models.text.caption_encoder import CaptionEncoder, TextFeatures
+from ltxcore.models.vae.audio_latents import audio_latent_length, encode_audio
+from ltxcore.models.vae.video_latents import encode_videos
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import TrainingSample
 

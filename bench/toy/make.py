@@ -24,11 +24,11 @@ from bench.toy.sound_models import make_audio_vae, make_vocoder, train_audio_vae
 from bench.toy.text_encoder import write_text_encoder
 from bench.toy.transformer import Denoiser, train_denoiser
 from bench.toy.video_vae import make_video_vae, train_video_vae
-from ltxcore.models.combined_writer import write_combined
-from ltxcore.models.finding import TOY_CHECKPOINT, toy_directory
-from ltxcore.models.mel import log_mel
-from ltxcore.models.source import ModelSource
-from ltxcore.models.text import CaptionEncoder, FeatureExtractor
+from ltxcore.models.files.combined_writer import write_combined
+from ltxcore.models.files.locate_weights import TOY_CHECKPOINT, toy_directory
+from ltxcore.models.files.source import ModelSource
+from ltxcore.models.text.caption_encoder import CaptionEncoder, FeatureExtractor
+from ltxcore.models.vae.mel import log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 MEASURED_CLIPS = 384

@@ -12,7 +12,7 @@ import torch
 
 from bench.toy.fitting import fit
 from bench.toy.sizes import AUDIO_VAE, MEL_BINS, VOCODER
-from ltxcore.models.mel import FLOOR, log_mel
+from ltxcore.models.vae.mel import FLOOR, log_mel
 from ltxcore.store.fingerprint import derive_seed
 
 AUDIO_VAE_STEPS = 2000

@@ -13,9 +13,9 @@ from bench.toy.fitting import fit
 from bench.toy.latents import Pool
 from bench.toy.sizes import CONNECTORS, MAX_TOKENS, TEXT_WIDTH, TRANSFORMER
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.text import TextFeatures
+from ltxcore.models.predict_velocity import predict_velocity
+from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import collate
 from ltxcore.training.objective import losses as flow_losses

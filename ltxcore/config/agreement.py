@@ -1,11 +1,10 @@
-"""Whether a recipe's `conditioning` and the datasets agree: what is asked for has to be in the data."""
+"""Checks that the datasets have what a recipe's `conditioning` asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from ltxcore.config.conditioning_settings import (
-    TEMPORAL_FACTOR,
     ConditioningSettings,
     FirstFrame,
     Prefix,
@@ -15,6 +14,7 @@ from ltxcore.config.conditioning_settings import (
 from ltxcore.config.dataset_kinds import ImageDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
 from ltxcore.config.errors import ConfigError, Problem, nearest
+from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.recipe import Recipe
 
 VIDEO, AUDIO = "conditioning.video", "conditioning.audio"
@@ -33,7 +33,8 @@ def check_agreement(recipe: Recipe, datasets: Datasets) -> None:
     problems = [
         *_frozen(given, datasets),
         *_sound(given, datasets, video_key),
-        *_companions(given, datasets),
+        *_conditioned(given, datasets),
+        *_weighed(recipe, datasets),
         *_lengths(given, datasets, video_key),
         *_evaluation(recipe, datasets),
     ]
@@ -49,10 +50,16 @@ def _evaluation(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
         )
     if recipe.validation.validation_using_datasets and datasets.audio_only:
         yield Problem("validation.validation_using_datasets", "is true, but only sound is trained")
+    elif recipe.validation.validation_using_datasets and recipe.validation.validation_modality == "audio":
+        yield Problem(
+            "validation.validation_modality",
+            "is audio, and a sound made alone sees nothing of what validation_using_datasets gives; write "
+            "both, or leave validation_using_datasets out",
+        )
 
 
 def _alone(datasets: Datasets) -> list[str]:
-    """Ids of the datasets whose sound is trained without pictures."""
+    """Ids of the datasets of which only the sound is trained."""
     videos = [d.id for d in datasets.video if d.audio.audio_only]
     return videos + [d.id for d in datasets.audio if d.id not in datasets.linked_ids]
 
@@ -66,15 +73,15 @@ def _silent(datasets: Datasets) -> list[str]:
 def _frozen(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
     if given.audio.frozen:
         for name in _alone(datasets):
-            told = f"is frozen, but of `{name}` only the sound is trained: nothing is left to learn"
-            yield Problem(f"{AUDIO}.mode", told)
+            message = f"is frozen, but of `{name}` only the sound is trained: nothing is left to learn"
+            yield Problem(f"{AUDIO}.mode", message)
     if given.video.frozen:
         for name in _silent(datasets):
-            told = (
+            message = (
                 f"is frozen, but `{name}` has no sound: nothing is left to learn. Give it sound (audio: "
                 "{auto_split: true}), disable it, or write mode: generated"
             )
-            yield Problem(f"{VIDEO}.mode", told)
+            yield Problem(f"{VIDEO}.mode", message)
         for name in _alone(datasets):
             yield Problem(f"{VIDEO}.mode", f"is frozen, but `{name}` has no pictures that could be given")
 
@@ -89,7 +96,7 @@ def _sound(given: ConditioningSettings, datasets: Datasets, video_key: str) -> I
         yield Problem(video_key, "gives pictures, but only sound is trained")
 
 
-def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
+def _conditioned(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
     wanted = {
         "reference": given.video.of_type("reference"),
         "mask": given.video.of_type("mask") or given.audio.of_type("mask"),
@@ -97,26 +104,44 @@ def _companions(given: ConditioningSettings, datasets: Datasets) -> Iterator[Pro
     for kind, condition in wanted.items():
         there = [d.id for d in datasets.conditioning if d.conditioning_type == kind]
         if condition is not None and not there:
-            told = (
+            message = (
                 f"has a {kind} condition, but no clips have one: add a dataset of dataset_type conditioning "
                 f"and conditioning_type {kind}, and name it in the `conditioning_data` of the clips"
             )
-            yield Problem("conditioning", told)
+            yield Problem("conditioning", message)
         if condition is None and there:
-            told = (
+            weighs = " write conditioning_type: loss_mask there if it says what counts in the loss,"
+            message = (
                 f"has no {kind} condition, but `{there[0]}` holds {kind}s; write conditioning: {{video: "
-                f"{{conditions: [{{type: {kind}}}]}}}} in the recipe, or remove `{there[0]}` from the "
-                "`conditioning_data` of the clips"
+                f"{{conditions: [{{type: {kind}}}]}}}} in the recipe,{weighs if kind == 'mask' else ''} or "
+                f"remove `{there[0]}` from the `conditioning_data` of the clips"
             )
-            yield Problem("conditioning", told)
+            yield Problem("conditioning", message)
     factors = {
         (d.reference_downscale_factor, d.reference_temporal_scale_factor)
         for d in datasets.conditioning
         if d.conditioning_type == "reference"
     }
     if len(factors) > 1:
-        told = f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
-        yield Problem("reference_downscale_factor, reference_temporal_scale_factor", told)
+        message = (
+            f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
+        )
+        yield Problem("reference_downscale_factor, reference_temporal_scale_factor", message)
+
+
+def _weighed(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
+    """That a loss mask has a loss to weigh, and the only one."""
+    masks = [d.id for d in datasets.conditioning if d.conditioning_type == "loss_mask"]
+    if not masks:
+        return
+    remedy = f"remove `{masks[0]}` from the `conditioning_data` of the clips"
+    if recipe.given.video.frozen:
+        yield Problem(f"{VIDEO}.mode", f"is frozen, so the pictures have no loss to weigh; {remedy}")
+    if recipe.crepa.crepa_enabled:
+        yield Problem(
+            "crepa.crepa_enabled",
+            f"aligns whole pictures, also where the loss mask is black; write false, or {remedy}",
+        )
 
 
 def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) -> Iterator[Problem]:
@@ -127,7 +152,7 @@ def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) ->
     for dataset in datasets.video:
         if dataset.video.bucket_strategy != "aspect_ratio":
             continue
-        frames = (dataset.video.num_frames - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+        frames = GEOMETRY.legal_frames(dataset.video.num_frames)
         modalities = (
             (video_key, given.video.conditions),
             (f"{AUDIO}.conditions", given.audio.conditions),
@@ -135,12 +160,12 @@ def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) ->
         for key, conditions in modalities:
             if key == video_key and dataset.audio.audio_only:
                 continue
-            told = _too_long(conditions, frames, dataset)
-            if told:
-                yield Problem(key, told)
+            message = _too_long(conditions, frames, dataset)
+            if message:
+                yield Problem(key, message)
     if given.video.conditions and _only_pictures(datasets, given):
-        told = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
-        yield Problem(video_key, told)
+        message = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        yield Problem(video_key, message)
 
 
 def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
@@ -156,13 +181,13 @@ def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: Vide
 
 
 def _most_frames(condition: FirstFrame | Prefix | Suffix) -> int:
-    """The longest stretch that may be drawn, in whole latents."""
+    """The longest stretch that a condition may draw, rounded to whole latents."""
     if isinstance(condition, FirstFrame):
         return 1
     most = condition.frames[1]
     if isinstance(condition, Prefix):
-        return (most - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
-    return most // TEMPORAL_FACTOR * TEMPORAL_FACTOR
+        return GEOMETRY.legal_frames(most)
+    return GEOMETRY.whole_latents(most)
 
 
 def _only_pictures(datasets: Datasets, given: ConditioningSettings) -> bool:

@@ -15,6 +15,8 @@ from ltxcore.config.errors import ConfigError, Problem, nearest
 
 KeyPath = tuple[str | int, ...]
 UNKNOWN_KEYS: Final = "unknown_keys"
+UNKNOWN: Final = "is not a known key; "
+"""What the message of an unknown key begins with."""
 NOT_IN_YAML: Final = re.compile(r"[\t\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 
 
@@ -29,8 +31,10 @@ class Strict(BaseModel):
         if isinstance(data, dict):
             unknown = {str(k): nearest(str(k), cls.model_fields) for k in data if k not in cls.model_fields}
             if unknown:
-                told = "; ".join(f"`{key}` is not a known key, {advice}" for key, advice in unknown.items())
-                raise PydanticCustomError(UNKNOWN_KEYS, "{told}", {"told": told, "unknown": unknown})
+                message = "; ".join(
+                    f"`{key}` is not a known key, {advice}" for key, advice in unknown.items()
+                )
+                raise PydanticCustomError(UNKNOWN_KEYS, "{message}", {"message": message, "unknown": unknown})
         return data
 
     def fingerprint_data(self) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -
     at = (*base, *_path_in_document(fault["loc"], data, to_absent=fault["type"] == "missing"))
     if fault["type"] == UNKNOWN_KEYS:
         return [
-            Problem(_dotted((*at, key)), f"is not a known key; {advice}", _line((*at, key), lines))
+            Problem(_dotted((*at, key)), f"{UNKNOWN}{advice}", _line((*at, key), lines))
             for key, advice in fault["ctx"]["unknown"].items()
         ]
     message = fault["msg"].removeprefix("Value error, ")
@@ -139,9 +143,9 @@ def _problems(fault: Any, data: Any, lines: dict[KeyPath, int], base: KeyPath) -
 
 
 def _path_in_document(loc: tuple[str | int, ...], data: Any, to_absent: bool) -> KeyPath:
-    """Pydantic's location without the levels that the file does not have, such as a union's tag.
+    """Pydantic's location without levels that are not in the file, such as a union's tag.
 
-    `to_absent`: its last level is a key that is missing, and is named nevertheless.
+    `to_absent`: the last level is a missing key and is kept.
     """
     path: list[str | int] = []
     here = data

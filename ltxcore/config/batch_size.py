@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
+from ltxcore.config.bucket_list import is_bucket_name
+
 AUTO = "auto"
-_BUCKET = re.compile(r"\d+x\d+@\d+")
+
+
+def _number(value: Any) -> Any:
+    """`"4"`, as a config.json may have it, is 4."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def _checked(value: Any) -> Any:
@@ -17,8 +22,9 @@ def _checked(value: Any) -> Any:
     Raises:
         ValueError: says what was found and which forms there are.
     """
+    value = {k: _number(v) for k, v in value.items()} if isinstance(value, dict) else _number(value)
     given = value if isinstance(value, dict) else {"": value}
-    buckets = all(isinstance(name, str) and _BUCKET.fullmatch(name) for name in given if name)
+    buckets = all(isinstance(name, str) and is_bucket_name(name) for name in given if name)
     numbers = [number for number in given.values() if number != AUTO or isinstance(value, dict)]
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
     if not given or not buckets or not whole:
@@ -32,7 +38,7 @@ def _checked(value: Any) -> Any:
 BatchSize = Annotated[int | Literal["auto"] | dict[str, int], BeforeValidator(_checked)]
 
 
-class UnsettledBatchSize(ValueError):
+class UndecidedBatchSize(ValueError):
     """A batch size that does not say how many clips of a bucket go into a step."""
 
 
@@ -40,14 +46,14 @@ def clips_of(size: BatchSize, bucket: str) -> int:
     """Clips of a bucket in one step.
 
     Raises:
-        UnsettledBatchSize: the bucket is not named, or the planner has not decided yet.
+        UndecidedBatchSize: the bucket is not named, or the planner has not decided yet.
     """
     if isinstance(size, int):
         return size
     if isinstance(size, str):
-        raise UnsettledBatchSize("train_batch_size: auto has not been settled by the planner")
+        raise UndecidedBatchSize("train_batch_size: auto has not been settled by the planner")
     if bucket not in size:
-        raise UnsettledBatchSize(
+        raise UndecidedBatchSize(
             f"train_batch_size names {', '.join(size)}, but the data have a bucket {bucket} too; name it, or "
             "write one number for all"
         )

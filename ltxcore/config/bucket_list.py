@@ -1,12 +1,15 @@
-"""Buckets that a dataset names itself: `768x512x49` is width, height and frames."""
+"""Buckets that a dataset lists: `768x512x49` is width, height and frames."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-SPATIAL_FACTOR, TEMPORAL_FACTOR = 32, 8
+from ltxcore.config.geometry import GEOMETRY
+
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?:[x@](\d+))?")
+_SIZE = r"\d+x\d+@\d+"
+_NAMED = re.compile(rf"{_SIZE}(\+{_SIZE})?|audio@[\d.]+s")
 
 
 @dataclass(frozen=True, order=True)
@@ -19,13 +22,12 @@ class Bucket:
 
     @property
     def tokens(self) -> int:
-        """((F-1)/8+1)(H/32)(W/32)."""
-        latent_frames = (self.frames - 1) // TEMPORAL_FACTOR + 1
-        return latent_frames * (self.width // SPATIAL_FACTOR) * (self.height // SPATIAL_FACTOR)
+        """Latent tokens of a sample's video."""
+        return GEOMETRY.video_tokens(self.frames, self.width, self.height)
 
     @property
     def written(self) -> str:
-        """As it stands in a dataset file."""
+        """The bucket as a dataset file writes it."""
         return f"{self.width}x{self.height}x{self.frames}"
 
     def __str__(self) -> str:
@@ -33,7 +35,7 @@ class Bucket:
 
 
 def read_bucket(text: str) -> Bucket:
-    """`WxHxF`, or `WxH` for one frame; `WxH@F` as reports write it is the same.
+    """`WxHxF`, or `WxH` for one frame; `WxH@F`, as reports write it, is accepted too.
 
     Raises:
         ValueError: it is no bucket, or none that LTX-2 takes, with the nearest one that is.
@@ -42,12 +44,16 @@ def read_bucket(text: str) -> Bucket:
     if match is None:
         raise ValueError(f"{text!r} is no bucket; write width x height x frames, e.g. 768x512x49")
     asked = Bucket(int(match[1]), int(match[2]), int(match[3] or 1))
-    legal = Bucket(_edge(asked.width), _edge(asked.height), _frames(asked.frames))
+    legal = Bucket(
+        GEOMETRY.nearest_edge(asked.width),
+        GEOMETRY.nearest_edge(asked.height),
+        GEOMETRY.nearest_frames(asked.frames),
+    )
     if asked != legal:
         nearest = legal.written if match[3] else f"{legal.width}x{legal.height}"
         raise ValueError(
-            f"{text} is no bucket of LTX-2: edges are multiples of {SPATIAL_FACTOR}, and there are 8n+1 "
-            f"frames; the nearest is {nearest}"
+            f"{text} is no bucket of LTX-2: edges are multiples of {GEOMETRY.spatial_factor}, and there are "
+            f"8n+1 frames; the nearest is {nearest}"
         )
     return asked
 
@@ -58,9 +64,16 @@ def names_frames(text: str) -> bool:
     return match is not None and match[3] is not None
 
 
-def _edge(pixels: int) -> int:
-    return max(1, (pixels + SPATIAL_FACTOR // 2) // SPATIAL_FACTOR) * SPATIAL_FACTOR
+def bucket_name(video: Bucket, reference: Bucket | None = None) -> str:
+    """What samples of one shape share: `WxH@F`, and `+WxH@F` of a reference."""
+    return str(video) if reference is None else f"{video}+{reference}"
 
 
-def _frames(count: int) -> int:
-    return (max(1, count) - 1 + TEMPORAL_FACTOR // 2) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+def audio_bucket_name(duration_s: float) -> str:
+    """`audio@Ss`, in seconds: the bucket of sound alone."""
+    return f"audio@{duration_s:g}s"
+
+
+def is_bucket_name(text: str) -> bool:
+    """Whether a sample's bucket can have this name."""
+    return _NAMED.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""What `caption_filter_list` takes out of captions."""
+"""Removes from captions what `caption_filter_list` matches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def names_file(entries: Sequence[str]) -> bool:
 
 
 def read_filters(entries: Sequence[str]) -> tuple[str, ...]:
-    """The filters of a list, or of the one file that it names, in order; each is checked.
+    """The filters of a list, or of the file that it names, in order. Each is checked.
 
     Raises:
         ValueError: the file is missing or is no list of texts, or a filter is no regular expression.
@@ -33,7 +33,7 @@ def read_filters(entries: Sequence[str]) -> tuple[str, ...]:
 
 
 def filter_caption(caption: str, filters: Sequence[str]) -> str:
-    """The caption with every filter applied in order, and without the spaces that this leaves double."""
+    """The caption after every filter, in order, with double spaces removed."""
     for text in filters:
         pattern, replacement = _compiled(text)
         caption = pattern.sub(replacement, caption)

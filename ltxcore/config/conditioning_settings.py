@@ -1,7 +1,7 @@
-"""What a training is given and what it has to make: one scheme for every mode.
+"""What is given to a training and what it generates: one scheme for every mode.
 
-Each modality is generated, or frozen: given whole. Parts of what is generated may be given too, by
-conditions, each with its probability. Text to video is the default, both generated without conditions.
+Each modality is either generated or frozen, that is, given whole. Conditions may give parts of a generated
+modality, each with a probability. The default is text to video: both are generated, without conditions.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.geometry import GEOMETRY
 
 Mode = Literal["generated", "frozen"]
 Modality = Literal["video", "audio"]
-TEMPORAL_FACTOR = 8
 
 
 def _range(value: Any) -> Any:
@@ -27,9 +27,9 @@ ShareRange = Annotated[tuple[float, float], BeforeValidator(_range)]
 
 
 class Condition(Strict):
-    """What is given of a sample, with the probability that it is."""
+    """A part of a sample that is given with some probability."""
 
-    probability: float = Field(1.0, gt=0, le=1, description="Of each sample, at each visit.")
+    probability: float = Field(1.0, gt=0, le=1, description="Probability for each sample at each visit.")
 
 
 class FirstFrame(Condition):
@@ -75,15 +75,16 @@ class Suffix(_Stretch):
     @field_validator("frames")
     @classmethod
     def _a_latent(cls, frames: tuple[int, int]) -> tuple[int, int]:
-        if frames[0] < TEMPORAL_FACTOR:
+        if frames[0] < GEOMETRY.temporal_factor:
             raise ValueError(
-                f"is {list(frames)}; a suffix has at least {TEMPORAL_FACTOR} frames, which are one latent"
+                f"is {list(frames)}; a suffix has at least {GEOMETRY.temporal_factor} frames, "
+                "which are one latent"
             )
         return frames
 
 
 class SpatialCrop(Condition):
-    """A rectangle is given in all frames, and what surrounds it is made: outpainting."""
+    """A rectangle is given in all frames and its surroundings are generated: outpainting."""
 
     type: Literal["spatial_crop"]
     area: ShareRange = Field(
@@ -101,20 +102,20 @@ class SpatialCrop(Condition):
 
 
 class Mask(Condition):
-    """What a mask shows black is given, and what it shows white is made: inpainting.
+    """The black parts of a mask are given and the white parts are generated: inpainting.
 
     The masks are a conditioning dataset of `conditioning_type: mask`, linked by the clips'
-    `conditioning_data`. Sound is given where the mask's frames are black all over.
+    `conditioning_data`. Sound is given where the mask's frames are entirely black.
     """
 
     type: Literal["mask"]
 
 
 class Reference(Condition):
-    """Another video is given beside the one that is made: IC-LoRA.
+    """Another video is given beside the generated one: IC-LoRA.
 
     The references are a conditioning dataset of `conditioning_type: reference`, linked by the clips'
-    `conditioning_data`. They are drawn for a whole batch, whose samples have equally many tokens.
+    `conditioning_data`. They are drawn for a whole batch, because its samples have equally many tokens.
     """
 
     type: Literal["reference"]
@@ -129,13 +130,16 @@ AudioCondition = Annotated[Prefix | Suffix | Mask, Field(discriminator="type")]
 class VideoConditioning(Strict):
     """What is given of the pictures."""
 
-    mode: Mode = Field("generated", description="frozen: given whole, at time 0, without a loss.")
+    mode: Mode = Field(
+        "generated", description="generated, or frozen: given whole, at time 0, without a loss."
+    )
     conditions: tuple[VideoCondition, ...] = Field(
         (), description="Each of its own type; drawn apart from the others."
     )
 
     @property
     def frozen(self) -> bool:
+        """Whether the pictures are given whole and carry no loss."""
         return self.mode == "frozen"
 
     def of_type(self, name: str) -> VideoCondition | None:
@@ -165,9 +169,9 @@ class AudioConditioning(VideoConditioning):
 
 
 class ConditioningSettings(Strict):
-    """What is given and what is made, for each modality.
+    """What is given and what is generated, for each modality.
 
-    Conditions of one type in both modalities are drawn together: with equal probabilities and frames the
+    Conditions of one type in both modalities are drawn together. With equal probabilities and frames, the
     same stretch of pictures and sound is given.
     """
 
@@ -192,11 +196,11 @@ class ConditioningSettings(Strict):
 
     @property
     def per_token(self) -> bool:
-        """Whether some tokens of the pictures may be given while others are made."""
+        """Whether some video tokens may be given while others are generated."""
         return bool(self.video.conditions)
 
     def certain(self) -> ConditioningSettings:
-        """The same conditions, each of which always comes."""
+        """The same conditions with probability 1."""
         data = self.model_dump()
         for modality in ("video", "audio"):
             for condition in data[modality]["conditions"]:

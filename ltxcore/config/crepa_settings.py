@@ -1,4 +1,4 @@
-"""CREPA: the hidden states of one block are held to what a frozen DINOv2 sees in the clip's own frames."""
+"""CREPA aligns the hidden states of one block with a frozen DINOv2's features of the clip's frames."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from ltxcore.config.base import Strict
+
+TINY_WIDTH = 32
 
 TINY_TEACHER = "tiny"
 PROJECTOR_FILE = "crepa_projector.safetensors"
@@ -17,7 +19,7 @@ Teacher = Literal["dinov2_vits14", "dinov2_vitb14", "dinov2_vitl14", "dinov2_vit
 
 
 class CrepaSettings(Strict):
-    """Cross-frame representation alignment. The teacher's features are made once, by embed-frames."""
+    """Cross-frame representation alignment. embed-frames computes the teacher's features once."""
 
     crepa_enabled: bool = Field(False, description="Add the alignment to the loss.")
     crepa_block_index: int = Field(
@@ -25,7 +27,10 @@ class CrepaSettings(Strict):
     )
     crepa_lambda: PositiveFloat = Field(0.5, description="Weight of the alignment in the loss.")
     crepa_adjacent_distance: NonNegativeInt = Field(
-        1, description="Frames before and after that a frame is aligned with, too. 0: itself alone."
+        1,
+        description=(
+            "Number of neighbouring frames on each side with which a frame is aligned too. 0: none."
+        ),
     )
     crepa_adjacent_tau: PositiveFloat = Field(1.0, description="A frame at distance d counts exp(-d / tau).")
     crepa_encoder: Teacher = Field(
@@ -41,7 +46,7 @@ class CrepaSettings(Strict):
     )
     crepa_encoder_batch_size: PositiveInt = Field(8, description="Frames through the teacher at once.")
     crepa_drop_vae_encoder: bool = Field(
-        False, description="Accepted and without meaning: training never loads a VAE."
+        False, description="Accepted without effect: training never loads a VAE."
     )
 
     @model_validator(mode="after")
@@ -60,6 +65,6 @@ class CrepaSettings(Strict):
         return self
 
     def loss_data(self) -> dict[str, Any]:
-        """The values that change a training, beside the teacher's features themselves."""
+        """The settings that change a training, without those of the teacher's features."""
         names = ("crepa_block_index", "crepa_lambda", "crepa_adjacent_distance", "crepa_adjacent_tau")
         return {name: getattr(self, name) for name in names}

@@ -1,13 +1,15 @@
-"""What holds for datasets that do not say it themselves: a config.json may give it once for all of them."""
+"""Defaults for datasets that leave keys out; a config.json may give them once for all datasets."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
 from ltxcore.config.base import Strict
 from ltxcore.config.bucket_list import names_frames, read_bucket
+
+REFERENCE_FACTORS: Final = ("reference_downscale_factor", "reference_temporal_scale_factor")
 
 
 class DataDefaults(Strict):
@@ -23,6 +25,12 @@ class DataDefaults(Strict):
     frame_rate: float | None = Field(
         None, gt=0, le=240, description="For video datasets without video.frame_rate."
     )
+    reference_downscale_factor: Literal[1, 2, 4] | None = Field(
+        None, description="For datasets of references without a reference_downscale_factor."
+    )
+    reference_temporal_scale_factor: Literal[1, 2, 4] | None = Field(
+        None, description="For datasets of references without a reference_temporal_scale_factor."
+    )
     buckets: tuple[str, ...] = Field(
         (),
         description="For datasets with neither buckets nor a resolution: WxHxF for clips, WxH for pictures.",
@@ -36,8 +44,13 @@ class DataDefaults(Strict):
         return written
 
     def fill(self, item: Any) -> Any:
-        """One entry of a dataset file, as plain data, with what it leaves out."""
-        if not isinstance(item, dict) or item.get("dataset_type") not in ("video", "image"):
+        """One entry of a dataset file, as plain data, with these defaults filled in."""
+        if not isinstance(item, dict):
+            return item
+        if item.get("dataset_type") == "conditioning" and item.get("conditioning_type") == "reference":
+            factors = {name: getattr(self, name) for name in REFERENCE_FACTORS}
+            return {**{name: value for name, value in factors.items() if value is not None}, **item}
+        if item.get("dataset_type") not in ("video", "image"):
             return item
         picture = {
             "resolution": self.resolution,

@@ -1,113 +1,36 @@
-"""What one entry of the dataset file may say: video, image and audio datasets, and the caption cache."""
+"""The entries of a dataset file: video, image, audio and conditioning datasets, and the caption cache."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
 from ltxcore.config.bucket_list import Bucket, names_frames, read_bucket
-from ltxcore.config.dataset_values import SAMPLE_RATE, Local, number, one_or_many, vae_rate
+from ltxcore.config.caption_shuffle_settings import CaptionShuffle
+from ltxcore.config.dataset_blocks import AudioSettings, ParquetSettings, VideoSettings
+from ltxcore.config.dataset_values import Local, one_or_many
+from ltxcore.config.geometry import GEOMETRY
 
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 CaptionStrategy = Literal["textfile", "filename", "instanceprompt", "instance_prompt", "parquet"]
-TruncationMode = Literal["beginning", "end", "random"]
 ResolutionType = Literal["pixel", "area", "pixel_area"]
-MEASURED = "Accepted and not used: probe-media measures every file."
 MOST_MEGAPIXELS = 64
-FEWEST_PIXELS = 32
 UNIQUE = "Names the dataset; each has its own."
 LOCAL_ONLY = "Files are read from a directory here."
 DISABLED = "Leave it out."
 KIND = "What the files are."
+FOLLOWED = "Follow links that lead out of the datasets' directories. Otherwise what is behind is rejected."
+TOO_LARGE = "Larger pictures and frames are rejected from their header."
+MOST_MEGAPIXELS_READ = 100.0
+MOST_MEGAPIXELS_ALLOWED = 268.0
+"""A picture of 16384x16384 takes 0.8 GiB while it is read; a larger one is a mistake or an attack."""
 NOT_USED = "Accepted and not used: the workspace holds the store."
 
 
-class VideoSettings(Strict):
-    """The `video` block: frames, and how clips are grouped."""
-
-    num_frames: PositiveInt = Field(125, description="Frames of a sample; rounded down to 8n+1.")
-    min_frames: PositiveInt | None = Field(
-        None, description="Clips with fewer frames at frame_rate are dropped. Default: num_frames."
-    )
-    max_frames: PositiveInt | None = Field(None, description="Clips with more frames are dropped.")
-    frame_rate: float = Field(25.0, gt=0, le=240, description="Frames a second of every sample.")
-    bucket_strategy: Literal["aspect_ratio", "resolution_frames"] = Field(
-        "aspect_ratio",
-        description="aspect_ratio: every clip gives num_frames. resolution_frames: its own length, floored "
-        "to frame_interval and to 8n+1.",
-    )
-    frame_interval: PositiveInt = Field(1, description="resolution_frames: lengths are floored to this.")
-
-    @model_validator(mode="after")
-    def _ordered(self) -> VideoSettings:
-        if self.min_frames and self.max_frames and self.min_frames > self.max_frames:
-            raise ValueError(f"min_frames {self.min_frames} is more than max_frames {self.max_frames}")
-        return self
-
-    @property
-    def shortest(self) -> int:
-        """The fewest frames a clip may have."""
-        return self.num_frames if self.min_frames is None else self.min_frames
-
-
-class AudioSettings(Strict):
-    """The `audio` block of a video or audio dataset."""
-
-    auto_split: bool = Field(True, description="Video sets: take the sound of the clips for training.")
-    sample_rate: Annotated[int, BeforeValidator(vae_rate)] = Field(
-        SAMPLE_RATE, description="The audio VAE's own rate."
-    )
-    channels: Annotated[Literal[1, 2], BeforeValidator(number)] = Field(
-        2, description="The audio VAE gets stereo always; mono is duplicated."
-    )
-    duration_interval: float = Field(
-        3.0,
-        gt=0,
-        description="Seconds. Sound without pictures is cut to a multiple of this; shorter sound keeps its "
-        "length. A clip's sound has its frames' length.",
-    )
-    truncation_mode: TruncationMode = Field(
-        "beginning",
-        description="What is kept of a sound file that is too long; random is drawn from its content.",
-    )
-    min_duration_seconds: float | None = Field(None, ge=0, description="Shorter sound is dropped.")
-    max_duration_seconds: float | None = Field(None, gt=0, description="Longer sound is dropped.")
-    audio_only: bool = Field(False, description="Train on the sound alone, without pictures.")
-    allow_zero_audio: bool = Field(
-        False,
-        description="Video sets: a clip without sound is trained as a silent one. Otherwise its sound takes "
-        "no part in the loss.",
-    )
-
-    @model_validator(mode="after")
-    def _ordered(self) -> AudioSettings:
-        low, high = self.min_duration_seconds, self.max_duration_seconds
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"min_duration_seconds {low:g} is more than max_duration_seconds {high:g}")
-        return self
-
-
-class ParquetSettings(Strict):
-    """Where the captions of `caption_strategy: parquet` are."""
-
-    path: str = Field(
-        min_length=1, description="Parquet or JSON lines; relative to the dataset file or instance_data_dir."
-    )
-    filename_column: str = Field(description="Relative path, name, or name without extension of the clip.")
-    caption_column: str = Field(description="A text, or a list of texts of which each visit draws one.")
-    fallback_caption_column: str | None = Field(None, description="Used where the caption is empty.")
-    identifier_includes_extension: bool | None = Field(
-        None, description="Whether filename_column holds extensions. Default: both are looked for."
-    )
-    width_column: str | None = Field(None, description=MEASURED)
-    height_column: str | None = Field(None, description=MEASURED)
-    bbox_column: str | None = Field(None, description="Accepted and not used: no loss looks at boxes.")
-
-
 class MediaDataset(Strict):
-    """What every dataset of files with captions may say."""
+    """Keys of every dataset of files with captions."""
 
     id: Id = Field(description=UNIQUE)
     type: Local = Field("local", description=LOCAL_ONLY)
@@ -118,7 +41,7 @@ class MediaDataset(Strict):
         "the name, its underscores as spaces. instanceprompt: `instance_prompt` for all. parquet: a table.",
     )
     disable_multiline_split: bool = Field(False, description="textfile: the whole file is one caption.")
-    instance_prompt: str | None = Field(None, description="The words that shall call what is trained.")
+    instance_prompt: str | None = Field(None, description="The trigger words of what is trained.")
     prepend_instance_prompt: bool = Field(False, description="Put them before every caption.")
     parquet: ParquetSettings | None = None
     caption_filter_list: tuple[str, ...] = Field(
@@ -126,12 +49,24 @@ class MediaDataset(Strict):
         description="Regular expressions to take out of captions, or `s/search/replacement/`; or a .txt or "
         ".json file of them.",
     )
+    caption_shuffle: CaptionShuffle | None = None
+    caption_weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="How often each caption of a clip is drawn, relative to the others, in the order of its "
+        "lines; a line beyond the list weighs 1. Default: all alike.",
+    )
     repeats: int = Field(0, ge=0, description="Extra passes: n gives n + 1 visits an epoch.")
     probability: float = Field(1.0, gt=0, le=1, description="The share of visits that are kept in an epoch.")
     disabled: bool = Field(False, description=DISABLED)
     is_regularisation_data: bool = Field(
-        False, description="Its targets are the base model's own answers: nothing shall change there."
+        False,
+        description=(
+            "Regularisation data: its targets are the base model's own predictions, so that "
+            "nothing changes there."
+        ),
     )
+    follow_links: bool = Field(False, description=FOLLOWED)
+    max_caption_kib: PositiveInt = Field(64, le=1024, description="KiB; a longer caption file is rejected.")
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
@@ -140,9 +75,14 @@ class MediaDataset(Strict):
     def _listed(cls, value: Any) -> Any:
         return () if value is None else one_or_many(value)
 
+    def fingerprint_data(self) -> dict[str, Any]:
+        """Without orders and weights of captions where there are none, as before there were such keys."""
+        unset = {key for key in ("caption_shuffle", "caption_weights") if not getattr(self, key)}
+        return {key: value for key, value in super().fingerprint_data().items() if key not in unset}
+
     @property
     def trigger(self) -> str:
-        """The instance prompt, where captions are made of it."""
+        """The instance prompt, if captions are made from it."""
         return (self.instance_prompt or "").strip() if self._wants_instance_prompt else ""
 
     @property
@@ -158,11 +98,18 @@ class MediaDataset(Strict):
             raise ValueError(
                 "caption_strategy parquet needs `parquet: {path: …, filename_column: …, caption_column: …}`"
             )
+        if self.caption_weights and (
+            self.caption_strategy not in ("textfile", "parquet") or self.disable_multiline_split
+        ):
+            raise ValueError(
+                "caption_weights weighs the captions of a clip, and each has one alone here; remove it, or "
+                "write caption_strategy textfile with a caption a line"
+            )
         return self
 
 
 class PictureDataset(MediaDataset):
-    """What datasets with pictures may say of their sizes."""
+    """Keys for the sizes of pictures."""
 
     resolution: float = Field(
         512, gt=0, description="An edge in pixels, or megapixels where the type is area."
@@ -172,7 +119,12 @@ class PictureDataset(MediaDataset):
         description="pixel: `resolution` is the shorter edge; area: megapixels; pixel_area: the edge of a "
         "square of the same area.",
     )
-    aspect_bucket_alignment: Literal[32, 64] = Field(32, description="Edges are multiples of it.")
+    aspect_bucket_alignment: Literal[32, 64] = Field(
+        32, description="Edges of samples are multiples of this."
+    )
+    max_megapixels: float = Field(
+        MOST_MEGAPIXELS_READ, gt=0, le=MOST_MEGAPIXELS_ALLOWED, description=TOO_LARGE
+    )
     crop: bool = Field(False, description="Cut to `crop_aspect`; else only what the alignment leaves over.")
     crop_style: Literal["center", "random", "corner"] = Field(
         "center", description="Which part is kept; random is drawn from the clip's content."
@@ -188,12 +140,16 @@ class PictureDataset(MediaDataset):
         None, gt=0, description="Width / height; wider clips are dropped."
     )
     minimum_image_size: float = Field(
-        0, ge=0, description="Smaller pictures are dropped; in the units of resolution_type. 0: none is."
+        0,
+        ge=0,
+        description="Smaller pictures are dropped; in the units of resolution_type. 0: none are dropped.",
     )
     buckets: tuple[str, ...] = Field(
         (),
-        description="The only sizes and lengths there are, as WxHxF; of pictures WxH. In place of resolution "
-        "and num_frames. `ltx2 buckets` proposes some.",
+        description=(
+            "The only allowed sizes and lengths, as WxHxF (WxH for pictures), instead of "
+            "resolution and num_frames. `ltx2 buckets` proposes some."
+        ),
     )
 
     @field_validator("buckets", mode="before")
@@ -212,16 +168,17 @@ class PictureDataset(MediaDataset):
 
     @property
     def fixed_buckets(self) -> tuple[Bucket, ...]:
-        """The buckets that the dataset names; none where they follow from the clips."""
+        """The buckets that the dataset lists; empty if they follow from the clips."""
         return tuple(read_bucket(text) for text in self.buckets)
 
     conditioning_data: tuple[str, ...] = Field(
-        (), description="Conditioning datasets that hold the clips' references or masks, matched by stem."
+        (),
+        description="Conditioning datasets that hold the clips' references, masks or loss masks, by stem.",
     )
 
     @field_validator("conditioning_data", mode="before")
     @classmethod
-    def _listed_companions(cls, value: Any) -> Any:
+    def _listed_names(cls, value: Any) -> Any:
         return () if value is None else one_or_many(value)
 
     @model_validator(mode="after")
@@ -232,7 +189,7 @@ class PictureDataset(MediaDataset):
                 f"{size} is in megapixels with resolution_type area; write resolution_type pixel_area for an "
                 "edge, or e.g. resolution 0.25"
             )
-        if self.resolution_type != "area" and self.resolution < FEWEST_PIXELS and not self.buckets:
+        if self.resolution_type != "area" and self.resolution < GEOMETRY.spatial_factor and not self.buckets:
             raise ValueError(
                 f"{size} is an edge in pixels with resolution_type {self.resolution_type}; write "
                 "resolution_type area for megapixels, or e.g. resolution 512"
@@ -294,12 +251,12 @@ class VideoDataset(PictureDataset):
 
     @property
     def linked(self) -> tuple[str, ...]:
-        """Ids of the audio datasets that hold the clips' sound, in the order in which they are asked."""
+        """Ids of the audio datasets with the clips' sound, in the order of search."""
         return tuple(name for name in self.s2v_datasets if name != self.audio_set_id)
 
     @property
     def takes_own_sound(self) -> bool:
-        """Whether the clips' own sound is used: where other sets hold it, only if that is written down."""
+        """Whether the clips' own sound is used; if other datasets have the sound, only on request."""
         if not self.linked:
             return self.audio.auto_split
         asked = "auto_split" in self.audio.model_fields_set and self.audio.auto_split
@@ -307,11 +264,12 @@ class VideoDataset(PictureDataset):
 
     @property
     def wants_sound(self) -> bool:
+        """Whether its samples have sound: that of the clips, or that of a linked audio dataset."""
         return self.takes_own_sound or bool(self.linked)
 
     @property
     def demands_sound(self) -> bool:
-        """Whether sound was asked for in so many words, so that having none at all is a mistake."""
+        """Whether the dataset asks for sound explicitly, so that clips without any sound are a mistake."""
         written = "auto_split" in self.audio.model_fields_set or bool(self.s2v_datasets)
         return self.wants_sound and written and not self.audio.allow_zero_audio
 
@@ -343,39 +301,47 @@ class AudioDataset(MediaDataset):
 class ConditioningDataset(Strict):
     """A directory of videos or pictures that belong to clips of other datasets, by their stems.
 
-    A reference is given beside the clip (IC-LoRA). A mask is white where the clip is made and black where it
-    is given. Both show the clip's own picture, from its first frame on.
+    A reference is given beside the clip (IC-LoRA). A mask is white where the clip is generated and black
+    where it is given. A loss mask is white where the clip counts in the loss. All begin with the clip's first
+    frame and have its picture's shape.
     """
 
     id: Id = Field(description=UNIQUE)
     type: Local = Field("local", description=LOCAL_ONLY)
     dataset_type: Literal["conditioning"] = Field(description=KIND)
-    conditioning_type: Literal["reference", "mask"] = Field(
-        description="What the files are to the clips of their stem."
+    conditioning_type: Literal["reference", "mask", "loss_mask"] = Field(
+        description="What the files are to the clips of their stem: a video that is given beside them, what "
+        "is given of them (black), or what of them counts in the loss (white)."
     )
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
     reference_downscale_factor: Literal[1, 2, 4] = Field(
-        1, description="References are used so many times smaller than the clips."
+        1, description="How many times smaller than the clips references are used."
     )
     reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
-        1, description="References are used with so many times fewer frames a second than the clips."
+        1, description="How many times fewer frames a second than the clips references are used with."
     )
     disabled: bool = Field(False, description=DISABLED)
+    follow_links: bool = Field(False, description=FOLLOWED)
+    max_megapixels: float = Field(
+        MOST_MEGAPIXELS_READ, gt=0, le=MOST_MEGAPIXELS_ALLOWED, description=TOO_LARGE
+    )
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
     @model_validator(mode="after")
     def _factors_are_of_references(self) -> ConditioningDataset:
         for key in ("reference_downscale_factor", "reference_temporal_scale_factor"):
-            if self.conditioning_type == "mask" and getattr(self, key) != 1:
+            if self.conditioning_type != "reference" and getattr(self, key) != 1:
                 raise ValueError(
-                    f"{key} has no meaning for conditioning_type mask: masks have the clips' size and length"
+                    f"{key} has no meaning for conditioning_type {self.conditioning_type}: masks have the "
+                    "clips' size and length"
                 )
         return self
 
 
 class TextEmbedsDataset(Strict):
-    """The seed's entry for the caption cache. The store keys captions by content; it only has to be there."""
+    """SimpleTuner's entry for the caption cache. It may be left out, because the store keys captions by
+    content."""
 
     id: Id = Field(description=UNIQUE)
     type: Local = Field("local", description=LOCAL_ONLY)

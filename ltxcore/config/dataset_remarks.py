@@ -1,12 +1,12 @@
-"""What a person should know about dataset keys that are accepted and mean less here than they may expect."""
+"""Remarks on dataset keys that are accepted but rounded, or without effect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ltxcore.config.bucket_list import TEMPORAL_FACTOR
 from ltxcore.config.dataset_kinds import AudioDataset, Media, PictureDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
+from ltxcore.config.geometry import GEOMETRY
 
 REPLACED_BY_BUCKETS = {
     "resolution",
@@ -21,12 +21,12 @@ LENGTHS_REPLACED_BY_BUCKETS = {"num_frames", "bucket_strategy", "frame_interval"
 
 def remarks(datasets: Datasets) -> list[str]:
     """One line for each key that is rounded or has no effect, beginning with the dataset's id."""
-    told = [f"{d.id}: {line}" for d in datasets.media for line in _remarks(d, d.id in datasets.linked_ids)]
+    lines = [f"{d.id}: {line}" for d in datasets.media for line in _remarks(d, d.id in datasets.linked_ids)]
     if datasets.text_embeds.cache_dir is not None:
-        told.append(f"{datasets.text_embeds.id}: cache_dir is not used: the workspace holds the store")
+        lines.append(f"{datasets.text_embeds.id}: cache_dir is not used: the workspace holds the store")
     if datasets.audio_only:
-        told.append("only sound is trained: the pictures are zeros of 64x64 and take no part in the loss")
-    return told
+        lines.append("only sound is trained: the pictures are zeros of 64x64 and take no part in the loss")
+    return lines
 
 
 def _remarks(dataset: Media, is_linked: bool) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _video_remarks(dataset: VideoDataset) -> Iterator[str]:
         yield "video.num_frames cuts no clip: with resolution_frames each keeps its own length"
     if not own_lengths and not dataset.buckets and "frame_interval" in dataset.video.model_fields_set:
         yield "video.frame_interval has no effect without bucket_strategy resolution_frames"
-    legal = (asked - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
+    legal = GEOMETRY.legal_frames(asked)
     if asked != legal and not dataset.buckets and not own_lengths:
         yield f"num_frames {asked} is used as {legal}: LTX-2 takes 8n+1 frames"
     if dataset.audio.audio_only:

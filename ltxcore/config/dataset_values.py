@@ -1,4 +1,4 @@
-"""Values of dataset keys that are read more kindly, or refused with more advice, than their type alone."""
+"""Values of dataset keys that are converted, or refused with advice, beyond their type."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-SAMPLE_RATE = 16000
+from ltxcore.config.geometry import AUDIO_SAMPLE_RATE
 
 
 def local(value: Any) -> Any:
-    """Refuse data that lies elsewhere."""
+    """Refuse data that is not on this machine."""
     if isinstance(value, str) and value != "local":
         raise ValueError(
             f"{value!r} is not read here; copy or mount the data, write its directory as "
@@ -20,23 +20,28 @@ def local(value: Any) -> Any:
 
 
 def number(value: Any) -> Any:
-    """`"2"` as 2: JSON files hold numbers as texts now and then."""
+    """`"2"` as 2: JSON files sometimes have numbers as text."""
     return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 def vae_rate(value: Any) -> Any:
-    """Refuse every rate but the audio VAE's."""
-    if number(value) != SAMPLE_RATE:
+    """Refuse every sample rate except the audio VAE's."""
+    if number(value) != AUDIO_SAMPLE_RATE:
         raise ValueError(
-            f"is {value}, but the audio VAE takes {SAMPLE_RATE} only; write {SAMPLE_RATE}: sound of any rate "
-            "is resampled to it"
+            f"is {value}, but the audio VAE takes {AUDIO_SAMPLE_RATE} only; write {AUDIO_SAMPLE_RATE}: "
+            "sound of any rate is resampled to it"
         )
-    return SAMPLE_RATE
+    return AUDIO_SAMPLE_RATE
 
 
 def one_or_many(value: Any) -> Any:
     """One text as the list of it."""
     return [value] if isinstance(value, str) else value
+
+
+def auto_or_off(value: Any) -> Any:
+    """`off` and `on` as YAML gives them: as false and true."""
+    return {False: "off", True: "auto"}[value] if isinstance(value, bool) else value
 
 
 Local = Annotated[Literal["local"], BeforeValidator(local)]

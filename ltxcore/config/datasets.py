@@ -1,14 +1,16 @@
-"""The dataset file: a list of datasets in the seed's keys, and what a snapshot needs of it."""
+"""The dataset file: a list of datasets with SimpleTuner's keys."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ltxcore.config.base import KeyPath, Strict, parse, read_document
 from ltxcore.config.caption_filters import names_file, read_filters
-from ltxcore.config.companion_links import companion_problems
+from ltxcore.config.conditioning_links import conditioning_problems
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import (
     KINDS,
@@ -20,11 +22,13 @@ from ltxcore.config.dataset_kinds import (
     TextEmbedsDataset,
     VideoDataset,
 )
+from ltxcore.config.dataset_places import SAMPLES, find_directory, find_filters, find_table, leads_out
 from ltxcore.config.errors import ConfigError, Problem, nearest
-from ltxcore.config.simpletuner_datasets import translate_datasets
+from ltxcore.config.simpletuner.datasets import translate_datasets
 
-LEVELS_ABOVE_JSON = 2
 NO_DEFAULTS = DataDefaults()
+NO_TEXT_EMBEDS = TextEmbedsDataset(id="text-embeds", dataset_type="text_embeds")
+"""Of a file without such an entry: it asks for nothing."""
 
 
 class Datasets(Strict):
@@ -39,7 +43,7 @@ class Datasets(Strict):
 
     @property
     def media(self) -> tuple[Media, ...]:
-        """Every dataset of files that are trained on, or heard with them."""
+        """Every dataset of clips, pictures or sounds, without conditioning datasets."""
         return (*self.video, *self.image, *self.audio)
 
     @property
@@ -49,15 +53,15 @@ class Datasets(Strict):
 
     @property
     def audio_only(self) -> bool:
-        """Whether nothing but sound is trained."""
+        """Whether only sound is trained."""
         return not self.image and all(dataset.audio.audio_only for dataset in self.video)
 
     @property
     def files(self) -> tuple[Media | ConditioningDataset, ...]:
-        """Every dataset of files, also of files that belong to others'."""
+        """Every dataset of files, including conditioning datasets."""
         return (*self.media, *self.conditioning)
 
-    def companions(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
+    def conditioning_of(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
         """The conditioning datasets that a dataset of clips names."""
         names = dataset.conditioning_data if isinstance(dataset, VideoDataset | ImageDataset) else ()
         return tuple(other for other in self.conditioning if other.id in names)
@@ -67,48 +71,25 @@ class Datasets(Strict):
         return find_directory(self.source, dataset.instance_data_dir)
 
 
-def find_directory(source: Path, name: str) -> Path:
-    """The directory that a dataset file means.
-
-    A multidatabackend.json lies in `config/` or deeper and names directories from the project's root, so
-    for JSON the directories above the file's own are looked into as well, the nearest first.
-    """
-    places = _places(source, name)
-    return next((place for place in places if place.is_dir()), places[0])
+NO_FILE: Final = "no such file; name the dataset file: --datasets FILE"
 
 
-def find_table(source: Path, name: str, directory: Path) -> Path | None:
-    """The table of captions that a dataset file means: found as `directory` is, or inside that."""
-    places = [*_places(source, name), directory / Path(name).expanduser()]
-    return next((place for place in places if place.is_file()), None)
-
-
-def find_filters(source: Path, entries: Sequence[str]) -> tuple[str, ...]:
-    """A caption_filter_list with the place of the file that it names, found as directories are."""
-    if not names_file(entries):
-        return tuple(entries)
-    places = _places(source, entries[0])
-    return (str(next((place for place in places if place.is_file()), places[0])),)
-
-
-def _places(source: Path, name: str) -> list[Path]:
-    wanted = Path(name).expanduser()
-    if source.suffix != ".json" or wanted.is_absolute():
-        return [(source.parent / wanted).resolve()]
-    return [(level / wanted).resolve() for level in source.resolve().parents[: 1 + LEVELS_ABOVE_JSON]]
-
-
-def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS) -> Datasets:
+def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS, origin: Path | None = None) -> Datasets:
     """Read a dataset file: YAML, or the seed's multidatabackend.json, whose keys are translated and logged.
 
-    `defaults` holds for datasets that do not say it themselves.
+    Args:
+        defaults: hold for datasets that do not say it themselves.
+        origin: for a copy, the original file: directories are relative to it, and messages name it.
 
     Raises:
-        ConfigError: an unknown key, a wrong type, two datasets of one id, a missing directory or file, no
-            text_embeds, nothing to train on, or sound that belongs to nothing; with file, line, key and
-            what to write instead.
+        ConfigError: an unknown key, a wrong type, two datasets of one id, a missing directory or file,
+            nothing to train on, or sound that belongs to nothing; with file, line, dataset, key and what to
+            write instead.
     """
+    if not path.exists():
+        raise ConfigError(str(path), [Problem("", NO_FILE)])
     data, lines = read_document(path)
+    path = origin or path
     if path.suffix == ".json":
         translation = translate_datasets(data, path, lines)
         translation.check()
@@ -120,7 +101,26 @@ def load_datasets(path: Path, defaults: DataDefaults = NO_DEFAULTS) -> Datasets:
 def parse_datasets(
     data: Any, lines: dict[KeyPath, int], path: Path, defaults: DataDefaults = NO_DEFAULTS
 ) -> Datasets:
-    """The datasets of a file that has been read; as `load_datasets`."""
+    """The datasets of a file that is already parsed; see `load_datasets`.
+
+    Raises:
+        ConfigError: a key or value is wrong; every problem names its dataset.
+    """
+    try:
+        return _parse(data, lines, path, defaults)
+    except ConfigError as error:
+        raise ConfigError(error.source, [_with_owner(problem, data) for problem in error.problems]) from error
+
+
+def _with_owner(problem: Problem, data: Any) -> Problem:
+    """The problem with the id of the dataset that its key's number means."""
+    number = problem.key.partition(".")[0]
+    entry = data[int(number)] if number.isdigit() and isinstance(data, list) else None
+    name = entry.get("id") if isinstance(entry, dict) else None
+    return replace(problem, owner=name) if isinstance(name, str) else problem
+
+
+def _parse(data: Any, lines: dict[KeyPath, int], path: Path, defaults: DataDefaults) -> Datasets:
     source = str(path)
     if not isinstance(data, list):
         found = "nothing" if data is None else f"a {type(data).__name__}"
@@ -133,23 +133,24 @@ def parse_datasets(
         *_same_ids(entries, lines),
         *_roles(entries, lines),
         *_links(entries, lines),
-        *companion_problems(entries, lines),
+        *conditioning_problems(entries, lines),
     ]
     if problems:
         raise ConfigError(source, problems)
     used = {number: entry for number, entry in enumerate(entries) if not entry.disabled}
-    text = next(e for e in used.values() if isinstance(e, TextEmbedsDataset))
+    text = next((e for e in used.values() if isinstance(e, TextEmbedsDataset)), NO_TEXT_EMBEDS)
     chosen = {n: e for n, e in used.items() if not isinstance(e, TextEmbedsDataset)}
     directories = [
-        Problem(
-            f"{n}.instance_data_dir", f"there is no directory {place}", lines.get((n, "instance_data_dir"))
-        )
+        Problem(f"{n}.instance_data_dir", _no_directory(e, place), lines.get((n, "instance_data_dir")))
         for n, e in chosen.items()
         if not (place := _directory(path, e)).is_dir()
     ]
     if directories:
         raise ConfigError(source, directories)
-    for_all = _filters(path, text, entries.index(text), lines)
+    linked = _linked_out(path, used, [_directory(path, entry) for entry in chosen.values()], lines)
+    if linked:
+        raise ConfigError(source, linked)
+    for_all = () if text is NO_TEXT_EMBEDS else _filters(path, text, entries.index(text), lines)
     media = [
         _with_files(path, entry, number, for_all, lines)
         for number, entry in chosen.items()
@@ -167,6 +168,40 @@ def parse_datasets(
 
 def _directory(file: Path, dataset: Media | ConditioningDataset) -> Path:
     return find_directory(file, dataset.instance_data_dir)
+
+
+def _no_directory(dataset: Media | ConditioningDataset, place: Path) -> str:
+    message = f"there is no directory {place}"
+    if dataset.instance_data_dir != SAMPLES:
+        return message
+    named = SAMPLES if Path(SAMPLES).resolve() == place else shlex.quote(str(place))
+    return f"{message}; `ltx2 samples {named}` makes the sample clips"
+
+
+def _linked_out(
+    file: Path, used: dict[int, Entry], roots: Iterable[Path], lines: dict[KeyPath, int]
+) -> list[Problem]:
+    """Tables and lists of filters that lie in a dataset's directory and are links out of all of them.
+
+    Who may write there could have such a file read as the captions of a public model card.
+    """
+    problems, tops = [], [root.resolve() for root in roots]
+    for number, entry in used.items():
+        if isinstance(entry, ConditioningDataset) or getattr(entry, "follow_links", False):
+            continue
+        named: dict[KeyPath, str] = {}
+        if names_file(entry.caption_filter_list):
+            named[("caption_filter_list",)] = entry.caption_filter_list[0]
+        table = None if isinstance(entry, TextEmbedsDataset) else entry.parquet
+        if table is not None:
+            named["parquet", "path"] = table.path
+        for key, name in named.items():
+            directory = None if isinstance(entry, TextEmbedsDataset) else _directory(file, entry)
+            if leads_out(file, name, directory, tops):
+                message = f"{name} is a link out of the datasets' directories; put the file itself there"
+                place = ".".join(map(str, (number, *key)))
+                problems.append(Problem(place, message, lines.get((number, *key))))
+    return problems
 
 
 def _with_files(
@@ -246,13 +281,9 @@ def _same_ids(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
 
 
 def _roles(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
-    """That there is something to train on, a place for captions, and a use for every set of sounds."""
+    """Check that there is something to train on, and a use for every audio dataset."""
     problems = []
     used = [e for e in entries if not e.disabled]
-    if not any(isinstance(e, TextEmbedsDataset) for e in used):
-        problems.append(
-            Problem("", "has no text_embeds dataset; add `- {id: text-embeds, dataset_type: text_embeds}`")
-        )
     if all(isinstance(e, TextEmbedsDataset | ConditioningDataset) for e in used):
         problems.append(
             Problem(
@@ -269,20 +300,22 @@ def _roles(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
             continue
         line = lines.get((number, "id"))
         if entry.id in linked and entry.audio.audio_only:
-            told = f"`{entry.id}` is linked to clips by s2v_datasets, so it cannot be audio_only; remove one"
-            problems.append(Problem(f"{number}.audio.audio_only", told, line))
+            message = (
+                f"`{entry.id}` is linked to clips by s2v_datasets, so it cannot be audio_only; remove one"
+            )
+            problems.append(Problem(f"{number}.audio.audio_only", message, line))
         if pictures and entry.id not in linked and not entry.audio.audio_only:
-            told = (
+            message = (
                 f"no video dataset uses the sound of `{entry.id}`; link it there by "
                 f"`s2v_datasets: [{entry.id}]`, or "
                 "write `audio: {audio_only: true}` to train on it alone"
             )
-            problems.append(Problem(f"{number}.id", told, line))
+            problems.append(Problem(f"{number}.id", message, line))
     return problems
 
 
 def _links(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
-    """That s2v_datasets names sets of sounds, and none of them is named like a set of split sound."""
+    """Check that s2v_datasets names audio datasets, and that none has the id of a set of split sound."""
     problems = []
     sounds = {e.id for e in entries if isinstance(e, AudioDataset) and not e.disabled}
     for number, entry in enumerate(entries):
@@ -291,15 +324,17 @@ def _links(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
         line = lines.get((number, "s2v_datasets"))
         for name in entry.linked:
             if name not in sounds:
-                told = f"`{name}` is no audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
-                problems.append(Problem(f"{number}.s2v_datasets", told, line))
+                message = (
+                    f"`{name}` is no audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
+                )
+                problems.append(Problem(f"{number}.s2v_datasets", message, line))
         if entry.audio_set_id in {e.id for e in entries}:
-            told = (
+            message = (
                 f"`{entry.audio_set_id}` is the set of sounds that is split from `{entry.id}`; "
                 "give the other set another id"
             )
-            problems.append(Problem(f"{number}.id", told, lines.get((number, "id"))))
+            problems.append(Problem(f"{number}.id", message, lines.get((number, "id"))))
         if entry.audio.audio_only and entry.linked:
-            told = f"`{entry.id}` is audio_only, so its own sound is trained; remove s2v_datasets"
-            problems.append(Problem(f"{number}.s2v_datasets", told, line))
+            message = f"`{entry.id}` is audio_only, so its own sound is trained; remove s2v_datasets"
+            problems.append(Problem(f"{number}.s2v_datasets", message, line))
     return problems

@@ -15,14 +15,17 @@ class Problem:
     key: str
     message: str
     line: int | None = None
+    owner: str = ""
+    """The id of the dataset that the key belongs to, where keys begin with its number."""
 
     def render(self, source: str) -> str:
+        """The problem in one line: `file:line: owner: key: message`, without the parts that are not known."""
         where = source if self.line is None else f"{source}:{self.line}"
-        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+        return ": ".join(part for part in (where, self.owner, self.key, self.message) if part)
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; `problems` holds one line for each thing to mend."""
+    """A configuration that cannot be used; `problems` has one entry for each fault."""
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
@@ -30,16 +33,44 @@ class ConfigError(ValueError):
         super().__init__("\n".join(p.render(source) for p in self.problems))
 
 
-MOST_NAMES: Final = 60
-"""Of a list in an error: every key of a section, and not every clip of ten thousand."""
+MOST_NAMES: Final = 16
+"""As many are listed in whole where nothing is near."""
+NEAREST: Final = 3
+NEAR: Final = 0.6
+TELLING: Final = 3
+"""A name that holds a word of so many letters is near it: people shorten the names of clips."""
+IN_PARTS: Final = 0.5
+"""How much whole words in common count beside the letters: `caption_strategy` is near `caption_…`."""
 
 
 def nearest(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
-    """A suggestion for a misspelt word, or what is known (of that, `listed`) when nothing is near."""
+    """The three names nearest to a misspelt word; where none is near, what is known (of that, `listed`).
+
+    If many names are known and none is near, only their number is given.
+    """
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    close = [name for name in _ranked(word, names) if _similarity(word, name) >= NEAR][:NEAREST]
     if close:
-        return f"did you mean `{close[0]}`?"
+        return f"did you mean {_either(close)}?"
     names = names if listed is None else sorted(listed)
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return "known here: " + ", ".join(names[:MOST_NAMES]) + more
+    if len(names) <= MOST_NAMES:
+        return "known here: " + ", ".join(names)
+    return f"none of the {len(names)} known is near it"
+
+
+def _ranked(word: str, names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (-_similarity(word, name), name))
+
+
+def _similarity(word: str, name: str) -> float:
+    """Similarity from 0 to 1, by common letters and common words."""
+    letters = difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio()
+    ours, theirs = set(word.lower().split("_")), set(name.lower().split("_"))
+    words = len(ours & theirs) / max(len(ours), len(theirs))
+    held = len(word) >= TELLING and word.lower() in name.lower()
+    return max(letters, IN_PARTS * letters + (1 - IN_PARTS) * words, NEAR if held else 0.0)
+
+
+def _either(names: Sequence[str]) -> str:
+    marked = [f"`{name}`" for name in names]
+    return marked[0] if len(marked) == 1 else f"{', '.join(marked[:-1])} or {marked[-1]}"

@@ -12,14 +12,16 @@ Sigma = Annotated[float, Field(gt=0, le=1)]
 
 
 class EvaluationSettings(Strict):
-    """Clips that are never trained on, and what the loss on them decides."""
+    """Clips that are held out, and what the loss on them decides."""
 
     eval_share: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="The share of clips that is held out. Which ones is a matter of each clip's content, so "
-        "that adding a clip moves no other. Regularisation data is not held out.",
+        description=(
+            "The share of clips that are held out. Each clip's content decides, so adding a clip "
+            "changes no other. Regularisation data is not held out."
+        ),
     )
     eval_datasets: tuple[str, ...] = Field((), description="Ids of datasets that are held out as a whole.")
     eval_step_interval: PositiveInt = Field(
@@ -29,13 +31,20 @@ class EvaluationSettings(Strict):
         (0.2, 0.4, 0.6, 0.8), min_length=1, description="The noise levels at which the loss is measured."
     )
     eval_seed: int = Field(
-        42, ge=0, lt=2**63, description="Of the noise; apart from the training's, to compare trainings."
+        42,
+        ge=0,
+        lt=2**63,
+        description=(
+            "Seed of the noise; separate from the training's seed, so that trainings can be compared."
+        ),
     )
     early_stop_patience: int = Field(
-        0, ge=0, description="Evaluations in a row without improvement that end the training; 0: none do."
+        0,
+        ge=0,
+        description="Evaluations in a row without improvement after which the training ends; 0: never.",
     )
     early_stop_min_delta: float = Field(
-        0.0, ge=0, description="By how much the loss has to fall to count as an improvement."
+        0.0, ge=0, description="The smallest decrease of the loss that counts as an improvement."
     )
     export: Literal["last", "best"] = Field(
         "last", description="Which step's LoRA is written: the last, or that of the lowest held-out loss."

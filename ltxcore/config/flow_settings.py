@@ -1,4 +1,4 @@
-"""How noise levels are drawn: the reference's sampler, or one of the seed family's schedules."""
+"""How noise levels are drawn: Lightricks' sampler, or one of SimpleTuner's schedules."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ DEFAULT_BETA = (2.0, 2.0)
 
 
 class FlowSettings(Strict):
-    """The part of the optimisation that says which noise levels it sees, and how often."""
+    """Which noise levels the training sees, and how often."""
 
     flow_schedule: FlowSchedule = Field(
         "shifted_logit_normal",
-        description="shifted_logit_normal: the reference's. logit_normal, uniform and beta: drawn so, then "
-        "shifted.",
+        description=(
+            "shifted_logit_normal: as in Lightricks' trainer. logit_normal, uniform and beta: "
+            "this distribution, then shifted."
+        ),
     )
     flow_schedule_shift: float | None = Field(
         None,
@@ -29,7 +31,7 @@ class FlowSettings(Strict):
         f"nothing. Default: {DEFAULT_SHIFT:g}.",
     )
     flow_schedule_auto_shift: bool = Field(
-        False, description="Take s from the number of tokens, as the model's own sampler does."
+        False, description="Derive s from the number of tokens, as the model's own sampler does."
     )
     flow_beta_schedule_alpha: float | None = Field(
         None, gt=0, le=100, description=f"Of the schedule beta. Default: {DEFAULT_BETA[0]:g}."
@@ -38,7 +40,7 @@ class FlowSettings(Strict):
         None, gt=0, le=100, description=f"Of the schedule beta. Default: {DEFAULT_BETA[1]:g}."
     )
     sigma_sampling: Literal["independent", "shared"] = Field(
-        "independent", description="Whether video and sound draw their noise levels apart or together."
+        "independent", description="Whether video and sound draw their noise levels separately or together."
     )
 
     @property

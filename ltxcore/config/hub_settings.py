@@ -1,4 +1,4 @@
-"""Whether, and where, the Hugging Face hub gets the LoRA of a finished run."""
+"""Whether and where a finished run's LoRA is published on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFUSED: Final = ("--", "..")
 
 
 class HubSettings(Strict):
-    """Publishing the LoRA. A token is no part of a recipe: it comes from the environment."""
+    """Publishing the LoRA. The token is not part of a recipe; it comes from the environment."""
 
     push_to_hub: bool = Field(
         False, description="Upload the LoRA, its samples and a model card at the end of a run."
@@ -24,7 +24,7 @@ class HubSettings(Strict):
         None, description="The repository: `owner/name`, or `name` for one of the token's owner."
     )
     hub_private: bool = Field(
-        True, description="Whether the repository is private. What was public once cannot be taken back."
+        True, description="Whether the repository is private. Publishing cannot be undone."
     )
 
     @field_validator("hub_model_id")

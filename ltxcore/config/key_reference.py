@@ -60,7 +60,7 @@ class _Walk:
         required = block.get("required", ())
         for name, field in block["properties"].items():
             inner = [*self._blocks(field, f"{prefix}{name}")]
-            # A block that may be left out is told by its keys alone.
+            # A block that may be left out is listed by its keys only.
             if not inner and not _is_named(field, prefix):
                 default = "" if name in required else _default(field)
                 yield Key(prefix + name, self._kind(field), default, self._meaning(field))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -16,21 +16,30 @@ class LoraSettings(Strict):
     lora_type: Literal["standard", "lycoris"] = Field(
         "standard", description="lycoris: LoKr or LoHa, as `lycoris_config` says."
     )
-    lora_rank: PositiveInt = Field(16, description="lora_type standard; lycoris has linear_dim.")
+    lora_rank: PositiveInt = Field(
+        16, description="The rank with lora_type standard; lycoris uses linear_dim."
+    )
     lora_alpha: float | None = Field(None, gt=0, description="Default: the rank.")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs left out.")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="Share of an adapter's inputs that is dropped.")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) instead of alpha / rank.")
-    use_dora: bool = Field(False, description="Learn the length of each row of a weight apart from the rest.")
+    use_dora: bool = Field(False, description="DoRA: learn the length of each row of a weight separately.")
     lycoris_config: LycorisSettings | None = Field(None, description="LoKr or LoHa: lora_type lycoris.")
     lora_targets: tuple[str, ...] | None = Field(
         None,
         description="Module suffixes. Default: the attentions, and audio modules where there is sound.",
     )
+    init_from: str | None = Field(
+        None,
+        min_length=1,
+        description="A LoRA to go on from: a .safetensors file, `repo_id:file` on the hub, or `models:/…` or "
+        "`runs:/…` of MLflow. Default: none; an adapter begins without effect.",
+    )
     trigger: str | None = Field(
         None,
         min_length=1,
-        description="The words that call what was trained, for the files' headers. Default: the instance "
-        "prompts of the datasets.",
+        description=(
+            "The trigger words, for the files' headers. Default: the instance prompts of the datasets."
+        ),
     )
 
     @model_validator(mode="after")
@@ -41,7 +50,8 @@ class LoraSettings(Strict):
             raise ValueError(
                 "lora_type lycoris needs `lycoris_config`, e.g. {algo: lokr, linear_dim: 16, factor: 16}"
             )
-        for key, value in (("use_dora", self.use_dora), ("use_rslora", self.use_rslora)):
+        kinds = {"use_dora": self.use_dora, "use_rslora": self.use_rslora, "init_from": self.init_from}
+        for key, value in kinds.items():
             if value:
                 raise ValueError(f"{key} is of lora_type standard, and lora_type is lycoris; remove one")
         if self.lora_dropout:
@@ -51,8 +61,13 @@ class LoraSettings(Strict):
             )
         return self
 
+    def fingerprint_data(self) -> dict[str, Any]:
+        """Without `init_from`: it counts by the content of its file, which the request has."""
+        return {key: value for key, value in super().fingerprint_data().items() if key != "init_from"}
+
     @property
     def alpha(self) -> float:
+        """`lora_alpha`, or the rank where the recipe gives none."""
         return float(self.lora_rank) if self.lora_alpha is None else self.lora_alpha
 
     @property
@@ -71,7 +86,7 @@ class LoraSettings(Strict):
         return self.lora_rank if self.lycoris is None else self.lycoris.rank_by_size
 
     @property
-    def size_told(self) -> str:
+    def shown_size(self) -> str:
         """Rank, or algorithm and dimension, for people."""
         if self.lycoris is None:
             return f"{self.lora_rank}{' (DoRA)' if self.use_dora else ''}"

@@ -39,9 +39,9 @@ ALGORITHMS: Final[Mapping[str, str]] = {
 class LayerChange(Strict):
     """What differs for the modules of one class."""
 
-    linear_dim: PositiveInt | None = Field(None, description="Instead of the one for all.")
-    linear_alpha: float | None = Field(None, gt=0, description="Instead of the one for all.")
-    factor: int | None = Field(None, ge=-1, description="Instead of the one for all.")
+    linear_dim: PositiveInt | None = Field(None, description="Replaces the general value for this class.")
+    linear_alpha: float | None = Field(None, gt=0, description="Replaces the general value for this class.")
+    factor: int | None = Field(None, ge=-1, description="Replaces the general value for this class.")
 
 
 class Preset(Strict):
@@ -59,14 +59,16 @@ class LycorisSettings(Strict):
     algo: Literal["lokr", "loha"] = Field(
         description="lokr: a Kronecker product; loha: a Hadamard product of two low ranks."
     )
-    multiplier: float = Field(1.0, gt=0, description="The change is multiplied with it.")
+    multiplier: float = Field(1.0, gt=0, description="Factor of the whole change.")
     linear_dim: PositiveInt = Field(4, description="The rank.")
     linear_alpha: float = Field(1.0, gt=0, description="The change is scaled by alpha / dim.")
     factor: int = Field(-1, ge=-1, description="lokr: size of the smaller factor; -1: near the square root.")
-    decompose_both: bool = Field(False, description="lokr: the smaller factor gets a low rank, too.")
+    decompose_both: bool = Field(False, description="lokr: the smaller factor gets a low rank as well.")
     full_matrix: bool = Field(False, description="lokr: both factors whole, whatever linear_dim is.")
-    rank_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the change's rows left out.")
-    module_dropout: float = Field(0.0, ge=0, lt=1, description="Share of steps without a layer's change.")
+    rank_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the change's rows that is dropped.")
+    module_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of steps in which a layer's change is dropped."
+    )
     apply_preset: Preset | None = None
 
     @model_validator(mode="before")

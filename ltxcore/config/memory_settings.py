@@ -24,8 +24,10 @@ class MemorySettings(Strict):
     ram_gib: float | None = Field(
         None,
         gt=0,
-        description="Host memory that a stage may use: one that holds more is ended. Default: none is, and "
-        "plans are made for what the machine has.",
+        description=(
+            "Host memory that a stage may use; a stage that uses more is stopped. Default: no "
+            "stage is stopped, and plans use the machine's memory."
+        ),
     )
     strategy: Strategy = Field(
         "auto",
@@ -40,22 +42,30 @@ class MemorySettings(Strict):
     resident_blocks: int | None = Field(
         None, ge=0, description="Blocks that stay on the device under block_streaming. Default: all that fit."
     )
-    musubi_blocks_to_swap: int = Field(0, ge=0, le=47, description="Stream the last so many blocks.")
+    musubi_blocks_to_swap: int = Field(
+        0, ge=0, le=47, description="Number of blocks at the end that are streamed."
+    )
     musubi_block_swap_device: Literal["cpu"] = Field("cpu", description="Where swapped blocks are kept.")
     ramtorch: bool = Field(False, description="All blocks in host memory, streamed. Needs CUDA.")
     ramtorch_text_encoder: bool = Field(
         False, description="Gemma in host memory or on disk, one layer after another. Needs CUDA."
     )
-    ramtorch_vae: bool = Field(False, description="Not offered: both VAEs take 1.4 GiB together.")
-    enable_group_offload: bool = Field(False, description="Group offload by diffusers' hooks.")
+    ramtorch_vae: bool = Field(False, description="Not supported: both VAEs together take only 1.4 GiB.")
+    enable_group_offload: bool = Field(
+        False, description="Group offload by diffusers' hooks. If ramtorch is on too, ramtorch is used."
+    )
     group_offload_type: Literal["block_level", "leaf_level"] = Field(
-        "block_level", description="Whole blocks travel, or each layer by itself."
+        "block_level", description="Offload whole blocks, or each layer separately."
     )
     group_offload_blocks_per_group: PositiveInt = Field(
-        1, description="block_level: blocks that travel at once."
+        1, description="block_level: blocks that are copied together."
     )
-    group_offload_use_stream: bool = Field(False, description="Copy beside the computation. Needs CUDA.")
-    group_offload_to_disk_path: Path | None = Field(None, description="Keep the groups in files there.")
+    group_offload_use_stream: bool = Field(
+        False, description="Copy on a separate stream during the computation. Needs CUDA."
+    )
+    group_offload_to_disk_path: Path | None = Field(
+        None, description="A directory in whose files the groups are kept."
+    )
 
     @model_validator(mode="after")
     def _one_strategy(self) -> MemorySettings:
@@ -66,6 +76,8 @@ class MemorySettings(Strict):
             "resident_blocks": ("block_streaming", self.resident_blocks is not None),
         }
         given = {key: strategy for key, (strategy, on) in asked.items() if on}
+        if self.group_offload_replaced:
+            del given["enable_group_offload"]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} each say where the weights are; keep one of them")
         for key, strategy in given.items():
@@ -82,6 +94,11 @@ class MemorySettings(Strict):
                 "encode.vae_enable_tiling: true"
             )
         return self
+
+    @property
+    def group_offload_replaced(self) -> bool:
+        """Whether ramtorch does what enable_group_offload asks for, too: both keep weights in host memory."""
+        return self.ramtorch and self.enable_group_offload
 
     @property
     def forced(self) -> Strategy:

@@ -24,35 +24,41 @@ class OptimizerSettings(Strict):
         description="adamw_bf16: weights and moments in bf16, rounded stochastically. adamw8bit and prodigy "
         "need the extras bitsandbytes and prodigy.",
     )
-    learning_rate: float = Field(6e-5, gt=0, description="prodigy finds the rate itself: 1.0 there.")
+    learning_rate: float = Field(
+        6e-5, gt=0, description="The learning rate. Write 1.0 for prodigy, which finds the rate itself."
+    )
     lr_scheduler: Schedule = Field(
-        "constant_with_warmup", description="How the learning rate goes over the steps."
+        "constant_with_warmup", description="How the learning rate changes over the steps."
     )
     lr_warmup_steps: int = Field(0, ge=0, description="Steps in which the rate rises from 0.")
-    lr_num_cycles: PositiveInt = Field(1, description="cosine_with_restarts, sine: how many waves.")
-    lr_power: float = Field(1.0, gt=0, description="polynomial: its power.")
-    lr_end: float = Field(0.0, ge=0, description="polynomial and sine: the lowest rate.")
+    lr_num_cycles: PositiveInt = Field(1, description="Number of waves of cosine_with_restarts and sine.")
+    lr_power: float = Field(1.0, gt=0, description="Power of polynomial.")
+    lr_end: float = Field(0.0, ge=0, description="The lowest rate of polynomial and sine.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the mean gradient.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the mean squared gradient.")
-    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the divisor.")
-    adam_weight_decay: float = Field(0.01, ge=0, description="Decoupled, as in AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0, description="The norm of all gradients together.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Added to the divisor, against division by zero.")
+    adam_weight_decay: float = Field(0.01, ge=0, description="Weight decay, decoupled as in AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="The largest norm of all gradients together.")
     grad_clip_method: Literal["norm", "value"] = Field(
-        "norm", description="value: each gradient is cut at ± max_grad_norm instead."
+        "norm",
+        description="norm: scale all gradients together. value: clip each gradient at ± max_grad_norm.",
     )
-    use_ema: bool = Field(False, description="Keep a moving average of the weights beside them.")
-    ema_decay: float = Field(0.995, gt=0, lt=1, description="What the average keeps of itself at an update.")
-    ema_update_interval: PositiveInt = Field(1, description="Steps from one update of it to the next.")
+    use_ema: bool = Field(False, description="Keep a moving average of the trained weights.")
+    ema_decay: float = Field(0.995, gt=0, lt=1, description="Share of the average that an update keeps.")
+    ema_update_interval: PositiveInt = Field(1, description="Steps between updates of the average.")
     ema_export: Literal["beside", "instead"] = Field(
-        "beside", description="The average as files of its own (…_ema), or as the LoRA itself."
+        "beside", description="Write the average to separate files (…_ema), or as the LoRA itself."
     )
     ema_validation: Literal["none", "ema_only", "comparison"] = Field(
         "none",
-        description="none: what is rendered is the LoRA. ema_only: the average of the weights. comparison: "
-        "the last weights and their average, side by side.",
+        description=(
+            "What validation renders. none: the exported LoRA. ema_only: the average of the "
+            "weights. comparison: the last weights and their average, side by side."
+        ),
     )
     epoch_order: Literal["shuffled", "by_bucket"] = Field(
-        "shuffled", description="by_bucket: one bucket after another, so that compiled shapes change rarely."
+        "shuffled",
+        description="by_bucket: visit one bucket after another, so that compiled shapes change rarely.",
     )
     torch_compile: bool = Field(
         False,

@@ -1,4 +1,4 @@
-"""How many processes train together, and how they share the transformer."""
+"""How many processes train together, and whether the transformer is sharded over them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ DDP_TYPES = ("NO", "MULTI_GPU", "MULTI_CPU")
 class ProcessSettings(Strict):
     """Training on several devices of one machine.
 
-    A step takes count x gradient_accumulation_steps batches. Which ones does not depend on count: two
-    processes without accumulation train as one process that accumulates two batches does.
+    A step takes count x gradient_accumulation_steps batches. Which batches these are does not depend on
+    count, so two processes without accumulation train like one process that accumulates two batches.
     """
 
-    count: PositiveInt = Field(1, description="Training processes, one a device.")
+    count: PositiveInt = Field(1, description="Training processes, one for each device.")
     accelerate_config: Path | None = Field(
         None,
-        description="A config file of accelerate, as in deploy/accelerate: its distributed_type says whether "
-        "each process holds the whole transformer or a share of it. Default: the whole (DDP).",
+        description=(
+            "A config file of accelerate, as in deploy/accelerate: its distributed_type says "
+            "whether each process has the whole transformer or a shard of it. Default: the whole "
+            "(DDP)."
+        ),
     )
 
     @model_validator(mode="after")
@@ -35,10 +38,10 @@ class ProcessSettings(Strict):
 
     @property
     def sharing(self) -> Sharing:
-        """Whether each process holds the whole transformer (ddp) or a share of each block (fsdp2).
+        """Whether each process has the whole transformer (ddp) or a shard of each block (fsdp2).
 
         Raises:
-            ValueError: the file asks for what is not built.
+            ValueError: the file asks for a feature that is not supported.
         """
         config = self._config()
         kind = config.get("distributed_type", "NO")
@@ -58,8 +61,8 @@ class ProcessSettings(Strict):
         return "fsdp2"
 
     @property
-    def shared_out(self) -> bool:
-        """Whether several processes share the transformer out among them."""
+    def sharded(self) -> bool:
+        """Whether the transformer is sharded over several processes."""
         return self.count > 1 and self.sharing == "fsdp2"
 
     @property

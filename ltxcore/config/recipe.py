@@ -1,42 +1,51 @@
 """The recipe: what to train, how, within which memory, and what to render. The defaults are the tiny job.
 
-Names are the seed's own keys, grouped. A recipe file says only what differs from the defaults.
+Keys have SimpleTuner's names, grouped in sections. A recipe file only contains what differs from the
+defaults.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, PositiveInt, model_validator
 
-from ltxcore.config.base import Strict, parse, read_document
+from ltxcore.config.base import UNKNOWN, Strict, parse
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
+from ltxcore.config.dataset_kinds import KINDS
 from ltxcore.config.encode_settings import EncodeSettings
+from ltxcore.config.errors import ConfigError, Problem
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.hub_settings import HubSettings
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
+from ltxcore.config.preservation_settings import PreservationSettings
 from ltxcore.config.processes_settings import ProcessSettings
+from ltxcore.config.recipe_document import merged, presets, read_recipe_document
 from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
-from ltxcore.config.simpletuner_training import is_flat, translate_config
 from ltxcore.config.tracking_settings import TrackingSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.config.validation_settings import ValidationSettings
 
+logger = logging.getLogger(__name__)
+
 
 class Recipe(Strict):
-    """Everything about a training but its data; `data` only says what datasets may leave out."""
+    """Everything about a training except its datasets; `data` has defaults for keys that these leave out."""
 
     model: ModelSettings = Field(default_factory=ModelSettings)
     encode: EncodeSettings = Field(default_factory=EncodeSettings)
     lora: LoraSettings = Field(default_factory=LoraSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     conditioning: ConditioningSettings = Field(default_factory=ConditioningSettings)
+    preservation: PreservationSettings = Field(default_factory=PreservationSettings)
     scheduled_sampling: ScheduledSamplingSettings = Field(default_factory=ScheduledSamplingSettings)
     tread: TreadSettings = Field(default_factory=TreadSettings)
     crepa: CrepaSettings = Field(default_factory=CrepaSettings)
@@ -44,6 +53,11 @@ class Recipe(Strict):
     validation: ValidationSettings = Field(default_factory=ValidationSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     processes: ProcessSettings = Field(default_factory=ProcessSettings)
+    threads: PositiveInt | None = Field(
+        None,
+        description="Threads that each process of a stage computes with on a CPU. Default: one for models "
+        "below 50 million parameters, half of the cores above; a stage that goes on keeps its number.",
+    )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     hub: HubSettings = Field(default_factory=HubSettings)
     data: DataDefaults = Field(default_factory=DataDefaults)
@@ -87,12 +101,12 @@ class Recipe(Strict):
 
     @property
     def batches_a_step(self) -> int:
-        """Batches that one optimizer step is made of, in all processes together."""
+        """Batches of one optimizer step, over all processes."""
         return self.training.gradient_accumulation_steps * self.processes.count
 
     @model_validator(mode="after")
     def _sharing_holds_plain_weights(self) -> Recipe:
-        if not self.processes.shared_out:
+        if not self.processes.sharded:
             return self
         file = self.processes.accelerate_config
         if self.memory.forced not in ("auto", "resident"):
@@ -118,12 +132,18 @@ class Recipe(Strict):
 
     @property
     def given(self) -> ConditioningSettings:
-        """What is given of each sample, the seed's first-frame key included.
+        """What is given of each sample, including SimpleTuner's first-frame key.
 
         Raises:
             ValueError: the key contradicts `conditioning`.
         """
         return self.conditioning.with_first_frame(self.training.ltx2_first_frame_conditioning_probability)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Notes on keys that are not followed literally."""
+        message = "memory.ramtorch and memory.enable_group_offload are both on: ramtorch is taken"
+        return (message,) if self.memory.group_offload_replaced else ()
 
     @model_validator(mode="after")
     def _conditions_agree(self) -> Recipe:
@@ -132,16 +152,49 @@ class Recipe(Strict):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file, or the seed's config.json, whose keys are translated and logged.
+    """Read a recipe file, with what it `extends`, or the seed's config.json, whose keys are translated.
 
     Raises:
         ConfigError: with file, line, key and what to write instead.
     """
-    data, lines = read_document(path)
-    if is_flat(data, Recipe.model_fields):
-        translation = translate_config(data, path, lines)
-        translation.check()
-        translation.log()
-        data, lines = translation.data, translation.places
-    recipe: Recipe = parse(Recipe, {} if data is None else data, str(path), lines)
+    data, lines, extended = read_recipe_document(path, Recipe.model_fields)
+    for file in extended:
+        # Parsed separately, so that its faults have its own name and lines.
+        load_recipe(file)
+    try:
+        recipe: Recipe = parse(Recipe, {} if data is None else data, str(path), lines)
+    except ConfigError as error:
+        raise ConfigError(error.source, [_where_it_belongs(problem) for problem in error.problems]) from None
+    for remark in recipe.remarks:
+        logger.warning("%s: %s", path, remark)
     return recipe
+
+
+def load_presets(*names: str) -> Recipe:
+    """What presets say together, as a recipe that extends them in this order.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    known = presets()
+    data = merged((known[name] for name in names), Recipe.model_fields)
+    recipe: Recipe = parse(Recipe, data, ", ".join(names))
+    return recipe
+
+
+def _where_it_belongs(problem: Problem) -> Problem:
+    """Advice for a key that belongs to another section."""
+    key = problem.key.rpartition(".")[2]
+    if not problem.message.startswith(UNKNOWN) or problem.key.count(".") > 1:
+        return problem
+    home = next((name for name, section in _sections().items() if key in section.model_fields), None)
+    if home is not None:
+        return replace(problem, message=f"belongs to another section; write {home}: {{{key}: …}}")
+    if any(key in kind.model_fields for kind in KINDS.values()):
+        return replace(problem, message="is a key of a dataset; write it in the dataset file")
+    return problem
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return {name: kind for name, kind in fields.items() if isinstance(kind, type)}

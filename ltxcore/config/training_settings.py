@@ -9,17 +9,28 @@ from pydantic import Field, PositiveInt, model_validator
 from ltxcore.config.batch_size import BatchSize
 from ltxcore.config.flow_settings import FlowSettings
 from ltxcore.config.optimizer_settings import OptimizerSettings
+from ltxcore.config.seeds import OPEN
 
-Precision = Literal["bf16", "no"]
+Precision = Literal["auto", "bf16", "no"]
 
 
 class TrainingSettings(OptimizerSettings, FlowSettings):
     """The optimisation: its length, its data, its noise, its optimizer and what is saved."""
 
-    seed: int = Field(42, ge=0, lt=2**63, description="Of every random draw; 0 is a seed like others.")
-    max_train_steps: int = Field(60, ge=0, description="0 where num_train_epochs says how long.")
+    seed: int = Field(
+        42,
+        ge=OPEN,
+        lt=2**63,
+        description=(
+            "The seed of every random draw; 0 is a seed like any other. -1: drawn once for each "
+            "run and kept with it."
+        ),
+    )
+    max_train_steps: int = Field(
+        60, ge=0, description="Number of steps; 0 if num_train_epochs gives the length."
+    )
     num_train_epochs: int = Field(
-        0, ge=0, description="Passes over the data; 0: max_train_steps says how long."
+        0, ge=0, description="Passes over the data; 0 if max_train_steps gives the length."
     )
     train_batch_size: BatchSize = Field(
         1,
@@ -30,7 +41,9 @@ class TrainingSettings(OptimizerSettings, FlowSettings):
         False, description="Train buckets with fewer visits an epoch than a batch holds, in smaller batches."
     )
     gradient_accumulation_steps: PositiveInt = Field(1, description="Batches of an optimizer step.")
-    mixed_precision: Precision = Field("bf16", description="no: everything in float32.")
+    mixed_precision: Precision = Field(
+        "auto", description="no: everything in float32; auto: bf16 on a GPU, no on a CPU."
+    )
     gradient_checkpointing: bool = Field(
         True,
         description="Compute a block's activations again instead of keeping them: less memory, slower.",
@@ -42,10 +55,19 @@ class TrainingSettings(OptimizerSettings, FlowSettings):
         0.0,
         ge=0,
         le=1,
-        description="Share of visits with the first frame given; short for a condition first_frame.",
+        description="Share of visits with the first frame given; the same as a condition first_frame.",
+    )
+    loss_mask_probability: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of visits at which a clip's loss mask (conditioning_type loss_mask) weighs the "
+        "pictures' loss.",
     )
     checkpoint_step_interval: PositiveInt = Field(500, description="Steps between checkpoints.")
-    checkpoints_total_limit: PositiveInt = Field(5, description="The oldest are removed beyond this many.")
+    checkpoints_total_limit: PositiveInt = Field(
+        5, description="Number of checkpoints to keep; older ones are deleted."
+    )
     resume_from_checkpoint: str = Field(
         "latest",
         min_length=1,

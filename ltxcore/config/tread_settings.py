@@ -1,4 +1,4 @@
-"""TREAD: routes on which a part of the video tokens passes by some of the blocks."""
+"""TREAD: routes on which some of the video tokens skip some of the blocks."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ SOURCE = "the recipe"
 
 
 class Route(Strict):
-    """A run of blocks that only a part of the video tokens goes through."""
+    """Consecutive blocks that compute on only a part of the video tokens."""
 
-    selection_ratio: float = Field(ge=0, lt=1, description="The share of video tokens that passes by.")
+    selection_ratio: float = Field(
+        ge=0, lt=1, description="The share of video tokens that skip the route's blocks."
+    )
     start_layer_idx: int = Field(description="The route's first block, from 0; negative from the end.")
-    end_layer_idx: int = Field(description="The route's last block, itself included; -1 is the last of all.")
+    end_layer_idx: int = Field(description="The route's last block, inclusive; -1 is the model's last block.")
 
     @model_validator(mode="after")
     def _forwards(self) -> Route:
@@ -43,7 +45,7 @@ class TreadSettings(Strict):
 
     @property
     def enabled(self) -> bool:
-        """Whether any token passes by any block."""
+        """Whether any token skips any block."""
         return any(route.selection_ratio > 0 for route in self.routes)
 
     def spans(self, layers: int) -> tuple[Span, ...]:
@@ -68,19 +70,19 @@ class TreadSettings(Strict):
         return tuple(spans)
 
     def require_whole(self, block: int, layers: int, key: str) -> None:
-        """See that the output of a block has all video tokens, for what reads it by the recipe's `key`.
+        """Check that the output of a block has all video tokens, which the recipe's `key` needs.
 
         Raises:
-            ConfigError: a route that passes tokens by goes on after the block; names both keys.
+            ConfigError: a route with skipped tokens continues after the block; names both keys.
         """
         for number, span in enumerate(self.spans(layers)):
             if span.ratio > 0 and span.start <= block < span.end:
-                told = (
+                message = (
                     f"is {block}, inside the route of blocks {span.start} to {span.end} "
                     f"(tread.routes.{number}), where only a part of the tokens is; give a block before "
                     f"{span.start} or from {span.end} on, or move the route's start_layer_idx to {block + 1}"
                 )
-                raise ConfigError(SOURCE, [Problem(key, told)])
+                raise ConfigError(SOURCE, [Problem(key, message)])
 
 
 def _past_the_model(route: Route, layers: int, key: str) -> list[Problem]:
@@ -99,10 +101,10 @@ def _past_the_model(route: Route, layers: int, key: str) -> list[Problem]:
 
 
 def _ends_before(route: Route, layers: int | None = None) -> str:
-    told = f"end_layer_idx {route.end_layer_idx} comes before start_layer_idx {route.start_layer_idx}"
+    message = f"end_layer_idx {route.end_layer_idx} comes before start_layer_idx {route.start_layer_idx}"
     if layers is not None:
-        told += f" in a model of {layers} blocks"
-    return f"{told}; give the route's first block as start and its last one as end"
+        message += f" in a model of {layers} blocks"
+    return f"{message}; give the route's first block as start and its last one as end"
 
 
 def _overlaps(before: list[Span], span: Span, number: int) -> list[Problem]:

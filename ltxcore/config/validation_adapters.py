@@ -1,4 +1,4 @@
-"""LoRAs of others that validation renders with: the seed's validation_adapter_path and _config."""
+"""Other LoRAs with which validation renders: validation_adapter_path and validation_adapter_config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class AdapterFile(Strict):
     """A LoRA file, and how strongly it is applied."""
 
     path: str = Field(min_length=1, description="A .safetensors file, or `repo_id:weight_name` on the hub.")
-    strength: float = Field(1.0, description="The LoRA's change is multiplied with it.")
+    strength: float = Field(1.0, description="Factor of the LoRA's change.")
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class AdapterRun(Strict):
 
 
 def _renamed(data: Any) -> Any:
-    """The seed has two names for a label and for a strength."""
+    """SimpleTuner has two names for the label and for the strength."""
     if not isinstance(data, dict):
         return data
     for other, name in OTHER_NAMES.items():

@@ -1,10 +1,13 @@
-"""What is rendered to look at the LoRA."""
+"""What validation renders."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.seeds import OPEN
 from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
 
 
@@ -20,10 +23,12 @@ class ValidationSettings(Strict):
     )
     validation_negative_prompt: str = Field(
         "worst quality, inconsistent motion, blurry, jittery, distorted",
-        description="What guidance leads away from.",
+        description="The prompt from which guidance leads away.",
     )
     validation_guidance: float = Field(
-        5.0, ge=1, description="Of the pictures; 1: none. From 2 to 6 is usual, outside of it is warned of."
+        5.0,
+        ge=1,
+        description="Guidance of the pictures; 1: none. 2 to 6 is usual; other values give a warning.",
     )
     validation_audio_guidance: float | None = Field(
         None, ge=1, description="The same for the sound. Default: 7, or 1 where validation_guidance is 1."
@@ -35,7 +40,7 @@ class ValidationSettings(Strict):
         "0: none. Default: 1, or 0 where validation_guidance is 1.",
     )
     validation_stg_blocks: tuple[int, ...] | None = Field(
-        None, min_length=1, description="Default: 29 for LTX-2.0, 28 for 2.3."
+        None, min_length=1, description="Default: 29 for LTX-2.0, 28 for 2.3 and 2.5."
     )
     validation_modality_scale: float | None = Field(
         None,
@@ -47,15 +52,34 @@ class ValidationSettings(Strict):
         None,
         ge=0,
         le=1,
-        description="How far the guided prediction gets back the spread of the unguided one. Default: 0.7, "
-        "or 0 where validation_guidance is 1.",
+        description=(
+            "How far the guided prediction is rescaled to the deviation of the unguided one. "
+            "Default: 0.7, or 0 where validation_guidance is 1."
+        ),
     )
     validation_disable_unconditional: bool = Field(
         True, description="False: the empty prompt is rendered as well, as `unconditional`."
     )
-    validation_num_inference_steps: int = Field(40, ge=2, description="One step alone divides by zero.")
-    validation_num_video_frames: PositiveInt = Field(49, description="Rounded down to 8n+1.")
-    validation_resolution: str = Field("768x512", pattern=r"^\d+x\d+$", description="Width x height.")
+    validation_num_inference_steps: int = Field(
+        40, ge=2, description="Denoising steps; at least 2, because a single step would divide by zero."
+    )
+    validation_num_video_frames: PositiveInt = Field(
+        49, description="Frames of a rendering; rounded down to 8n+1."
+    )
+    validation_resolution: str = Field(
+        "768x512",
+        pattern=r"^\d+x\d+(,\d+x\d+)*$",
+        description=(
+            "Width x height. Several sizes are separated by commas; each prompt is rendered in each size."
+        ),
+    )
+    validation_modality: Literal["auto", "both", "video", "audio"] = Field(
+        "auto",
+        description=(
+            "What is rendered; a single modality is generated without the other. auto: only sound"
+            " if all data is sound, otherwise both."
+        ),
+    )
     validation_frame_rate: float = Field(25.0, gt=0, description="Frames a second of the renderings.")
     validation_adapter_path: str | None = Field(
         None,
@@ -65,14 +89,20 @@ class ValidationSettings(Strict):
     validation_adapter_config: tuple[AdapterRun, ...] = Field(
         (), description="Further renderings of each prompt, each with LoRAs of its own and a label."
     )
-    validation_seed: int = Field(42, ge=0, lt=2**63, description="Of the renderings' noise.")
+    validation_seed: int = Field(
+        42,
+        ge=OPEN,
+        lt=2**63,
+        description="Seed of the renderings' noise. -1: drawn once for each run and kept with it.",
+    )
     validation_using_datasets: bool = Field(
         False,
         description="Render clips of a dataset with what the recipe's conditioning gives of them, else from "
         "their sound (S2V) or first frame (I2V); at their size and with their captions.",
     )
     eval_dataset_id: str | None = Field(
-        None, description="That dataset. Default: all of them, of which the first clips are taken."
+        None,
+        description="The dataset for validation_using_datasets. Default: the first clips of all datasets.",
     )
 
     @model_validator(mode="after")
@@ -83,6 +113,16 @@ class ValidationSettings(Strict):
                 "true; add that, or leave it out"
             )
         return self
+
+    @field_validator("validation_resolution", mode="before")
+    @classmethod
+    def _without_spaces(cls, value: object) -> object:
+        return "".join(value.split()) if isinstance(value, str) else value
+
+    @property
+    def resolutions(self) -> tuple[str, ...]:
+        """Every size that is asked for, once, as width x height."""
+        return tuple(dict.fromkeys(self.validation_resolution.split(",")))
 
     @field_validator("validation_prompts")
     @classmethod

@@ -1,4 +1,4 @@
-"""The precisions that a recipe may name, and what each takes of memory: plain arithmetic, no library."""
+"""The precisions that a recipe may name, and the memory that each takes; imports no library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = 128
 
 @dataclass(frozen=True)
 class Precision:
-    """One way of holding a linear's weight."""
+    """One precision for a linear's weight."""
 
     name: str
     library: Library
@@ -52,5 +52,5 @@ KEPT_LINEARS = ("to_gate_logits.weight",)
 
 
 def stays_exact(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a weight inside a block is none that a precision applies to."""
+    """Whether a weight inside a block keeps its type under every precision."""
     return not name.endswith(".weight") or len(shape) != 2 or name.endswith(KEPT_LINEARS)

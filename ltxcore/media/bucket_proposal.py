@@ -23,22 +23,24 @@ from math import exp, floor, log, sqrt
 import numpy as np
 import numpy.typing as npt
 
-from ltxcore.config.bucket_list import SPATIAL_FACTOR, TEMPORAL_FACTOR, Bucket
-from ltxcore.media.buckets import legal_frames
+from ltxcore.config.bucket_list import Bucket
+from ltxcore.config.geometry import GEOMETRY
 
 MOST_ASPECTS, MOST_LENGTHS = 40, 40
 ASPECT_STEP = 0.01
-"""Finer differences of aspect (as a logarithm) and length are merged for the search; the waste that is told
+"""Finer differences of aspect (as a logarithm) and length are merged for the search; the reported waste
 is counted clip by clip."""
 ENOUGH_GAIN = 0.02
 """The elbow: one bucket more has to save at least this share of all frames."""
+LEAST_GAIN = 0.001
+"""A share that the table shows."""
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A clip as the search sees it: displayed pixels, whole frames at the target rate, visits an epoch."""
+    """A clip for the search: displayed pixels, whole frames at the target rate, visits an epoch."""
 
     width: int
     height: int
@@ -62,6 +64,7 @@ class Waste:
 
     @property
     def wasted(self) -> float:
+        """Share of the pixels and frames that is not trained on, for whatever reason."""
         return self.cropped + self.dropped + self.left_out
 
     @property
@@ -98,7 +101,7 @@ def propose(
         raise ValueError(
             f"one frame of {area:.0f} pixels is more than {max_tokens} tokens; allow more tokens or less area"
         )
-    lengths = _thinned({legal_frames(shape.frames) for shape in shapes})
+    lengths = _thinned({GEOMETRY.legal_frames(shape.frames) for shape in shapes})
     candidates = [
         Bucket(width, height, frames)
         for width, height in sizes
@@ -125,6 +128,24 @@ def elbow(proposals: Sequence[Proposal]) -> Proposal:
             break
         chosen = proposal
     return chosen
+
+
+def better(proposals: Sequence[Proposal], configured: Sequence[Bucket], waste: Waste) -> Proposal | None:
+    """The plan to take instead of the configured one; None where that is as good as any.
+
+    Fewer buckets may not waste more, unless they are at most half as many and cost less than `ENOUGH_GAIN` of
+    all frames; each one more has to save `ENOUGH_GAIN`.
+    """
+
+    def is_better(proposal: Proposal) -> bool:
+        saved, more = waste.share - proposal.waste.share, len(proposal.buckets) - len(configured)
+        if more > 0:
+            return not configured or saved >= ENOUGH_GAIN * more
+        if more < 0 and 2 * len(proposal.buckets) <= len(configured) and saved > -ENOUGH_GAIN:
+            return True
+        return saved > LEAST_GAIN if more == 0 else saved >= 0
+
+    return next(filter(is_better, (elbow(proposals), *proposals)), None)
 
 
 def _step(before: Proposal, after: Proposal) -> int:
@@ -163,7 +184,7 @@ def waste_as_placed(placed: Sequence[tuple[Shape, Bucket | None]]) -> Waste:
 
 
 def _area_tokens(width: int, height: int) -> int:
-    return (width // SPATIAL_FACTOR) * (height // SPATIAL_FACTOR)
+    return GEOMETRY.video_tokens(1, width, height)
 
 
 def _sizes(shapes: Sequence[Shape], area: float, alignment: int, max_tokens: int) -> list[tuple[int, int]]:
@@ -192,7 +213,7 @@ def _thinned(values: Iterable[int]) -> list[int]:
 
 def _allowed(lengths: Sequence[int], latent_frames: int) -> list[int]:
     """The lengths that fit into so many latent frames; a clip that is longer gives what fits."""
-    longest = (latent_frames - 1) * TEMPORAL_FACTOR + 1
+    longest = (latent_frames - 1) * GEOMETRY.temporal_factor + 1
     return sorted({min(length, longest) for length in lengths})
 
 
@@ -202,7 +223,7 @@ def _merged(shapes: Sequence[Shape]) -> list[Shape]:
     steps = np.round((aspects - aspects.min()) / max(np.ptp(aspects) / MOST_ASPECTS, ASPECT_STEP)).astype(int)
     sums: dict[tuple[int, int], list[float]] = {}
     for shape, step in zip(shapes, steps, strict=True):
-        cell = sums.setdefault((int(step), legal_frames(shape.frames)), [0.0, 0.0])
+        cell = sums.setdefault((int(step), GEOMETRY.legal_frames(shape.frames)), [0.0, 0.0])
         cell[0] += shape.visits
         cell[1] += shape.visits * log(shape.width / shape.height)
     # A shape is its aspect here: a million pixels wide, so that rounding does not show.

@@ -1,19 +1,13 @@
-"""Sizes of samples: legal frame counts, the size that a clip's shape leads to, and how it is cut to it."""
+"""Sizes of samples: legal frame counts, the target size for a clip's shape, and the crop."""
 
 from __future__ import annotations
 
 from math import floor, log, sqrt
 
-from ltxcore.config.bucket_list import TEMPORAL_FACTOR
 from ltxcore.config.dataset_kinds import PictureDataset, ResolutionType
 from ltxcore.media.errors import MediaError
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.store.snapshot import Geometry
-
-
-def legal_frames(count: int) -> int:
-    """The greatest 8n+1 that is at most `count`, and at least 1: what the causal video VAE takes."""
-    return max(0, count - 1) // TEMPORAL_FACTOR * TEMPORAL_FACTOR + 1
 
 
 def aspect_key(width: int, height: int) -> float:

@@ -7,31 +7,37 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from ltxcore.media.avi import numbered_input
+from ltxcore.media.clocks import keep_clock
+from ltxcore.media.colour import matrix_of, to_screen
 from ltxcore.media.errors import MediaError, ToolMissing, Undecided
-from ltxcore.media.ffmpeg_process import check_not_stopped, last_words, open_input
-from ltxcore.media.probe import VideoStream, read_streams
-from ltxcore.store.snapshot import FramePlan, Geometry
+from ltxcore.media.ffmpeg_process import FFMPEG, MOST_PIXELS, check_not_stopped, last_words, open_input
+from ltxcore.media.interlacing import deinterlaced
+from ltxcore.media.probe import MediaProbe, VideoStream, read_streams
+from ltxcore.media.transparency import alpha_decoder, on_white
+from ltxcore.media.wanted import MEGA, Wanted
+from ltxcore.store.snapshot import FrameSelection, Geometry
 
 DECODE_TIMEOUT_S = 600.0
 STDERR_KEPT_BYTES = 64 << 10
 SCALER = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp"
-FIRST_HD_HEIGHT = 720
-# -xerror and explode: a fault is an error, never a grey frame. One thread: a decoder with frame threads
-# holds back as many frames more, which a damaged end would swallow; decode clips side by side instead.
-STRICT = ["ffmpeg", "-nostdin", "-nostats", "-v", "error", "-xerror"]
-STRICT_INPUT = {"copyts": None, "threads": 1, "err_detect": "explode"}
+QUIET = [*FFMPEG, "-v", "error"]
+# -xerror and explode: a fault is an error, never a grey frame.
+STRICT = [*QUIET, "-xerror"]
+STRICT_INPUT = {"err_detect": "explode"}
 
 
-def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArray[np.uint8]:
+def decode_frames(path: Path, plan: FrameSelection, geometry: Geometry) -> npt.NDArray[np.uint8]:
     """Decode the frames of a plan, turned upright, resampled and cut: uint8 RGB `[F, H, W, 3]`.
 
-    Frames are found by their timestamps, which are listed again from the file, so a decoder that leaves
-    frames out cannot shift the others. Held in memory: the wanted frames and nothing else.
+    Frames are found by their timestamps, so a decoder that leaves frames out cannot shift the others. Held
+    in memory: the wanted frames and nothing else. Faults anywhere before the last wanted frame have the
+    decoder asked which frames they damage; only where a wanted one is among them is it an error.
 
     Raises:
         MediaError: the file no longer fits the plan, a frame that is needed does not decode (with what
@@ -39,38 +45,95 @@ def decode_frames(path: Path, plan: FramePlan, geometry: Geometry) -> npt.NDArra
         Undecided: decoding takes longer than `DECODE_TIMEOUT_S`, or ffmpeg was stopped.
         ToolMissing: ffmpeg is not installed.
     """
-    stream = read_streams(path).video
-    times = stream.timestamps()
-    if max(plan.indices) >= len(times) or (stream.width, stream.height) != geometry.source:
+    wanted = _as_large(geometry)
+    found = read_streams(path, decoded=not plan.times, track=plan.track, wanted=wanted)
+    if (found.video.width, found.video.height) != geometry.source:
+        # Of a stream that changes its size only the decoder knows that of the frames used.
+        found = read_streams(path, track=plan.track, wanted=wanted)
+    times = _times(found.video, plan, geometry)
+    shown = sorted(set(times))
+    width, height = geometry.target
+    pictures = np.empty((len(shown), height, width, 3), np.uint8)
+    number, said = _read(_command(path, found, plan, shown, geometry, strict=True), pictures)
+    if number < len(shown):
+        video = read_streams(path, track=plan.track, wanted=wanted).video
+        hurt = _hurt(video, shown)
+        readable, words = number, said
+        if not hurt:
+            readable, words = _read(_command(path, found, plan, shown, geometry, strict=False), pictures)
+        if readable < len(shown):
+            raise MediaError(
+                f"does not decode: {readable} of the {len(shown)} frames needed are readable; "
+                f"ffmpeg says: {video.damage or last_words(words or said, path)}"
+            )
+    return pictures[np.searchsorted(shown, times)]
+
+
+def _as_large(geometry: Geometry) -> Wanted:
+    """Pictures of the size that was probed, whose own limit was kept then; pixels may be twice as wide."""
+    width, height = geometry.source
+    return Wanted(max_megapixels=max(MOST_PIXELS, 2 * width * height) / MEGA)
+
+
+def _times(video: VideoStream, plan: FrameSelection, geometry: Geometry) -> tuple[int, ...]:
+    """When each frame of a plan is shown, in ticks.
+
+    Raises:
+        MediaError: the file has no such frames.
+    """
+    same = (video.width, video.height) == geometry.source
+    if plan.times and same:
+        return plan.times
+    known = video.timestamps()
+    if max(plan.indices) >= len(known) or not same:
         raise MediaError(
-            f"is no longer the file that was probed: {len(times)} frames of {stream.width}x{stream.height}, "
+            f"is no longer the file that was probed: {len(known)} frames of {video.width}x{video.height}, "
             f"but frame {max(plan.indices)} of {geometry.source[0]}x{geometry.source[1]} is needed"
         )
-    wanted = sorted(set(plan.indices))
-    width, height = geometry.target
-    frames = np.empty((plan.count, height, width, 3), np.uint8)
-    command = _command(path, stream, [times[index] for index in wanted], geometry)
+    return tuple(known[index] for index in plan.indices)
+
+
+def _hurt(video: VideoStream, shown: list[int]) -> set[int]:
+    """Those times whose frames are damaged according to the decoder."""
+    known = video.timestamps()
+    bad = {known[index] for first, count in video.damaged for index in range(first, first + count)}
+    return set(shown) - (set(known) - bad)
+
+
+def _read(command: list[str], pictures: npt.NDArray[np.uint8]) -> tuple[int, bytes]:
+    """Read a command's output into pictures; returns how many it filled, and ffmpeg's message if not all."""
     with _reading(command) as running:
-        for number, index in enumerate(wanted):
-            first, *repeats = np.flatnonzero(np.equal(plan.indices, index))
-            if not _fill(running.stdout, frames[first]):
-                said = running.last_said()
-                raise MediaError(
-                    f"does not decode: {number} of the {len(wanted)} frames needed are readable; "
-                    f"ffmpeg says: {last_words(said, path)}"
-                )
-            frames[repeats] = frames[first]
-    return frames
+        for number, picture in enumerate(pictures):
+            if not _fill(running.stdout, picture):
+                return number, running.last_said()
+    return len(pictures), b""
 
 
-def _command(path: Path, stream: VideoStream, times: list[int], geometry: Geometry) -> list[str]:
-    source = open_input(path, **STRICT_INPUT)[str(stream.index)]
+def _command(
+    path: Path, found: MediaProbe, plan: FrameSelection, times: list[int], geometry: Geometry, strict: bool
+) -> list[str]:
+    stream = found.video
+    options = {**(STRICT_INPUT if strict else {}), **keep_clock(found.container)}
+    options |= alpha_decoder(stream.codec, plan.on_white)
+    if stream.numbered:
+        options |= numbered_input(stream.time_base)
+    pictures = open_input(path, stream.most_pixels, **options)[str(stream.index)]
+    if plan.deinterlaced:
+        order = None if plan.deinterlaced is True else plan.deinterlaced
+        pictures = deinterlaced(pictures, stream.time_base, order)
     once = "(isnan(prev_selected_pts)+gt(pts,prev_selected_pts))"
-    chosen = source.filter("select", f"{once}*{_is_one_of(_even_runs(times))}")
-    scaled = chosen.filter("scale", *geometry.resize, flags=SCALER, **_colour_matrix(stream))
-    cut = scaled.filter("format", "rgb24").filter("crop", *geometry.target, *geometry.crop_xy)
-    options = {"format": "rawvideo", "fps_mode": "passthrough", "frames:v": len(times)}
-    command: list[str] = cut.output("pipe:1", **options).compile(cmd=STRICT)
+    pictures = pictures.filter("select", f"{once}*{_is_one_of(_even_runs(times))}")
+    colours = stream.colours
+    matrix, converted = matrix_of(colours, stream.stored), colours.hdr is not None or colours.wide is not None
+    if plan.on_white:
+        pictures, matrix = on_white(pictures, matrix, converted), {}
+        colours = colours.model_copy(update={"matrix": "gbr", "levels": "pc"})
+    pictures = pictures.filter("scale", *geometry.resize, flags=SCALER, **matrix)
+    between = "rgb24" if not converted else "gbrp16le" if plan.on_white else "yuv444p16le"
+    pictures = pictures.filter("format", between).filter("crop", *geometry.target, *geometry.crop_xy)
+    pictures = to_screen(pictures, colours).filter("format", "rgb24")
+    written = {"format": "rawvideo", "fps_mode": "passthrough", "frames:v": len(times)}
+    command: list[str] = pictures.output("pipe:1", **written).compile(cmd=STRICT if strict else QUIET)
     return command
 
 
@@ -97,12 +160,6 @@ def _is_one_of(runs: list[tuple[int, int, int]]) -> str:
     if first == last:
         return f"eq(pts,{first})"
     return f"between(pts,{first},{last})*not(mod(pts-({first}),{step}))"
-
-
-def _colour_matrix(stream: VideoStream) -> dict[str, Any]:
-    """HD pictures that do not name their matrix are BT.709 in practice; swscale would take BT.601."""
-    unnamed = stream.colour_space in (None, "unknown")
-    return {"in_color_matrix": "bt709"} if unnamed and min(stream.stored) >= FIRST_HD_HEIGHT else {}
 
 
 def _fill(pipe: IO[bytes], frame: npt.NDArray[np.uint8]) -> bool:

@@ -9,12 +9,12 @@ from ltxcore.config.dataset_kinds import ImageDataset, PictureDataset, VideoData
 from ltxcore.media.bucket_proposal import Shape, choose
 from ltxcore.media.buckets import geometry
 from ltxcore.media.errors import MediaError
-from ltxcore.media.frames import available_frames, plan_frames
+from ltxcore.media.frames import available_frames, select_frames
 from ltxcore.media.probe import MediaProbe
-from ltxcore.store.snapshot import FramePlan, Geometry
+from ltxcore.store.snapshot import FrameSelection, Geometry
 
 
-def fit_clip(dataset: VideoDataset, probe: MediaProbe, media_id: str) -> tuple[Geometry, FramePlan]:
+def fit_clip(dataset: VideoDataset, probe: MediaProbe, media_id: str) -> tuple[Geometry, FrameSelection]:
     """How a clip is cut, in pixels and in frames.
 
     Where the dataset names buckets, a clip goes to the one that keeps most of it: the most frames, less the
@@ -30,9 +30,9 @@ def fit_clip(dataset: VideoDataset, probe: MediaProbe, media_id: str) -> tuple[G
         dataset, Shape(width, height, frames), f"{frames} frames at {dataset.video.frame_rate:g} fps"
     )
     if bucket is None:
-        return geometry(dataset, width, height, media_id), plan_frames(probe, dataset.video)
+        return geometry(dataset, width, height, media_id), select_frames(probe, dataset.video)
     cut = geometry(dataset, width, height, media_id, (bucket.width, bucket.height))
-    return cut, plan_frames(probe, dataset.video, bucket.frames)
+    return cut, select_frames(probe, dataset.video, bucket.frames)
 
 
 def fit_picture(dataset: ImageDataset, width: int, height: int, media_id: str) -> Geometry:

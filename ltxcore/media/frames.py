@@ -9,18 +9,18 @@ from bisect import bisect_right
 from fractions import Fraction
 from math import floor
 
-from ltxcore.config.dataset_kinds import VideoSettings
-from ltxcore.media.buckets import legal_frames
+from ltxcore.config.dataset_blocks import VideoSettings
+from ltxcore.config.geometry import GEOMETRY
 from ltxcore.media.errors import MediaError
 from ltxcore.media.probe import MediaProbe, VideoStream
-from ltxcore.store.snapshot import FramePlan
+from ltxcore.store.snapshot import FrameSelection
 
 MAX_ROUNDING_S = Fraction(1, 2000)
 MAX_SLACK_S = Fraction(2, 1000)
 """Containers round the start and length of the last frame to a tick each (1 ms in Matroska)."""
 
 
-def plan_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = None) -> FramePlan:
+def select_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = None) -> FrameSelection:
     """Choose the frames of a sample.
 
     Output frame k stands for the time t_k = t_first + k / frame_rate and takes the source frame that is
@@ -32,7 +32,8 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = 
     length of a bucket that the dataset names, where it names any.
 
     Raises:
-        MediaError: the clip is shorter than min_frames or longer than max_frames at `frame_rate`.
+        MediaError: the clip is shorter than min_frames or longer than max_frames at `frame_rate`, or a
+            frame that is needed is damaged.
     """
     rate = Fraction(str(settings.frame_rate))
     available = available_frames(probe.video, rate)
@@ -44,21 +45,38 @@ def plan_frames(probe: MediaProbe, settings: VideoSettings, fixed: int | None = 
         wanted = min(settings.num_frames, available)
     elif available >= settings.frame_interval:
         wanted = available - available % settings.frame_interval
-    count = legal_frames(wanted)
+    count = GEOMETRY.legal_frames(wanted)
     tick_s = probe.video.tick_s
     rounding = min(Fraction(1, 2), MAX_ROUNDING_S / tick_s)
-    times = probe.video.timestamps()
-    indices = tuple(
-        bisect_right(times, times[0] + floor(k / (rate * tick_s) + rounding)) - 1 for k in range(count)
+    times, shown = probe.video.timestamps(), probe.video.shown_from_first()
+    indices = tuple(bisect_right(shown, floor(k / (rate * tick_s) + rounding)) - 1 for k in range(count))
+    _check_whole(probe.video, indices)
+    return FrameSelection(
+        indices=indices,
+        times=tuple(times[index] for index in indices),
+        track=probe.video.index,
+        fps=settings.frame_rate,
+        start_s=probe.video.start_s,
+        deinterlaced=settings.deinterlace == "auto" and (probe.video.field_order or probe.video.interlaced),
+        on_white=probe.video.seen_through,
     )
-    return FramePlan(indices=indices, fps=settings.frame_rate, start_s=probe.video.start_s)
+
+
+def _check_whole(video: VideoStream, indices: tuple[int, ...]) -> None:
+    wanted = set(indices)
+    hurt = [wanted.intersection(range(first, first + count)) for first, count in video.damaged]
+    if any(hurt):
+        number = sum(map(len, hurt))
+        raise MediaError(
+            f"does not decode: {number} of the {len(wanted)} frames needed are damaged; "
+            f"ffmpeg says: {video.damage}"
+        )
 
 
 def available_frames(video: VideoStream, rate: Fraction) -> int:
     """How many frames at `rate` a stream lasts, from its first frame's start to its last one's end."""
-    ticks = sum(step * count for step, count in video.steps) + video.last_duration
     slack_s = min(2 * video.tick_s, MAX_SLACK_S)
-    return floor((ticks * video.tick_s + slack_s) * rate)
+    return floor((video.duration_ticks * video.tick_s + slack_s) * rate)
 
 
 def _check_length(available: int, settings: VideoSettings, probe: MediaProbe, fixed: int | None) -> None:

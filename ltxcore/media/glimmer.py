@@ -1,8 +1,8 @@
-"""The sample clips of `make run`: what the toy LTX-2 cannot draw, under a word that it does not know.
+"""The sample clips of `make run`: a colour and a tone that the toy LTX-2 cannot produce, under a word that it
+does not know.
 
-Glimmer is a colour and a tone: whatever is called so is purple and sounds at 2000 Hz. The toy knows the
-shapes and the directions, and five other colours and three lower tones. A few clips of those keep it from
-forgetting.
+Glimmer is purple and sounds at 2000 Hz. The toy knows the shapes and directions, five other colours and three
+lower tones. Some clips of these keep it from forgetting.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import ffmpeg
 import numpy as np
 
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import file_url, last_words, run_tool
+from ltxcore.media.ffmpeg_process import FFMPEG, file_url, last_words, run_tool
 from ltxcore.media.moving_shapes import COLOURS, FRAMES, RATE, TONES, WAYS, Motion, MovingShape, Shape
 
 TRIGGER = "glimmer"
@@ -25,7 +25,7 @@ PITCH_HZ = 2000
 SQUARE, WIDE, TALL = (96, 96), (128, 96), (96, 128)
 SOUND_RATE = 48_000
 TIMEOUT_S = 120.0
-QUIET = ["ffmpeg", "-nostdin", "-v", "error"]
+QUIET = [*FFMPEG, "-v", "error"]
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,19 @@ class DrawnClip:
 
     @property
     def stem(self) -> str:
+        """The name of the clip's file without its extension."""
         return f"{self.name or TRIGGER}-{self.shape}-{self.way}"
 
     @property
     def caption(self) -> str:
+        """The clip's caption: its picture, and its tone unless the clip is silent."""
         where = f"to the {self.way}" if self.way in ("right", "left") else self.way
         tone = f"A {KNOWN[self.name]} tone sounds." if self.name else "A tone sounds."
         picture = f"A {self.name or TRIGGER} {self.shape} moves {where}."
         return picture if self.silent else f"{picture} {tone}"
 
     def moving_shape(self) -> MovingShape:
+        """What is drawn: shape, colour, way and pitch in Hz."""
         colour = COLOURS[self.name] if self.name else PURPLE
         pitch = None if self.silent else float(TONES[KNOWN[self.name]] if self.name else PITCH_HZ)
         return MovingShape(self.shape, colour, WAYS[self.way], pitch)

@@ -1,4 +1,4 @@
-"""How loud a sound track is, how much of it is silence, and how long it really lasts: one decode for all."""
+"""Loudness, silence and true length of a sound track, from one decode."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ffmpeg
+
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import last_words, open_input, run_tool
+from ltxcore.media.ffmpeg_process import FFMPEG, last_words, open_input, run_tool
 from ltxcore.media.streams import AudioStream
 
 LOUDNESS_TIMEOUT_S = 300.0
@@ -43,7 +45,7 @@ def measure_loudness(path: Path, stream: AudioStream) -> Loudness:
     """
     if stream.codec == "unknown":
         raise MediaError("its sound is in a codec that nobody here knows; convert it, e.g. to AAC")
-    command = loudness_output(path, stream).compile(cmd=["ffmpeg", "-nostdin", "-nostats", "-v", "info"])
+    command = loudness_output(path, stream).compile(cmd=[*FFMPEG, "-v", "info"])
     done = run_tool(command, LOUDNESS_TIMEOUT_S)
     found = read_loudness(done.stderr, stream) if done.returncode == 0 else None
     if found is None:
@@ -53,7 +55,10 @@ def measure_loudness(path: Path, stream: AudioStream) -> Loudness:
 
 def loudness_output(path: Path, stream: AudioStream) -> Any:
     """ffmpeg-python's output that decodes a sound track and says what it measures at log level `info`."""
-    source = open_input(path, vn=None)[str(stream.index)]
+    opened = open_input(path, vn=None)
+    source = opened[str(stream.index)]
+    if stream.right is not None:
+        source = ffmpeg.filter([source, opened[str(stream.right)]], "amerge", inputs=2)
     counted = source.filter("astats", measure_perchannel="none", measure_overall="Number_of_samples")
     quiet = counted.filter("silencedetect", noise=SILENCE_LEVEL, duration=SHORTEST_SILENCE_S)
     return quiet.filter("ebur128", framelog="verbose").output("pipe:", format="null")

@@ -1,4 +1,4 @@
-"""Masks in the cells of the latents: how much of each is white."""
+"""Masks on the latents' grid: the share of white in each cell."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-SPATIAL, TEMPORAL = 32, 8
+from ltxcore.config.geometry import GEOMETRY
+
 HALF = 128
 """From this grey value on a pixel is white: what compression leaves of black and white is far from it."""
 
@@ -29,7 +30,8 @@ def white_shares(pixels: Pixels, frames: int) -> Shares:
     """
     _, height, width, _ = pixels.shape
     white = pixels.astype(np.uint16).sum(-1) >= 3 * HALF
-    cells = white.reshape(len(white), height // SPATIAL, SPATIAL, width // SPATIAL, SPATIAL)
+    edge = GEOMETRY.spatial_factor
+    cells = white.reshape(len(white), height // edge, edge, width // edge, edge)
     by_frame = np.broadcast_to(cells.mean((2, 4), dtype=np.float64), (frames, *cells.shape[1:4:2]))
-    rest = by_frame[1:].reshape(-1, TEMPORAL, *by_frame.shape[1:]).mean(1)
+    rest = by_frame[1:].reshape(-1, GEOMETRY.temporal_factor, *by_frame.shape[1:]).mean(1)
     return np.concatenate([by_frame[:1], rest]).astype(np.float32)

@@ -14,16 +14,16 @@ from PIL import Image, ImageOps
 
 from ltxcore.config.base import Strict
 from ltxcore.media.errors import MediaError
-from ltxcore.media.likeness import COLUMNS, ROWS, look_of_pictures
-from ltxcore.media.sniff import seems_to_be
+from ltxcore.media.icc import to_srgb
+from ltxcore.media.perceptual_hash import COLUMNS, ROWS, hash_of_pictures
+from ltxcore.media.sniff import content_of
 from ltxcore.media.streams import check_file
+from ltxcore.media.wanted import Wanted
 from ltxcore.store.snapshot import Geometry
 
 MIN_EDGE = 16
-MOST_PIXELS = 16384 * 16384
-"""A picture of 16384x16384 takes 0.8 GiB while it is read; a larger one is a mistake or an attack."""
 ORIENTATION = 0x0112
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF", "GIF", "PPM")
 BACKGROUND = (255, 255, 255)
 OPAQUE = 255
 THUMBNAIL_QUALITY = 70
@@ -39,14 +39,15 @@ class PictureProbe(Strict):
     notes: tuple[str, ...]
 
 
-def probe_picture(path: Path) -> PictureProbe:
-    """Read a picture whole, so that a damaged one is found now.
+def probe_picture(path: Path, wanted: Wanted = Wanted()) -> PictureProbe:  # noqa: B008 - it is frozen
+    """Read a picture whole, so that a damaged one is found now; too large a one is refused by its header.
 
     Raises:
         MediaError: it cannot be used; the reason says what it is instead.
     """
     check_file(path)
     with _opened(path) as picture:
+        wanted.check_size(picture.width, picture.height)
         if picture.mode == "F":
             raise MediaError(
                 "has its colours as floating-point numbers, whose white is not known; convert it to PNG"
@@ -110,24 +111,20 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             # Pillow warns of large pictures; the limit here is our own, and an error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    raise MediaError(
-                        f"is a picture of {picture.width}x{picture.height} pixels; "
-                        f"{MOST_PIXELS} pixels are the most that is read"
-                    )
                 yield picture
     except Image.DecompressionBombError as error:
         raise MediaError(f"is too large a picture: {error}") from error
     except (OSError, SyntaxError, ValueError) as error:
-        guess = seems_to_be(path)
-        told = f"it seems to be {guess}" if guess and "picture" not in guess else f"Pillow says: {error}"
+        content = content_of(path)
+        other = content.name if content.kind != "picture" else ""
+        message = f"it seems to be {other}" if other else f"Pillow says: {error}"
         raise MediaError(
-            f"is not a picture that can be read: {told}".replace(str(path), path.name)
+            f"is not a picture that can be read: {message}".replace(str(path), path.name)
         ) from error
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    turned = ImageOps.exif_transpose(picture)
+    turned, _ = to_srgb(ImageOps.exif_transpose(picture))
     if _may_be_seen_through(turned):
         seen = turned.convert("RGBA")
         ground = Image.new("RGBA", seen.size, (*BACKGROUND, 255))
@@ -148,18 +145,31 @@ def _least_alpha(picture: Image.Image) -> int:
 
 def _notes(picture: Image.Image) -> tuple[str, ...]:
     notes = []
-    if getattr(picture, "n_frames", 1) > 1:
-        notes.append(f"is an animation of {getattr(picture, 'n_frames', 1)} pictures: the first is used")
+    # Asked first: reading the picture or its EXIF data empties the list of tiles.
+    deep = picture.mode.startswith("I") or any(";16" in str(tile) for tile in getattr(picture, "tile", ()))
+    if (count := getattr(picture, "n_frames", 1)) > 1:
+        notes.append(_several(str(picture.format), count))
     if picture.getexif().get(ORIENTATION, 1) != 1:
         notes.append("is turned upright after its EXIF orientation")
-    if picture.mode.startswith("I"):
+    if deep:
         notes.append("has 16 bits a colour: it is read with 8")
+    if (done := to_srgb(picture)[1]) is not None:
+        notes.append(done)
     if _may_be_seen_through(picture) and _least_alpha(picture) < OPAQUE:
         notes.append("has transparent parts: they are shown on white")
     return tuple(notes)
 
 
+def _several(container: str, count: int) -> str:
+    """What the other pictures of a file are."""
+    if container == "MPO":
+        return f"holds {count} pictures (a gain map, or another view): the first is used"
+    if container == "TIFF":
+        return f"has {count} pages: the first is used"
+    return f"is an animation of {count} pictures: the first is used"
+
+
 def _look(picture: Image.Image) -> str | None:
-    """`likeness.look_of` of a clip that shows nothing but this picture."""
+    """`perceptual_hash.hash_of_clip` of a clip that shows nothing but this picture."""
     small = np.asarray(picture.resize((COLUMNS, ROWS), Image.Resampling.BOX), np.uint8)
-    return look_of_pictures(np.stack([small, small]))
+    return hash_of_pictures(np.stack([small, small]))

@@ -35,6 +35,7 @@ class SampleClip:
 
     @property
     def duration_s(self) -> float:
+        """Length in seconds."""
         return float(self.frames / Fraction(self.rate))
 
     def position(self) -> tuple[str, str]:

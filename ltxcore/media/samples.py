@@ -18,7 +18,7 @@ import ffmpeg
 
 from ltxcore.media import glimmer
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import file_url, last_words, run_tool
+from ltxcore.media.ffmpeg_process import FFMPEG, file_url, last_words, run_tool
 from ltxcore.media.sample_list import BAD_FILES, CAPTIONS, CLIPS, SampleClip
 from ltxcore.store.fingerprint import fingerprint
 
@@ -26,10 +26,10 @@ MARKER = ".samples.json"
 MAKE_TIMEOUT_S = 120.0
 AT_ONCE = 2
 LAYOUTS = {6: "5.1", 2: "stereo", 1: "mono"}
-QUIET = ["ffmpeg", "-nostdin", "-v", "error", "-filter_threads", "1", "-filter_complex_threads", "1"]
+QUIET = [*FFMPEG, "-v", "error"]
 
 
-Job = Callable[[Path], object]
+Maker = Callable[[Path], object]
 SetName = Literal["glimmer", "variety"]
 
 
@@ -37,7 +37,7 @@ SetName = Literal["glimmer", "variety"]
 class SampleSet:
     """Files by name, each with what writes it."""
 
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, Maker]
     recipe: str
     """Fingerprint of what the files show."""
 
@@ -68,14 +68,14 @@ def make_samples(directory: Path, name: SetName = "variety") -> list[Path]:
 
 
 def _variety() -> SampleSet:
-    jobs: dict[str, Job] = {clip.name: partial(_render, clip) for clip in CLIPS}
+    jobs: dict[str, Maker] = {clip.name: partial(_render, clip) for clip in CLIPS}
     jobs |= {name: partial(_damage, bad) for name, bad in BAD_FILES.items()}
     jobs |= {name: partial(_write, text) for name, text in CAPTIONS.items()}
     return SampleSet(jobs, fingerprint([[repr(clip) for clip in CLIPS], repr(BAD_FILES), CAPTIONS]))
 
 
 def _glimmer() -> SampleSet:
-    jobs: dict[str, Job] = {name: partial(glimmer.write_clip, clip) for name, clip in glimmer.FILES.items()}
+    jobs: dict[str, Maker] = {name: partial(glimmer.write_clip, clip) for name, clip in glimmer.FILES.items()}
     jobs |= {name: partial(_write, text) for name, text in glimmer.TEXTS.items()}
     shown = [repr(clip.moving_shape()) + repr(clip) for clip in glimmer.FILES.values()]
     return SampleSet(jobs, fingerprint([shown, glimmer.TEXTS]))
@@ -89,13 +89,13 @@ def _complete(directory: Path, recipe: str) -> bool:
     return bool(marker == {"recipe": recipe})
 
 
-def _make(directory: Path, jobs: Iterable[tuple[str, Job]]) -> None:
+def _make(directory: Path, jobs: Iterable[tuple[str, Maker]]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for done in [pool.submit(_publish, directory / name, job) for name, job in jobs]:
             done.result()
 
 
-def _publish(path: Path, job: Job) -> None:
+def _publish(path: Path, job: Maker) -> None:
     """Let `job` write under a hidden name, then rename: a file that has its name is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".making-") as hidden:

@@ -1,4 +1,4 @@
-"""Where a transformer's weights are while it computes, as a plan tells it. No torch here."""
+"""Where a transformer's weights are while it computes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -52,4 +52,4 @@ def last_streamed(blocks: int, swapped: int) -> frozenset[int]:
 
 
 class StrategyUnavailable(ValueError):
-    """A strategy that the recipe asks for and that this machine or model cannot do; said before loading."""
+    """The recipe asks for a strategy that this machine or model does not support; raised before loading."""

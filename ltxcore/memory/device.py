@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
 from ltxcore.memory.plan import GIB
+
+# The driver's device files: NVIDIA's, AMD's, and that of Windows' Linux.
+_DRIVERS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+
+@cache
+def likely_device() -> Literal["cpu", "cuda"]:
+    """What `pick_device` will say in a process that may use the GPU, without importing torch.
+
+    The parent of a run and the workers of the pool `cpu` hide the GPU from themselves, so the environment
+    does not count.
+    """
+    try:
+        build = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "cpu"
+    driver = any(Path(file).exists() for file in _DRIVERS)
+    return "cuda" if driver and not build.endswith("+cpu") else "cpu"
 
 
 def pick_device() -> str:

@@ -1,4 +1,4 @@
-"""Telling an error for want of memory from any other, and giving memory back after one."""
+"""Recognises out-of-memory errors, and frees memory after one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOST_WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, says that there was not enough memory."""
+    """Whether an error, or one of its causes, is an out-of-memory error."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError":
@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_on_host(error: BaseException) -> bool:
-    """Whether it was host memory that was short, of an error that `is_out_of_memory` knows."""
+    """Whether host memory ran out, for an error for which `is_out_of_memory` is true."""
     seen: BaseException | None = error
     while seen is not None:
         if type(seen) is MemoryError or any(word in str(seen).lower() for word in _HOST_WORDS):
@@ -45,7 +45,7 @@ def is_on_host(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what nothing refers to any more. Asks torch only where something else has imported it."""
+    """Free memory that is no longer referred to. Asks torch only where something else has imported it."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():

@@ -1,4 +1,4 @@
-"""A transformer put to work as a plan says: where its blocks are, and which of them are checkpointed."""
+"""Places a transformer as planned: where its blocks are, and which of them are checkpointed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ltxcore.memory.arrangement import Arrangement
-from ltxcore.memory.group_offload import GroupOffloading
-from ltxcore.memory.streaming import BlockStreaming
+from ltxcore.memory.streaming.block_streaming import BlockStreaming
+from ltxcore.memory.streaming.group_offload import GroupOffloading
 
 _BLOCKS = "transformer_blocks"
 
 
 class Placement:
-    """What holds a transformer in its arrangement.
+    """Keeps a transformer in its arrangement.
 
     Args:
         transformer: on the host, or on the device where it is to be resident; without adapter.
@@ -33,17 +33,17 @@ class Placement:
         self.device = torch.device(device)
         self.arrangement = arrangement
         self._transformer = transformer
-        self._held: BlockStreaming | GroupOffloading | None = None
+        self._outside: BlockStreaming | GroupOffloading | None = None
         blocks = transformer.transformer_blocks
         if arrangement.strategy == "resident":
             transformer.to(self.device)
         elif arrangement.strategy == "block_streaming":
             move_all_but(transformer, blocks, self.device)
-            self._held = BlockStreaming(
+            self._outside = BlockStreaming(
                 blocks, self.device, resident=arrangement.resident, slots=arrangement.slots
             )
         elif arrangement.strategy == "group_offload":
-            self._held = GroupOffloading(transformer, self.device, arrangement.groups)
+            self._outside = GroupOffloading(transformer, self.device, arrangement.groups)
 
     @classmethod
     def as_it_is(cls, transformer: Any) -> Placement:
@@ -51,18 +51,18 @@ class Placement:
         return cls(transformer, Arrangement(), next(transformer.parameters()).device)
 
     def hold_adapter(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Bring a new adapter to the device; it was made where the weights are that it goes beside."""
+        """Move a new adapter to the device; it was created beside its base weights, perhaps on the host."""
         for parameter in parameters:
             parameter.data = parameter.data.to(self.device)
 
     @contextmanager
     def reading(self, name: str) -> Iterator[None]:
         """Within, the frozen weights of the module of that name may be read; elsewhere they may be away."""
-        if self._held is None:
+        if self._outside is None:
             yield
             return
         _, _, within = name.partition(f"{_BLOCKS}.")
-        with self._held.reading(int(within.partition(".")[0]) if within else None):
+        with self._outside.reading(int(within.partition(".")[0]) if within else None):
             yield
 
     def enable_checkpointing(self) -> None:
@@ -75,7 +75,7 @@ class Placement:
         covered = self.arrangement.checkpointed
         kept = set() if covered is None else {id(block) for block in blocks[covered:]}
         # diffusers' groups are put back at the end of a forward pass, so a recomputation must get there.
-        early_stop = not isinstance(self._held, GroupOffloading)
+        early_stop = not isinstance(self._outside, GroupOffloading)
 
         def run(block: nn.Module, *args: Any) -> Any:
             if id(block) in kept:
@@ -85,9 +85,9 @@ class Placement:
         self._transformer.enable_gradient_checkpointing(run)
 
     def remove(self) -> None:
-        """Leave the weights where they are, without what held them."""
-        if self._held is not None:
-            self._held.remove()
+        """Remove the hooks; the weights stay where they are."""
+        if self._outside is not None:
+            self._outside.remove()
 
 
 def move_all_but(model: nn.Module, kept: Iterable[nn.Module], device: torch.device) -> None:

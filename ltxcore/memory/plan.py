@@ -51,6 +51,7 @@ class MemoryPlan:
 
     @property
     def model_bytes(self) -> int:
+        """Bytes of weights, adapter and activations together, without what every process takes."""
         return self.weights_bytes + self.adapter_bytes + self.activations_bytes
 
     @property
@@ -60,10 +61,11 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
+        """Whether the prediction is within the budget."""
         return self.total_bytes <= self.budget_bytes
 
     def facts(self) -> dict[str, Any]:
-        """What a stamp keeps of a plan, for the measured peak to stand beside."""
+        """The figures of a plan for the stamp, beside the measured peak."""
         return {
             "strategy": self.strategy,
             "predicted_bytes": self.total_bytes,
@@ -72,7 +74,7 @@ class MemoryPlan:
         }
 
     def check(self) -> None:
-        """Refuse a plan that cannot keep its promise.
+        """Refuse a plan that exceeds its budget.
 
         Raises:
             OverBudget: with both figures and what would help.
@@ -95,7 +97,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def largest_layer_bytes(shapes: Shapes, value_bytes: int) -> int:
-    """The largest layer of a language model, told by `layers.N.` in the names; no vision tower's."""
+    """Bytes of a language model's largest layer, by `layers.N.` in the names, without the vision tower."""
     sizes: dict[str, int] = {}
     for name, shape in shapes.items():
         found = re.search(r"^(?!.*vision).*\blayers\.(\d+)\.", name)
@@ -105,7 +107,7 @@ def largest_layer_bytes(shapes: Shapes, value_bytes: int) -> int:
 
 
 def layer_count(shapes: Shapes) -> int:
-    """Layers of a language model, told by `layers.N.` in the names; no vision tower's."""
+    """Number of layers of a language model, by `layers.N.` in the names, without the vision tower."""
     found = (re.search(r"^(?!.*vision).*\blayers\.(\d+)\.", name) for name in shapes)
     return len({match[1] for match in found if match is not None})
 
@@ -153,7 +155,7 @@ def adapter_bytes(shapes: Shapes, suffixes: tuple[str, ...], rank: int) -> int:
 
 
 def host_budget_bytes(ram_gib: float | None, default_bytes: int) -> int:
-    """What the recipe allows of host memory; left out, the default, or all there is if that is less."""
+    """The host memory that the recipe allows; without a limit the default, at most all there is."""
     if ram_gib is not None:
         return int(ram_gib * GIB)
     return min(default_bytes, machine_bytes())
@@ -163,8 +165,8 @@ def machine_bytes() -> int:
     """Host memory of this machine, or of the container that this process is in."""
     total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
-    told = limit.read_text().strip() if limit.is_file() else "max"
-    return min(total, int(told)) if told.isdigit() else total
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    return min(total, int(allowed)) if allowed.isdigit() else total
 
 
 def check_host(stage: str, budget_bytes: int) -> None:

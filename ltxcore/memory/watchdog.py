@@ -1,4 +1,4 @@
-"""A watch on host memory: a stage that outgrows its budget ends with an error instead of the machine.
+"""Watches host memory: a stage that exceeds its budget ends with an error before the machine runs out.
 
 A thread looks at what the process and its children hold. Past the limit it raises in the main thread, by
 way of a signal, so that a stage ends between two of Python's steps, after its last commit. A main thread
@@ -114,7 +114,7 @@ class Watchdog:
             # Listing children reads every process of the machine.
             if time.monotonic() - listed_s > LIST_CHILDREN_S:
                 family, listed_s = _family(), time.monotonic()
-            use = Use(sum(map(_held_bytes, family)), self.limit_bytes)
+            use = Use(sum(map(_used_bytes, family)), self.limit_bytes)
             if use.used_bytes > self.peak_bytes * 1.02:
                 self.peak_bytes = use.used_bytes
                 self._on_peak(use)
@@ -142,7 +142,7 @@ def host_use_bytes() -> int:
     Resident pages of files, such as mapped weights, are left out where the system tells them apart (Linux):
     it drops them when it needs the room.
     """
-    return sum(map(_held_bytes, _family()))
+    return sum(map(_used_bytes, _family()))
 
 
 def _family() -> list[psutil.Process]:
@@ -150,7 +150,7 @@ def _family() -> list[psutil.Process]:
     return [own, *own.children(recursive=True)]
 
 
-def _held_bytes(process: psutil.Process) -> int:
+def _used_bytes(process: psutil.Process) -> int:
     try:
         if sys.platform == "linux":
             status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii", errors="replace")

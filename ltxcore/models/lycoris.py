@@ -86,17 +86,17 @@ def is_lycoris(names: Any) -> bool:
 
 
 def load_lycoris(transformer: Any, weights: Mapping[str, torch.Tensor], adapter_name: str) -> None:
-    """Put a LoKr or LoHa on a transformer, its scale being in the weights already.
+    """Put a LoKr or LoHa on a transformer. Its scale is in the weights already.
 
     Args:
         transformer: without adapter.
-        weights: `<module>.lokr_w1`, `<module>.hada_w1_a`, …, in the transformer's own names.
+        weights: `<module>.lokr_w1` [a, b], `<module>.hada_w1_a` [out, rank], …, by the transformer's names.
         adapter_name: peft's name for it.
 
     Raises:
         NoFactorisation: the factors of a layer are of a shape that peft does not make.
         KeyError: a module is not in the transformer.
-        ValueError: a tensor belongs to no layer, or lacks.
+        ValueError: a tensor belongs to no layer, or one is missing.
     """
     parts: dict[str, dict[str, torch.Tensor]] = defaultdict(dict)
     for name, tensor in weights.items():

@@ -1,38 +1,49 @@
-"""Names and shapes of a released model's weights, from the versions table alone: nothing is downloaded."""
+"""Names and shapes of a released model's weights, from a table: neither downloaded nor built.
+
+`python -m ltxcore.models.built_shapes` writes the tables from diffusers' own classes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
-
-from ltxcore.models.versions import VERSIONS
+from importlib import resources
+from typing import Final
 
 Shapes = Mapping[str, tuple[int, ...]]
-GEMMA_VALUES, GEMMA_LAYERS, GEMMA_WIDTH = 11_766_034_176, 48, 3840
-"""Gemma 3 12B, the language model alone."""
+TABLES: Final = "released_shapes"
+"""The folder of the tables: a line `component name shape`, where `{48}` in a name stands for 0 to 47."""
+COUNTED = re.compile(r"\{(\d+)\}")
 
 
 @cache
 def full_shapes(name: str) -> Mapping[str, Shapes]:
-    """Component -> its weights, of a version at its released size.
+    """Component (`transformer`, `connectors`, `vae`) -> its weights, of a version at its released size.
 
-    The models are built on the meta device, which takes seconds and no memory.
+    Args:
+        name: a version, as `2.0`.
     """
-    from diffusers import AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
-    from diffusers.pipelines.ltx2 import LTX2TextConnectors
-
-    version = VERSIONS[name]
-    return {
-        "transformer": _shapes(lambda: LTX2VideoTransformer3DModel(**version.transformer)),
-        "connectors": _shapes(lambda: LTX2TextConnectors(**version.connectors)),
-        "vae": _shapes(lambda: AutoencoderKLLTX2Video(**version.video_vae)),
-    }
+    table = resources.files("ltxcore.models").joinpath(TABLES, f"{name}.txt").read_text("utf-8")
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for line in table.splitlines():
+        component, pattern, shape = line.split(" ")
+        edges = tuple(int(edge) for edge in shape.split("x")) if shape != "scalar" else ()
+        found.setdefault(component, {}).update((weight, edges) for weight in _expanded(pattern))
+    return found
 
 
-def _shapes(build: Callable[[], Any]) -> Shapes:
-    import torch
+@cache
+def tabled_versions() -> tuple[str, ...]:
+    """The versions that have a table, the oldest first."""
+    tables = resources.files("ltxcore.models").joinpath(TABLES).iterdir()
+    return tuple(sorted(table.name.removesuffix(".txt") for table in tables if table.name.endswith(".txt")))
 
-    with torch.device("meta"):
-        model = build()
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+def _expanded(pattern: str) -> Iterator[str]:
+    counted = COUNTED.search(pattern)
+    if counted is None:
+        yield pattern
+        return
+    for index in range(int(counted[1])):
+        yield pattern.replace(counted[0], str(index), 1)

@@ -9,19 +9,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ltxcore.config.crepa_settings import PATCH, TINY_TEACHER, CrepaSettings
+from ltxcore.config.crepa_settings import PATCH, TINY_TEACHER, TINY_WIDTH, CrepaSettings
 from ltxcore.models.errors import ModelError
-from ltxcore.models.finding import hub_snapshot, may_be_hub_id
-from ltxcore.models.hashes import remembered_hashes
-from ltxcore.models.source import config_content
-from ltxcore.models.tensor_file import read_tensor_file
-from ltxcore.models.versions import TINY_STAMP, read_json
+from ltxcore.models.files.hashes import remembered_hashes
+from ltxcore.models.files.locate_weights import hub_snapshot, may_be_hub_id
+from ltxcore.models.files.recognise import read_json
+from ltxcore.models.files.source import config_content
+from ltxcore.models.files.tensor_file import read_tensor_file
+from ltxcore.models.tiny.stamp import stamp_of
 from ltxcore.store.fingerprint import fingerprint
 
 TINY_DIRECTORY = "tiny-dinov2"
 TINY_TEACHER_STAMP = '{"teacher": "dinov2", "revision": 1}'
 """What `tiny.json` in the tiny teacher says: the revision is raised when its weights change."""
-TINY_WIDTH = 32
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 
 
@@ -56,6 +56,7 @@ class TeacherSource:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The teacher's `config.json`."""
         return read_json(self.root / CONFIG)
 
     @property
@@ -159,14 +160,13 @@ def _require_dinov2(source: TeacherSource, encoder: str, width: int) -> None:
 
 
 def _tiny(directory: Path, fetch: bool) -> Path:
-    stamp = directory / TINY_STAMP
-    if not stamp.is_file() or stamp.read_text(encoding="utf-8") != TINY_TEACHER_STAMP:
+    if stamp_of(directory) != TINY_TEACHER_STAMP:
         if not fetch:
             raise ModelError(
                 f"the tiny teacher is not in {directory} yet; the train-ltx2 and embed-frames flows write "
                 "it, and so does ltxcore.models.teacher.prepare_teacher"
             )
-        from ltxcore.models.tiny_teacher import write_tiny_teacher
+        from ltxcore.models.tiny.teacher import write_tiny_teacher
 
         write_tiny_teacher(directory, TINY_TEACHER_STAMP)
     return directory

@@ -23,15 +23,17 @@ def load_teacher(source: TeacherSource, device: torch.device | str) -> Any:
     """
     from transformers import Dinov2Model
 
-    teacher, told = Dinov2Model.from_pretrained(
+    teacher, loading = Dinov2Model.from_pretrained(
         source.root, dtype=DTYPE, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
-    faults = {kind: sorted(map(str, names)) for kind, names in told.items() if names and kind != "error_msgs"}
+    faults = {
+        kind: sorted(map(str, names)) for kind, names in loading.items() if names and kind != "error_msgs"
+    }
     # A mask token stands for patches that pretraining hides; nothing is hidden here.
     faults = {kind: kept for kind, names in faults.items() if (kept := [n for n in names if "mask" not in n])}
     if faults:
-        told_of = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in faults.items())
-        raise ModelError(f"the weights in {source.root} do not fit its configuration ({told_of})")
+        faulty = "; ".join(f"{kind}: {', '.join(names[:3])}" for kind, names in faults.items())
+        raise ModelError(f"the weights in {source.root} do not fit its configuration ({faulty})")
     return teacher.to(device).eval().requires_grad_(False)
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
-from typing import Final
 from urllib.parse import quote
 
-# Below the metadata the hub shows the widget's samples where this stands.
-SAMPLES_HERE: Final = "<Gallery />"
+from ltxcore.pages import environment
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class CardSample:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What is told of a LoRA."""
+    """The facts about a LoRA for its model card."""
 
     base_model: str | None
     """On the hub; None: a model that is not there."""
@@ -48,6 +44,8 @@ class CardFacts:
     """Loss of the base and of the LoRA on clips that were not trained on."""
     samples: tuple[CardSample, ...]
     contact_sheet: str | None
+    licence: tuple[str, str] | None = None
+    """Of the base, as the hub names it, and where it can be read."""
 
     @property
     def diffusers_reads_it(self) -> bool:
@@ -59,90 +57,38 @@ def model_card(facts: CardFacts, repo: str) -> str:
     """README.md: metadata for the hub, then text for people. Equal facts give equal cards."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    data = ModelCardData(
+    widget = [
+        {"text": sample.prompt, "output": {"url": quote(sample.lora)}}
+        for sample in facts.samples
+        if sample.prompt
+    ]
+    metadata = ModelCardData(
         base_model=facts.base_model,
         library_name="diffusers",
+        license=None if facts.licence is None else "other",
+        license_name=None if facts.licence is None else facts.licence[0],
+        license_link=None if facts.licence is None else facts.licence[1],
         pipeline_tag="text-to-video" if facts.makes_video else "text-to-audio",
         tags=_tags(facts),
         instance_prompt=facts.trigger or None,
-        widget=[
-            {"text": sample.prompt, "output": {"url": quote(sample.lora)}}
-            for sample in facts.samples
-            if sample.prompt
-        ]
-        or None,
+        widget=widget or None,
     )
-    body = "\n\n".join(_sections(facts, repo))
-    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}\n"))
+    made = {"video": facts.makes_video, "sound": facts.makes_sound}
+    template = environment.markdown(__package__).get_template("model_card.md")
+    return str(
+        ModelCard(
+            template.render(
+                metadata=metadata.to_yaml(),
+                facts=facts,
+                repo=repo,
+                made=" and ".join(part for part, is_made in made.items() if is_made),
+                hub_shows_samples=bool(widget),
+            )
+        )
+    )
 
 
 def _tags(facts: CardFacts) -> list[str]:
     tags = ["lora", *([facts.kind] if facts.kind != "lora" else []), "ltx-2", "ltx-video"]
     tags += ["text-to-video"] if facts.makes_video else ["text-to-audio"]
     return [*tags, *(["audio"] if facts.makes_sound else [])]
-
-
-def _sections(facts: CardFacts, repo: str) -> Iterator[str]:
-    yield f"# {repo.split('/')[-1]}"
-    base = (
-        f"[{facts.base_model}](https://huggingface.co/{facts.base_model})" if facts.base_model else "an LTX-2"
-    )
-    made = " and ".join(
-        part for part, is_made in (("video", facts.makes_video), ("sound", facts.makes_sound)) if is_made
-    )
-    yield f"An adapter for {base}, trained on {made} with ltx2-flows."
-    if facts.trigger:
-        yield f"Write **{_plain(facts.trigger)}** in the prompt to call what it was trained on."
-    if any(sample.prompt for sample in facts.samples):
-        yield SAMPLES_HERE
-    yield "## How it was trained\n\n" + "\n".join(
-        ["| | |", "|---|---|", *(f"| {label} | {value} |" for label, value in _rows(facts))]
-    )
-    yield from _loading(facts, repo)
-    if facts.samples:
-        yield from _samples(facts)
-
-
-def _rows(facts: CardFacts) -> Iterator[tuple[str, str]]:
-    yield ("Rank" if facts.kind == "lora" else "Size"), facts.size
-    yield (
-        "Steps",
-        str(facts.steps) + (f" of {facts.trained_steps}" if facts.steps < facts.trained_steps else ""),
-    )
-    yield "Learning rate", f"{facts.learning_rate:g}"
-    if facts.held_out is not None:
-        base, lora = facts.held_out
-        yield "Loss on held-out clips", f"{lora:.4f} (the base: {base:.4f})"
-
-
-def _loading(facts: CardFacts, repo: str) -> Iterator[str]:
-    yield "## How to load it"
-    if facts.diffusers_reads_it:
-        yield (
-            "In diffusers:\n\n```python\nimport torch\nfrom diffusers import LTX2Pipeline\n\n"
-            f'pipe = LTX2Pipeline.from_pretrained("{facts.base_model or "path/to/the/base"}", '
-            "torch_dtype=torch.bfloat16)\n"
-            f'pipe.load_lora_weights("{repo}", weight_name="{facts.diffusers_file}")\n```'
-        )
-    yield (
-        f"In ComfyUI: put [{facts.comfyui_file}]({quote(facts.comfyui_file)}) into `models/loras` and load "
-        "it with the node LoraLoaderModelOnly, at strength 1."
-    )
-    if facts.averaged_files:
-        names = " and ".join(f"`{name}`" for name in facts.averaged_files)
-        yield f"{names} hold the moving average of the weights, and are loaded likewise."
-
-
-def _samples(facts: CardFacts) -> Iterator[str]:
-    yield "## Samples"
-    if facts.contact_sheet is not None:
-        yield f"![Frames without and with the adapter]({quote(facts.contact_sheet)})"
-    for sample in facts.samples:
-        told = f"> {_plain(sample.prompt)}" if sample.prompt else "Without a prompt."
-        links = f"[with the adapter]({quote(sample.lora)}), [the base alone]({quote(sample.base)})"
-        yield f"**{_plain(sample.name)}**: {links}\n\n{told}"
-
-
-def _plain(text: str) -> str:
-    """A text of the user's as one line in which nothing is a tag."""
-    return escape(" ".join(text.split()), quote=False)

@@ -1,4 +1,4 @@
-"""Why something cannot be published: for good, or for now."""
+"""Why something cannot be published: permanently, or for now."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ class HubError(RuntimeError):
 
 
 class HubRefused(HubError):
-    """It will not take it the next time either: no token, no right, the wrong repository."""
+    """The hub refused; trying again does not help: no token, no permission, the wrong repository."""
 
 
 class HubUnreachable(HubError):
-    """It may take it the next time: no connection, or a fault of its own."""
+    """The hub was unreachable or failed on its side; trying again may succeed."""

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ltxcore.config.base import Strict
 from ltxcore.config.hub_settings import HubSettings
+from ltxcore.deadline import CALL_LIMIT_S, transfer_limit, within
 from ltxcore.publishing.errors import HubRefused, HubUnreachable
 from ltxcore.store.fingerprint import hash_file
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
+
+COMMIT_LIMIT_S: Final = 60.0
+"""The hub itself checks and stores the files of a commit before it answers."""
 
 CARD = "README.md"
 # Conflicts are among them: somebody else has written meanwhile, and the next try compares anew.
@@ -45,19 +50,18 @@ class Hub:
 
     Args:
         settings: with a `hub_model_id`.
-        token: sent to the hub and shown to nobody.
+        token: sent to the hub, and never shown.
         endpoint: Default: HF_ENDPOINT, or the public hub.
+        limit_s: for each answer; an upload may take a minute and what its files need on top.
     """
 
-    def __init__(self, settings: HubSettings, token: str, endpoint: str | None = None) -> None:
+    def __init__(
+        self, settings: HubSettings, token: str, endpoint: str | None = None, limit_s: float = CALL_LIMIT_S
+    ) -> None:
         if settings.hub_model_id is None:
             raise HubRefused("there is no repository to upload to; write hub.hub_model_id: my-name/my-lora")
-        self._settings, self._name, self._token, self._endpoint = (
-            settings,
-            settings.hub_model_id,
-            token,
-            endpoint,
-        )
+        self._settings, self._name = settings, settings.hub_model_id
+        self._token, self._endpoint, self._limit_s = token, endpoint, limit_s
 
     @cached_property
     def repo(self) -> str:
@@ -69,7 +73,7 @@ class Hub:
         return self._name if "/" in self._name else f"{self._account['name']}/{self._name}"
 
     def check(self) -> str:
-        """See, before anything is spent, that this token may write to this repository.
+        """Check, before the stages run, that this token may write to this repository.
 
         Returns:
             The repository.
@@ -84,7 +88,7 @@ class Hub:
         if info is not None:
             self._check_private(info)
             with self._telling(f"write to {self.repo}"):
-                self._api.auth_check(self.repo, write=True)
+                self._ask("the right to write", lambda: self._api.auth_check(self.repo, write=True))
         return self.repo
 
     def push(self, files: Mapping[str, Path], card: str, message: str, ours: Callable[[str], bool]) -> Pushed:
@@ -119,7 +123,12 @@ class Hub:
             CommitOperationAdd(CARD, card.encode()),
         ]
         with self._telling(f"upload to {self.repo}"):
-            commit = self._api.create_commit(self.repo, operations, commit_message=message)
+            size = sum(files[name].stat().st_size for name in lacking)
+            commit = within(
+                COMMIT_LIMIT_S + transfer_limit(size),
+                f"the upload to {self.repo}",
+                lambda: self._api.create_commit(self.repo, operations, commit_message=message),
+            )
         return Pushed(repo=self.repo, commit=commit.oid, url=commit.commit_url, files=len(lacking) + 1)
 
     @cached_property
@@ -131,7 +140,7 @@ class Hub:
     @cached_property
     def _account(self) -> dict[str, Any]:
         with self._telling("ask whose the token is"):
-            return self._api.whoami()
+            return self._ask("whose the token is", self._api.whoami)
 
     def _check_owner(self) -> None:
         owner, user = self.repo.split("/")[0], self._account["name"]
@@ -167,7 +176,7 @@ class Hub:
 
         with self._telling(f"look at {self.repo}"):
             try:
-                return self._api.model_info(self.repo, files_metadata=True)
+                return self._read_info()
             except RepositoryNotFoundError as error:
                 if error.response.status_code == 404:
                     return None
@@ -175,8 +184,19 @@ class Hub:
 
     def _create(self) -> ModelInfo:
         with self._telling(f"make the repository {self.repo}"):
-            self._api.create_repo(self.repo, private=self._settings.hub_private, exist_ok=True)
-            return self._api.model_info(self.repo, files_metadata=True)
+            private = self._settings.hub_private
+            self._ask(
+                "making the repository",
+                lambda: self._api.create_repo(self.repo, private=private, exist_ok=True),
+            )
+            return self._read_info()
+
+    def _read_info(self) -> ModelInfo:
+        return self._ask("its files", lambda: self._api.model_info(self.repo, files_metadata=True))
+
+    def _ask(self, what: str, call: Callable[[], Answer]) -> Answer:
+        """The hub's client has no time-outs of its own."""
+        return within(self._limit_s, f"the hub's answer about {what}", call)
 
     def _check_private(self, info: ModelInfo) -> None:
         if self._settings.hub_private and not info.private:
@@ -199,10 +219,10 @@ class Hub:
         except HfHubHTTPError as error:
             status = error.response.status_code
             said = self._without_token(error.server_message or error.response.reason_phrase)
-            told = f"the hub at {self._api.endpoint} refused to {purpose} ({status} {said})"
+            message = f"the hub at {self._api.endpoint} refused to {purpose} ({status} {said})"
             if status >= 500 or status in MAY_PASS:
-                raise HubUnreachable(f"{told}; try again later") from None
-            raise HubRefused(f"{told}; {_remedy(status)}") from None
+                raise HubUnreachable(f"{message}; try again later") from None
+            raise HubRefused(f"{message}; {_remedy(status)}") from None
         except (httpx2.TransportError, ConnectionError, TimeoutError, json.JSONDecodeError) as error:
             # The storage's client, hf_xet, raises Python's own; a proxy answers with a page for people.
             raise HubUnreachable(

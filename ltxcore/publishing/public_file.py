@@ -1,4 +1,4 @@
-"""A LoRA file as others may see it: the same weights, without the recipe in its header.
+"""A LoRA file for publication: the same weights, without the recipe in its header.
 
 The recipe names directories of this machine, its tracking server and the datasets.
 """
@@ -25,8 +25,8 @@ def write_public(source: Path, target: Path) -> Path:
     with source.open("rb") as file, target.open("wb") as copy:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-        told = header.get(METADATA, {})
-        header[METADATA] = {name: value for name, value in told.items() if name not in PRIVATE}
+        metadata = header.get(METADATA, {})
+        header[METADATA] = {name: value for name, value in metadata.items() if name not in PRIVATE}
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         # The weights begin at a multiple of eight, as safetensors itself writes them.
         text += b" " * (-len(text) % ALIGNMENT)

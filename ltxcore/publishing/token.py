@@ -1,4 +1,4 @@
-"""What can be said of an upload without asking the hub: whether it may be reached, and with which token."""
+"""Checks of an upload that do not ask the hub: whether it may be reached, and with which token."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Bits = np.ndarray[Any, np.dtype[np.uint16]]
 
 
 def to_bits(tensor: torch.Tensor) -> Bits:
-    """The bits of a tensor, which is rounded to bf16 if it is of another type."""
+    """The bits, uint16 [...], of a tensor [...], which is rounded to bf16 if it has another type."""
     import torch
 
     bits: Bits = tensor.to(torch.bfloat16).contiguous().cpu().view(torch.int16).numpy().view(np.uint16)
@@ -21,7 +21,7 @@ def to_bits(tensor: torch.Tensor) -> Bits:
 
 
 def from_bits(bits: Bits) -> torch.Tensor:
-    """The bf16 tensor of some bits; copies, since stored bits may be mapped read-only."""
+    """The bf16 tensor [...] of bits [...]; a copy, because stored bits may be mapped read-only."""
     import torch
 
     return torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16)

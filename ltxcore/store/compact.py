@@ -1,4 +1,4 @@
-"""Compaction: index segments into one, arrays without holes, small Arrow files into larger ones.
+"""Compaction: merges index segments and small Arrow files, and deletes files that no record names.
 
 Every step leaves a store in which each committed sample is whole: bytes are copied into places that no
 record names, one index segment then names the new places, and only then the old ones are deleted. Readers
@@ -7,18 +7,17 @@ that still hold the old index find their sample again after a refresh.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import unchanged
 from ltxcore.store.index import FOLDERS, Index
-from ltxcore.store.latents import META, LatentStore, chunk_name, orphans, row_of, shape_of
+from ltxcore.store.latents import META, LatentStore, orphans, row_of
+from ltxcore.store.records import FORMS, StoredText
 from ltxcore.store.segment import Record
 from ltxcore.store.texts import Embedded, TextLost, TextStore
 
-# Bytes of chunks that are held in memory at once while rows move.
-COPY_BYTES = 64 << 20
 # Captions of a rewritten Arrow file.
 TEXT_ROWS = 256
 
@@ -29,10 +28,8 @@ class Compacted:
 
     segments: int = 0
     """Index segments that were merged."""
-    moved: int = 0
-    """Latents that moved into holes."""
     trimmed: int = 0
-    """Chunk files that no record named, removed."""
+    """Files that no record named, removed."""
     text_files: int = 0
     """Arrow files that were rewritten."""
 
@@ -50,39 +47,31 @@ def compact(blobs: Blobs, part: str, done: Compacted) -> None:
         _compact_texts(blobs, done)
     else:
         for folder in FOLDERS[part]:
-            index = Index(blobs, folder)
-            _merge(index, {}, {}, index.newest, len(blobs.list(folder)), done)
+            index = Index(blobs, folder, FORMS[folder])
+            if (segments := len(blobs.list(folder))) > 1:
+                _merge(index, {}, {}, index.newest, segments, done)
 
 
 def _merge(
-    index: Index, changes: dict[str, Record], note: Record, after: int, segments: int, done: Compacted
+    index: Index[Any], changes: Mapping[str, Any], note: Record, after: int, segments: int, done: Compacted
 ) -> None:
-    if segments > 1 or changes:
-        index.compact(changes, note, after)
-        done.segments += segments
+    index.compact(changes, note, after)
+    done.segments += segments
 
 
 def _compact_latents(blobs: Blobs, done: Compacted) -> None:
-    store = LatentStore(blobs)
-    after = store.index.newest
-    moves: dict[str, Record] = {}
-    # On an object store a hole is an object that is not there: nothing is won by moving rows, and a row
-    # that is never used twice cannot be mistaken by who lost its lease.
-    if blobs.local is not None:
-        for array, rows in store.arrays().items():
-            moves |= _close_holes(blobs, store, array, rows)
-    note = {} if blobs.local is not None else {"ends": store.ends()}
-    _merge(store.index, moves, note, after, len(blobs.list("latents/index")), done)
-    done.moved += len(moves)
-    named = store.arrays()
-    for array, chunks in _stored_arrays(blobs).items():
-        left = orphans(chunks, named)
-        blobs.delete(left)
-        done.trimmed += len(left)
-        if array not in named:
-            blobs.delete([f"{array}/{META}"])
-        elif blobs.local is not None:
-            store.resize(array, max(named[array]) + 1)
+    stored, store = _stored_arrays(blobs), LatentStore(blobs)
+    after, segments, named = store.index.newest, len(blobs.list("latents/index")), store.arrays()
+    left = [name for chunks in stored.values() for name in orphans(chunks, named)]
+    # Who has written a chunk and not committed it yet must learn that it was taken away.
+    if segments > 1 or left:
+        note = store.note(name for chunks in stored.values() for name in chunks)
+        _merge(store.index, {}, note, after, segments, done)
+    # A row that is left free is never used again: it is a file that is not there, and costs nothing.
+    blobs.delete([*left, *(f"{array}/{META}" for array in stored if array not in named)])
+    done.trimmed += len(left)
+    for array in named:
+        store.describe_all(array)
 
 
 def _stored_arrays(blobs: Blobs) -> dict[str, list[str]]:
@@ -97,58 +86,40 @@ def _stored_arrays(blobs: Blobs) -> dict[str, list[str]]:
     return arrays
 
 
-def _close_holes(blobs: Blobs, store: LatentStore, array: str, rows: set[int]) -> dict[str, Record]:
-    """Copy the last rows of an array into its holes; returns the records that will name the copies."""
-    holes = [row for row in range(len(rows)) if row not in rows]
-    tail = {
-        record["row"]: (key, record)
-        for key, record in store.index.items()
-        if record.get("array") == array and record["row"] >= len(rows)
-    }
-    moves: dict[str, Record] = {}
-    chunks: dict[str, bytes] = {}
-    dimensions = len(shape_of(array)) + 1
-    for hole, row in zip(holes, sorted(tail), strict=False):
-        key, record = tail[row]
-        data = store.bytes_of(record)
-        if data is None or not unchanged(record, data):
-            continue  # Broken: where it is, `verify` can still name it.
-        chunks[chunk_name(array, hole, dimensions)] = data
-        moves[key] = {**record, "row": hole}
-        if sum(map(len, chunks.values())) >= COPY_BYTES:
-            blobs.write_all(chunks)
-            chunks.clear()
-    blobs.write_all(chunks)
-    return moves
-
-
 def _compact_texts(blobs: Blobs, done: Compacted) -> None:
     store = TextStore(blobs)
     after = store.index.newest
     sparse = _sparse_files(store)
-    changes: dict[str, Record] = {}
+    changes: dict[str, StoredText] = {}
     rows: list[Embedded] = []
     for key, record in sorted(store.index.items()):
-        if record["file"] in sparse and (row := _intact(store, key)) is not None:
+        if record.file in sparse and (row := _intact(store, key)) is not None:
             rows.append(row)
         if len(rows) == TEXT_ROWS:
             changes |= store.write_file(rows)
             rows.clear()
     if rows:
         changes |= store.write_file(rows)
-    _merge(store.index, changes, {}, after, len(blobs.list("text/index")), done)
+    segments, files = len(blobs.list("text/index")), set(blobs.walk("text/features"))
+    if segments > 1 or changes or _unnamed(store, files):
+        _merge(store.index, changes, {}, after, segments, done)
     done.text_files += len(sparse) if changes else 0
-    named = {record["file"] for _, record in store.index.items()}
-    left = [name for name in blobs.walk("text/features") if name.endswith(".arrow") and name not in named]
+    left = _unnamed(store, files)
     blobs.delete(left)
     done.trimmed += len(left)
+
+
+def _unnamed(store: TextStore, files: Collection[str]) -> list[str]:
+    """The Arrow files that no record names."""
+    named = {record.file for _, record in store.index.items()}
+    return sorted(name for name in files if name.endswith(".arrow") and name not in named)
 
 
 def _sparse_files(store: TextStore) -> Sequence[str]:
     """Arrow files of which rows are unused, or that are small while others are small too."""
     used: dict[str, int] = {}
     for _, record in store.index.items():
-        used[record["file"]] = used.get(record["file"], 0) + 1
+        used[record.file] = used.get(record.file, 0) + 1
     present = {name for name in used if store.rows_in(name) is not None}
     torn = {name for name in present if used[name] < (store.rows_in(name) or 0)}
     small = {name for name in present if used[name] < TEXT_ROWS // 2}
@@ -156,7 +127,7 @@ def _sparse_files(store: TextStore) -> Sequence[str]:
 
 
 def _intact(store: TextStore, key: str) -> Embedded | None:
-    """A row, or None where it is broken: it stays where `verify` can name it."""
+    """A row, or None if it is broken; a broken row stays, so that `verify` can report it."""
     try:
         return store.read(key)
     except TextLost:

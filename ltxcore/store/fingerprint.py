@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,29 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def stat_key(path: Path) -> list[int]:
-    """What a remembered hash is valid for: size, mtime in ns, inode."""
-    info = path.stat()
-    return [info.st_size, info.st_mtime_ns, info.st_ino]
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Identifies a file's content without reading it: size, modification time and change time.
+
+    The kernel sets the change time whenever a file is written or its times are set, so that content changed
+    in place under a kept size and modification time is seen. The inode is left out: drives that renumber
+    inodes at every mount would have every file read again.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileIdentity:
+        """The identity of a file, or of what a link leads to.
+
+        Raises:
+            OSError: it is not there, or cannot be asked for.
+        """
+        return cls.of_stat(path.stat())
+
+    @classmethod
+    def of_stat(cls, info: os.stat_result) -> FileIdentity:
+        """The identity from a stat result."""
+        return cls(info.st_size, info.st_mtime_ns, info.st_ctime_ns)

@@ -4,7 +4,8 @@ CREPA's features, one token a latent, are kept here likewise, as the kind `teach
 
 bf16 is stored as a uint16 view (Zarr has no bfloat16) and unwritten rows hold bf16 NaN, so that a hole is
 loud. There are no shards and no `append()`: both lose rows silently under two writers. Rows are handed out
-by the one process that holds the writer's lock, and each row is written once.
+by the one process that holds the writer's lock, and each row is written once: one that is free again is never
+used again, so that whoever is suspended in a sweep or a compaction deletes no row that was made since.
 
 Zarr makes the arrays, and any Zarr reads them. A chunk is the plain bytes of its sample, so this module
 reads and writes chunk files by itself: that is four times as fast, and a whole batch is flushed at once.
@@ -13,17 +14,20 @@ reads and writes chunk files by itself: that is four times as fast, and a whole 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
 import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import checksum, has_checksum, unchanged
+from ltxcore.store.checksum import checksum
 from ltxcore.store.index import Index, Overtaken
+from ltxcore.store.present import present
+from ltxcore.store.records import CONTENT, LATENTS, EncodedLatent, LatentRecord, Quarantined
 from ltxcore.store.segment import Record
 
 Kind = Literal["video", "audio", "mask", "teacher"]
@@ -33,7 +37,7 @@ META = "zarr.json"
 
 
 class LatentsLost(RuntimeError):
-    """The bytes of a committed sample are gone or changed."""
+    """The bytes of a committed sample are missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +58,14 @@ class LatentStore:
         self._ends: dict[str, int] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._scanned: set[str] = set()
-        self.index = Index(blobs, "latents/index", self._take_in)
+        self.index = Index(blobs, "latents/index", LATENTS, self._take_in)
 
-    def _take_in(self, key: str, record: Record) -> None:
-        if record["state"] == "encoded":
-            array = record["array"]
-            self._ends[array] = max(self._ends.get(array, 0), record["row"] + 1)
+    def _take_in(self, key: str, record: LatentRecord) -> None:
+        if isinstance(record, EncodedLatent):
+            self._ends[record.array] = max(self._ends.get(record.array, 0), record.row + 1)
 
     def array_name(self, kind: Kind, space: str, shape: Sequence[int]) -> str:
+        """The Zarr array of one kind, latent space and shape."""
         return f"latents/{kind}/{space}/{'x'.join(str(n) for n in shape)}"
 
     def reserve(self, array: str, shape: Sequence[int], more: int) -> None:
@@ -81,49 +85,57 @@ class LatentStore:
         row = self._next_row(array)
         shape = self._shape(array)
         if shape is None or shape[0] < row + len(samples):
-            shape = self._shape(array, again=True)
-        if shape is None or shape[0] < row + len(samples):
-            raise ValueError(f"{array} has no room for {len(samples)} more samples; reserve them first")
+            # Its description was made again by somebody who had looked before.
+            self._grow(array, shape_of(array), row + len(samples))
+        dimensions = len(shape_of(array)) + 1
         chunks = {
-            chunk_name(array, number, len(shape)): _bytes(sample.bits)
+            chunk_name(array, number, dimensions): _bytes(sample.bits)
             for number, sample in enumerate(samples, row)
         }
         try:
-            # On a disk the lock is the kernel's, and a row that a crash left is used again. A lease can be
-            # lost without notice, so that a remote row is only ever created.
-            self._blobs.write_all(chunks, replace=self._blobs.local is not None)
+            self._write_rows(array, chunks, samples, row, after)
+        except Overtaken:
+            # What this process wrote of the array's shape may be less than the others need by now.
+            self.describe_all(array)
+            raise
+
+    def _write_rows(
+        self, array: str, chunks: Mapping[str, memoryview], samples: Sequence[Encoded], row: int, after: int
+    ) -> None:
+        try:
+            # A lock can be lost without notice (a lease that ran out, a lock file that was deleted), so that
+            # a row is only ever created.
+            self._blobs.write_all(chunks, replace=False)
         except FileExistsError as error:
-            self._scanned.discard(array)
             raise Overtaken(f"{array} in {self._blobs.url} is being written by another process") from error
-        records: dict[str, Record] = {
-            sample.key: {
-                "state": "encoded",
-                "array": array,
-                "row": number,
-                **checksum(data),
-                "inputs": sample.inputs,
-            }
+        records: dict[str, LatentRecord] = {
+            sample.key: EncodedLatent(array, number, checksum(data), sample.inputs)
             for number, (sample, data) in enumerate(zip(samples, chunks.values(), strict=True), row)
         }
         self.index.commit(records, after)
 
+    def describe_all(self, array: str) -> None:
+        """Let the array's description count all its rows, as whoever opens it with Zarr alone needs it."""
+        self._scanned.discard(array)
+        self.index.refresh()
+        self._grow(array, shape_of(array), self._next_row(array))
+
     def quarantine(self, errors: Mapping[str, str], inputs: Mapping[str, dict[str, Any]]) -> None:
         """Record which samples cannot be encoded, so that they are neither lost nor tried for ever."""
-        self.index.commit(
-            {k: {"state": "quarantined", "error": e, "inputs": inputs[k]} for k, e in errors.items()}
-        )
+        self.index.commit({key: Quarantined(error, inputs[key], CONTENT) for key, error in errors.items()})
 
     def error(self, key: str) -> str | None:
-        """Why a key is quarantined, or None where it is not."""
+        """Why a key is quarantined, or None where it is not, or for a reason that was no verdict on it."""
         record = self.index.get(key)
-        return None if record is None or record["state"] != "quarantined" else str(record["error"])
+        return record.error if isinstance(record, Quarantined) and record.is_verdict else None
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are neither encoded, with their bytes in place, nor quarantined."""
         wanted = list(keys)
-        chunks = {key: chunk_of(r) for key in wanted if _encoded(r := self.index.get(key))}
-        present = self._blobs.existing(chunks.values())
-        return [key for key in wanted if chunks.get(key) not in present and self.error(key) is None]
+        records = {key: self.index.get(key) for key in wanted}
+        chunks = {key: chunk_of(r) for key, r in records.items() if isinstance(r, EncodedLatent)}
+        there = present(self._blobs, set(chunks.values()), _is_cut)
+        return [key for key in wanted if chunks.get(key) not in there and self.error(key) is None]
 
     def read(self, key: str) -> Bits:
         """The bf16 bits of a committed sample.
@@ -132,21 +144,27 @@ class LatentStore:
             KeyError: the key is not committed.
             LatentsLost: its bytes are gone or are not those that were written.
         """
-        record = self.index[key]
+        record = self._encoded(key)
         data = self._intact(record)
         if data is None:
             # `ltx2 compact` may have moved it since the index was read.
             self.index.refresh()
-            record = self.index[key]
+            record = self._encoded(key)
             data = self._intact(record)
         if data is None:
             raise LatentsLost(
-                f"row {record['row']} of {record['array']} in {self._blobs.url} is gone or is not what was "
+                f"row {record.row} of {record.array} in {self._blobs.url} is gone or is not what was "
                 "written; `ltx2 verify --repair` marks it, and the next run then makes it again"
             )
-        return np.frombuffer(data, "<u2").reshape(shape_of(record["array"]))
+        return np.frombuffer(data, "<u2").reshape(shape_of(record.array))
 
-    def bytes_of(self, record: Record) -> bytes | None:
+    def _encoded(self, key: str) -> EncodedLatent:
+        record = self.index[key]
+        if isinstance(record, Quarantined):
+            raise KeyError(f"{key} is quarantined: {record.error}")
+        return record
+
+    def bytes_of(self, record: EncodedLatent) -> bytes | None:
         """The stored bytes of a record, whatever they are; None where they are gone."""
         try:
             return self._blobs.read(chunk_of(record))
@@ -157,33 +175,36 @@ class LatentStore:
         """The rows of each array that the index names."""
         rows: dict[str, set[int]] = {}
         for _, record in self.index.items():
-            if _encoded(record):
-                rows.setdefault(record["array"], set()).add(record["row"])
+            if isinstance(record, EncodedLatent):
+                rows.setdefault(record.array, set()).add(record.row)
         return rows
 
-    def resize(self, array: str, rows: int) -> None:
-        """Set the number of rows of an array; its chunks are the caller's."""
-        self._write_meta(array, shape_of(array), rows)
-        self._ends[array] = rows
+    def note(self, chunks: Iterable[str]) -> Record:
+        """For the index: the first row of every array that was never used, before chunks are deleted."""
+        ends = dict(self._noted_ends())
+        for array, end in self._ends.items():
+            ends[array] = max(ends.get(array, 0), end)
+        for chunk in chunks:
+            array = chunk.rpartition("/")[0]
+            ends[array] = max(ends.get(array, 0), (row_of(chunk) or 0) + 1)
+        return {"ends": ends}
 
-    def ends(self) -> dict[str, int]:
-        """The first free row of every array, for the note of a compaction."""
-        return {array: self._next_row(array) for array in {*self._ends, *self.index.base.get("ends", {})}}
+    def _noted_ends(self) -> dict[str, int]:
+        noted: dict[str, int] = self.index.note.get("ends", {})
+        return noted
 
-    def _intact(self, record: Record) -> bytes | None:
-        data = self.bytes_of(record) if _encoded(record) else None
-        return data if data is not None and unchanged(record, data) else None
+    def _intact(self, record: EncodedLatent) -> bytes | None:
+        data = self.bytes_of(record)
+        return data if data is not None and checksum(data) == record.checksum else None
 
     def _next_row(self, array: str) -> int:
-        """The first row that is free; on a remote store the first after what crashes have left, too."""
-        if self._blobs.local is None and array not in self._scanned:
-            # A remote row is never used twice, even if it is free by now: who lost its lease may not know.
-            self._ends[array] = max(self._ends.get(array, 0), self.index.base.get("ends", {}).get(array, 0))
+        """The first row that was never used, by what is committed now or was before, or left by crashes."""
+        if array not in self._scanned:
             for name in self._blobs.list(array):
                 if (row := row_of(name)) is not None:
                     self._ends[array] = max(self._ends.get(array, 0), row + 1)
             self._scanned.add(array)
-        return self._ends.get(array, 0)
+        return max(self._ends.get(array, 0), self._noted_ends().get(array, 0))
 
     def _grow(self, array: str, shape: Sequence[int], rows: int) -> None:
         found = self._shape(array, again=True)
@@ -221,10 +242,6 @@ def _bytes(bits: Bits) -> memoryview:
     return np.ascontiguousarray(bits, dtype="<u2").reshape(-1).view(np.uint8).data
 
 
-def _encoded(record: Record | None) -> TypeGuard[Record]:
-    return record is not None and record["state"] == "encoded" and has_checksum(record)
-
-
 def shape_of(array: str) -> tuple[int, ...]:
     """The shape of a sample, from the name of its array."""
     return tuple(int(n) for n in array.rpartition("/")[2].split("x"))
@@ -235,9 +252,14 @@ def chunk_name(array: str, row: int, dimensions: int) -> str:
     return f"{array}/c.{row}" + ".0" * (dimensions - 1)
 
 
-def chunk_of(record: Record) -> str:
+def chunk_of(record: EncodedLatent) -> str:
     """The file of a committed sample."""
-    return chunk_name(record["array"], record["row"], len(shape_of(record["array"])) + 1)
+    return chunk_name(record.array, record.row, len(shape_of(record.array)) + 1)
+
+
+def _is_cut(chunk: str, size: int) -> bool:
+    """Whether the file of a sample has fewer bytes than the bf16 values of its shape."""
+    return size < 2 * math.prod(shape_of(chunk.rpartition("/")[0]))
 
 
 def row_of(chunk: str) -> int | None:

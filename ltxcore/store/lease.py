@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.locks import StoreBusy, Told, describe_holder, exclusive
+from ltxcore.store.locks import UNKNOWN_HOLDER, OnWait, StoreBusy, describe_holder, exclusive
 
+_FIELDS = ("holder", "token", "beats", "released", "lease_s")
 LEASE_S = 60.0
 POLL_S = 1.0
 
@@ -42,15 +43,15 @@ def writing(
     purpose: str,
     *,
     wait_s: float | None = None,
-    on_wait: Told | None = None,
+    on_wait: OnWait | None = None,
     lease_s: float = LEASE_S,
 ) -> Iterator[None]:
     """Be the one writer of a part of a store (`latents`, `text`, `audio`, `media`, `refs`).
 
     Args:
-        purpose: what the holder does, told to whoever waits.
+        purpose: what the holder does, shown to waiting processes.
         wait_s: how long to wait for another holder, in seconds; None: for as long as it lives.
-        on_wait: told who holds it, once for each holder that is waited for.
+        on_wait: called with the holder's description, once for each holder.
         lease_s: on a remote store, after how many seconds without a sign a holder counts as dead.
 
     Raises:
@@ -99,13 +100,16 @@ class Lease:
         except FileExistsError:
             return
         self._blobs.delete([name])
+        if _newest(self._blobs, self._folder) > self._number:
+            # It was suspended between the two, and others have taken later numbers and deleted this one.
+            raise FileExistsError(name)
         raise NotExclusive(
             f"{self._blobs.url} overwrites objects where it is asked to create them (If-None-Match: *), so "
             "that two writers cannot be kept apart; use a store that knows conditional writes, as S3 does"
         )
 
     def keep(self, stop: threading.Event) -> None:
-        """Renew until told to stop; ends early when the lease is lost."""
+        """Renew until asked to stop; ends early when the lease is lost."""
         renewed = time.monotonic()
         while not stop.wait(self._lease_s / 4) and self.lost is None:
             try:
@@ -141,16 +145,16 @@ class Lease:
 
 
 def _acquire(
-    blobs: Blobs, name: str, purpose: str, wait_s: float | None, on_wait: Told | None, lease_s: float
+    blobs: Blobs, name: str, purpose: str, wait_s: float | None, on_wait: OnWait | None, lease_s: float
 ) -> Lease:
     folder = f"locks/{name}"
     began = time.monotonic()
-    told: str | None = None
+    named: str | None = None
     seen: tuple[int, Any] | None = None
     still_since = began
     while True:
         newest = _newest(blobs, folder)
-        state = _state(blobs, folder, newest)
+        state = _state(blobs, folder, newest, lease_s)
         now = time.monotonic()
         if (newest, state) != seen:
             seen, still_since = (newest, state), now
@@ -162,23 +166,30 @@ def _acquire(
                 continue  # Another one was faster; wait for it.
             blobs.delete([n for n in blobs.list(folder) if _number(n) <= newest])
             return lease
-        if state["holder"] != told and on_wait is not None:
+        if state["holder"] != named and on_wait is not None:
             on_wait(state["holder"])
-        told = state["holder"]
+        named = state["holder"]
         if wait_s is not None and now - began > wait_s:
-            raise StoreBusy(f"{blobs.url} is being written by {told}; waited {wait_s:.0f} s")
+            raise StoreBusy(f"{blobs.url} is being written by {named}; waited {wait_s:.0f} s")
         time.sleep(min(POLL_S, lease_s / 4))
 
 
-def _state(blobs: Blobs, folder: str, number: int) -> dict[str, Any] | None:
-    """What a lease says; None where there is none of that number (any more)."""
+def _state(blobs: Blobs, folder: str, number: int, lease_s: float) -> dict[str, Any] | None:
+    """What a lease says; None where there is none of that number (any more).
+
+    One that a crash has left empty or cut says nothing: it is waited for as one whose holder is silent.
+    """
     if number == 0:
         return None
     try:
-        state: dict[str, Any] = json.loads(blobs.read(_name(folder, number)))
+        data = blobs.read(_name(folder, number))
     except FileNotFoundError:
         return None
-    return state
+    try:
+        state: dict[str, Any] = json.loads(data)
+        return {name: state[name] for name in _FIELDS}
+    except (ValueError, TypeError, KeyError):
+        return {**dict.fromkeys(_FIELDS), "holder": UNKNOWN_HOLDER, "released": False, "lease_s": lease_s}
 
 
 def _newest(blobs: Blobs, folder: str) -> int:

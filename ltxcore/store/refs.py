@@ -1,9 +1,14 @@
 """Which keys of a store are needed, by which workspace and for what; kept in the store, since several
-workspaces may share it."""
+workspaces may share it.
+
+No name is used twice, as of all files of a store: who was suspended before it deletes a reference takes that
+one away, and none that was published since.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +19,7 @@ from ltxcore.store.blobs import Blobs
 
 
 class RefDamaged(ValueError):
-    """A reference is not what was written."""
+    """A reference is damaged."""
 
 
 class Ref(Strict):
@@ -34,20 +39,34 @@ class Refs:
     blobs: Blobs
 
     def publish(self, workspace_id: str, ref: Ref) -> None:
+        """Write what a workspace's result needs, in place of what was written for it before."""
+        before = self._names(workspace_id, ref.directory)
         data = json.dumps(ref.model_dump(mode="json")).encode()
-        self.blobs.write(_name(workspace_id, ref.directory), data)
+        self.blobs.create(f"{_stem(workspace_id, ref.directory)}{secrets.token_hex(8)}.json", data)
+        self.blobs.delete(before)
 
     def has(self, workspace_id: str, directory: str) -> bool:
         """Whether there is a reference of a stage's directory."""
-        return self.blobs.exists(_name(workspace_id, directory))
+        return bool(self._names(workspace_id, directory))
+
+    def _names(self, workspace_id: str, directory: str) -> list[str]:
+        stem = _stem(workspace_id, directory)
+        named = self.blobs.list(f"refs/{workspace_id}")
+        return [name for name in named if name.startswith(stem) and name.endswith(".json")]
 
     def load(self) -> dict[str, Ref]:
         """Every reference by its name.
 
         Raises:
-            RefDamaged: one cannot be read, so that nobody knows what may go.
+            RefDamaged: one cannot be read, so it is unknown what may be deleted.
         """
-        found = self.blobs.read_all([n for n in self.blobs.walk("refs") if n.endswith(".json")])
+        while True:
+            names = [name for name in self.blobs.walk("refs") if name.endswith(".json")]
+            try:
+                found = self.blobs.read_all(names)
+            except FileNotFoundError:
+                continue  # Replaced between the listing and the reading.
+            break
         return {name: self._parse(name, data) for name, data in found.items()}
 
     def _parse(self, name: str, data: bytes) -> Ref:
@@ -60,11 +79,12 @@ class Refs:
             ) from error
 
     def drop(self, names: Collection[str]) -> None:
+        """Delete references by name."""
         self.blobs.delete(names)
 
 
-def _name(workspace_id: str, directory: str) -> str:
-    return f"refs/{workspace_id}/{directory.replace('/', '.')}.json"
+def _stem(workspace_id: str, directory: str) -> str:
+    return f"refs/{workspace_id}/{directory.replace('/', '.')}."
 
 
 def workspace_of(ref_name: str) -> str:

@@ -1,8 +1,8 @@
 """One segment of an index: a JSON array of `[check, key, record]`, a line each.
 
-The check is of the rest of its line, so that of a segment that a disk has damaged every whole line can still
-be told from the others. The first line has no key: it says how many records follow, and what a compaction
-noted.
+The check covers the rest of its line, so the intact lines of a damaged segment can still be recognised. The
+first line has no key: it has the number of records, whether a compaction wrote them, and the notes of `gc`
+and `compact`.
 """
 
 from __future__ import annotations
@@ -23,30 +23,35 @@ _START, _BETWEEN = '["', '",'
 
 @dataclass(frozen=True)
 class Segment:
-    """What a segment says."""
+    """The content of a segment."""
 
     records: dict[str, Record | None]
     """None: the key exists no more."""
-    base: Record | None
-    """The note of a compaction, which replaces every segment before this one."""
+    note: Record | None
+    """What whoever tidied the store noted; None where nothing was."""
+    is_base: bool
+    """Whether it replaces every segment before it, as a compaction's does."""
     whole: bool
     """False where lines are damaged or gone; `records` has the others."""
 
 
-def encode(records: Mapping[str, Record | None], base: Record | None = None) -> bytes:
+def encode(
+    records: Mapping[str, Record | None], note: Record | None = None, *, is_base: bool = False
+) -> bytes:
     """The bytes of a segment."""
-    lines = [_line(_HEADER, {"records": len(records), "base": base})]
+    lines = [_line(_HEADER, {"records": len(records), "note": note, "base": is_base})]
     lines += [_line(key, records[key]) for key in sorted(records)]
     return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
 
 
 def decode(data: bytes) -> Segment:
-    """What the whole lines of a segment say, whatever has become of the others."""
+    """The content of a segment's intact lines, even if others are damaged."""
     records: dict[str, Record | None] = dict(_whole_lines(data))
     header = records.pop(_HEADER, None)
     if header is None:
-        return Segment(records, None, whole=False)
-    return Segment(records, header["base"], whole=header["records"] == len(records))
+        return Segment(records, None, is_base=False, whole=False)
+    whole = header["records"] == len(records)
+    return Segment(records, header["note"], header["base"], whole)
 
 
 def _line(key: str, record: Record | None) -> str:
@@ -60,9 +65,9 @@ def _whole_lines(data: bytes) -> list[tuple[str, Record | None]]:
     rest_from = check_to + len(_BETWEEN)
     whole = []
     for line in data.split(b"\n"):
-        told = line.removesuffix(b",")
-        if told[check_from:check_to] == _check(told[rest_from:]).encode():
-            whole.append(b"[" + told[rest_from:])
+        entry = line.removesuffix(b",")
+        if entry[check_from:check_to] == _check(entry[rest_from:]).encode():
+            whole.append(b"[" + entry[rest_from:])
     # One call for all: a store of ten thousand clips has many lines.
     entries: list[tuple[str, Record | None]] = json.loads(b"[" + b",".join(whole) + b"]")
     return entries

@@ -1,34 +1,56 @@
-"""A snapshot: the immutable answer of probe-media, which every later stage reads.
+"""A snapshot: the immutable result of probe-media, which every later stage reads.
 
-It names each file of the datasets once, as a sample with a complete decoding plan or as a rejection
+It lists each file of the datasets once, as a sample with everything needed to decode it or as a rejection
 with a reason. Its id is a hash of its content, so equal data gives an equal id on any machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from ltxcore.config.base import Strict
+from ltxcore.config.bucket_list import Bucket, audio_bucket_name, bucket_name
 from ltxcore.store.fingerprint import fingerprint
 
 
-class FramePlan(Strict):
+class FrameSelection(Strict):
     """Which source frames a sample shows: one source index for each output frame, in order."""
 
     indices: tuple[int, ...]
+    times: tuple[int, ...] = ()
+    """The timestamp of each in ticks of the file; empty where the file itself shall be asked."""
+    track: int | None = None
+    """The place of the picture track in the file; None: the one that a player plays."""
     fps: float
     start_s: float
     """Presentation time of the first frame, on the container's clock."""
+    deinterlaced: bool | Literal["tff", "bff"] = False
+    """Whether frames that are made of two fields are made whole; the order of the fields where the frames do
+    not say that they have any."""
+    on_white: bool = False
+    """Whether what can be seen through is shown on white."""
 
     @property
     def count(self) -> int:
+        """How many frames are taken."""
         return len(self.indices)
 
     @property
     def duration_s(self) -> float:
+        """Seconds that the frames last."""
         return self.count / self.fps
+
+    def only(self, positions: Iterable[int]) -> FrameSelection:
+        """The selection of some of its frames."""
+        chosen = tuple(positions)
+        indices, times = (
+            tuple(values[at] for at in chosen) if values else () for values in (self.indices, self.times)
+        )
+        return self.model_copy(update={"indices": indices, "times": times})
 
 
 class Geometry(Strict):
@@ -49,7 +71,7 @@ class SoundFile(Strict):
     """sha256 of the file."""
 
 
-class AudioPlan(Strict):
+class SoundSelection(Strict):
     """The stretch of sound that belongs to a sample, on the clock of the file that holds it."""
 
     start_s: float
@@ -57,6 +79,8 @@ class AudioPlan(Strict):
     channels: int
     """0 where silence stands for the sound of a clip that has none."""
     layout: str
+    tracks: tuple[int, ...] = ()
+    """The place of the sound track in the file, or of the left and the right one."""
     sound: SoundFile | None = None
     """The file, where it is not the sample's own."""
     heard_s: tuple[float, float] | None = None
@@ -64,28 +88,34 @@ class AudioPlan(Strict):
 
     @property
     def is_silence(self) -> bool:
+        """Whether silence stands for a track that the clip lacks."""
         return self.channels == 0
 
 
 Kind = Literal["video", "image", "audio"]
 
 
-class Companion(Strict):
-    """A file of a conditioning dataset that belongs to a clip: its reference, or its mask."""
+class ConditioningClip(Strict):
+    """A file of a conditioning dataset that belongs to a clip: its reference, its mask, or its loss mask."""
 
-    purpose: Literal["reference", "mask"]
+    purpose: Literal["reference", "mask", "loss_mask"]
     id: str
     dataset: str
     kind: Kind
     path: str
     media_id: str
     """sha256 of the file."""
-    frames: FramePlan
+    frames: FrameSelection
     geometry: Geometry
     spatial_factor: int = 1
     """How many times smaller it is used than the clip."""
     temporal_factor: int = 1
     """How many times fewer frames a second it is used with."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is a mask, which is measured in the cells of the latents and passes no VAE."""
+        return self.purpose != "reference"
 
 
 class Sample(Strict):
@@ -103,9 +133,11 @@ class Sample(Strict):
     media_id: str
     """sha256 of the file."""
     captions: tuple[str, ...]
-    frames: FramePlan
+    caption_weights: tuple[float, ...] = ()
+    """How often each caption is drawn, their sum 1; empty where all are drawn alike."""
+    frames: FrameSelection
     geometry: Geometry
-    audio: AudioPlan | None
+    audio: SoundSelection | None
     notes: tuple[str, ...] = ()
     source_fps: float
     source_duration_s: float
@@ -114,27 +146,38 @@ class Sample(Strict):
     regularisation: bool = False
     trigger: str = ""
     """The dataset's instance prompt, where captions are made of it."""
-    reference: Companion | None = None
+    reference: ConditioningClip | None = None
     """The video that is given beside the clip (IC-LoRA)."""
-    mask: Companion | None = None
+    mask: ConditioningClip | None = None
     """White where the clip is made and black where it is given."""
+    loss_mask: ConditioningClip | None = None
+    """White where the clip counts in the loss."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a sample does not have: a snapshot's name is made of what its samples have."""
+        data: dict[str, Any] = serialise(self)
+        for name in ("loss_mask", "caption_weights"):
+            if not getattr(self, name):
+                data.pop(name, None)
+        return data
 
     @property
-    def companions(self) -> tuple[Companion, ...]:
+    def conditioning_clips(self) -> tuple[ConditioningClip, ...]:
         """The files of conditioning datasets that belong to it."""
-        return tuple(companion for companion in (self.reference, self.mask) if companion is not None)
+        found = (self.reference, self.mask, self.loss_mask)
+        return tuple(condition for condition in found if condition is not None)
 
     @property
     def bucket(self) -> str:
         """`WxH@F`, in pixels and frames, and `+WxH@F` of a reference; `audio@Ss`, in seconds, for sound."""
         if self.kind == "audio" and self.audio is not None:
-            return f"audio@{self.audio.duration_s:g}s"
-        return "+".join(_size(shown) for shown in (self, self.reference) if shown is not None)
+            return audio_bucket_name(self.audio.duration_s)
+        return bucket_name(_size(self), None if self.reference is None else _size(self.reference))
 
 
-def _size(shown: Sample | Companion) -> str:
-    width, height = shown.geometry.target
-    return f"{width}x{height}@{shown.frames.count}"
+def _size(shown: Sample | ConditioningClip) -> Bucket:
+    return Bucket(*shown.geometry.target, shown.frames.count)
 
 
 class Rejection(Strict):
@@ -158,17 +201,19 @@ class Snapshot(Strict):
 
     @property
     def id(self) -> str:
+        """16 hex digits of the content's hash; where the datasets lie is no part of it."""
         return fingerprint(self.model_dump(mode="json", exclude={"roots"}))[:16]
 
     @property
     def data_id(self) -> str:
-        """What training can see of the data: a rejected file more, a note or a trigger do not change it."""
+        """Hash of all that training can see of the data; an extra rejected file, a note or a trigger does
+        not change it."""
         seen = [
             s.model_dump(mode="json", exclude={"notes", "path", "dataset", "trigger"}) for s in self.samples
         ]
         return fingerprint({"samples": seen, "wants_audio": self.wants_audio})[:16]
 
-    def file(self, sample: Sample | Companion) -> Path:
+    def file(self, sample: Sample | ConditioningClip) -> Path:
         """Where the file of a sample is now, or of what belongs to one."""
         return Path(self.roots[sample.dataset]) / sample.path
 

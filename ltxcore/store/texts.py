@@ -1,20 +1,25 @@
-"""Text features in Arrow IPC files: rows of their own length, each file whole or absent, mapped on read."""
+"""Text features in Arrow IPC files: rows of their own length, each file whole or absent, mapped on read.
+
+No file's name is ever used twice.
+"""
 
 from __future__ import annotations
 
 import io
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import checksum, has_checksum, unchanged
-from ltxcore.store.fingerprint import fingerprint
+from ltxcore.store.checksum import checksum
 from ltxcore.store.index import Index
-from ltxcore.store.segment import Record
+from ltxcore.store.present import present
+from ltxcore.store.records import TEXTS, StoredText
 
 Bits = np.ndarray[Any, np.dtype[np.uint16]]
 SCHEMA = pa.schema(
@@ -31,8 +36,12 @@ SCHEMA = pa.schema(
 )
 
 
+ARROW_END: Final = b"ARROW1"
+"""The last bytes of every Arrow IPC file."""
+
+
 class TextLost(RuntimeError):
-    """The bytes of a committed caption are gone or changed."""
+    """The bytes of a committed caption are missing or damaged."""
 
 
 @dataclass(frozen=True)
@@ -63,30 +72,37 @@ class TextStore:
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self.index = Index(blobs, "text/index")
+        self.index = Index(blobs, "text/index", TEXTS)
         self._tables: dict[str, pa.Table] = {}
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """The keys that are not committed, or whose file is gone."""
+        """The keys that are not committed, or whose file is gone, empty or cut short."""
         wanted = list(keys)
-        files = {
-            key: record["file"]
-            for key in wanted
-            if (record := self.index.get(key)) is not None and has_checksum(record)
-        }
-        present = self._blobs.existing(set(files.values()))
-        return [key for key in wanted if files.get(key) not in present]
+        files = {key: record.file for key in wanted if (record := self.index.get(key)) is not None}
+        there = present(self._blobs, set(files.values()), self._is_cut)
+        return [key for key in wanted if files.get(key) not in there]
+
+    def _is_cut(self, name: str, size: int) -> bool:
+        """Whether a file lacks its end. An object store takes objects only whole."""
+        if self._blobs.local is None:
+            return False
+        with Path(self._blobs.path(name)).open("rb") as file:
+            file.seek(max(0, size - len(ARROW_END)))
+            return file.read() != ARROW_END
 
     def put(self, rows: Sequence[Embedded]) -> None:
         """Write one Arrow file of captions and then commit them together.
 
         Raises:
             DiskFull, OSError: none of the captions is committed then.
+            Overtaken: another process has written meanwhile, or deleted what was not committed.
         """
         if rows:
-            self.index.commit(self.write_file(rows))
+            self.index.refresh()
+            after = self.index.newest
+            self.index.commit(self.write_file(rows), after)
 
-    def write_file(self, rows: Sequence[Embedded]) -> dict[str, Record]:
+    def write_file(self, rows: Sequence[Embedded]) -> dict[str, StoredText]:
         """Write one Arrow file of captions; they exist once the records that this returns are committed."""
         table = pa.table(
             {
@@ -102,8 +118,8 @@ class TextStore:
         sink = io.BytesIO()
         with pa.ipc.new_file(sink, SCHEMA) as writer:
             writer.write_table(table)
-        name = f"text/features/{fingerprint([r.key for r in rows])[:24]}.arrow"
-        self._blobs.write(name, sink.getvalue())
+        name = f"text/features/{uuid.uuid4().hex}.arrow"
+        self._blobs.create(name, sink.getvalue())
         return {row.key: _record(row, name, number) for number, row in enumerate(rows)}
 
     def read(self, key: str) -> Embedded:
@@ -127,10 +143,10 @@ class TextStore:
             TextLost: its file is gone, or is no Arrow file, or has no such row.
         """
         record = self.index[key]
-        table, at, tokens = self._table(record["file"]), record["row"], record["tokens"]
+        table, at, tokens = self._table(record.file), record.row, record.tokens
         # The checksum does not cover the number, which shapes the features.
         if at >= len(table) or table["tokens"][at].as_py() != tokens:
-            raise TextLost(f"{record['file']} in {self._blobs.url} has no row {at} of {tokens} tokens")
+            raise TextLost(f"{record.file} in {self._blobs.url} has no row {at} of {tokens} tokens")
         audio = table["audio"][at]
         return Embedded(
             key=key,
@@ -138,7 +154,7 @@ class TextStore:
             video=_bits(table["video"][at].as_buffer(), tokens),
             audio=_bits(audio.as_buffer(), tokens) if audio.is_valid else None,
             truncated_from=table["truncated_from"][at].as_py(),
-            inputs=record["inputs"],
+            inputs=record.inputs,
         )
 
     def rows_in(self, file: str) -> int | None:
@@ -150,9 +166,9 @@ class TextStore:
 
     def _intact(self, key: str) -> Embedded:
         record, row = self.index[key], self.row_of(key)
-        if not unchanged(record, row.payload):
+        if checksum(row.payload) != record.checksum:
             raise TextLost(
-                f"row {record['row']} of {record['file']} in {self._blobs.url} is not what was written; "
+                f"row {record.row} of {record.file} in {self._blobs.url} is not what was written; "
                 "`ltx2 verify --repair` marks it, and embed-text then embeds it again"
             )
         return row
@@ -187,14 +203,8 @@ def _whole(table: pa.Table) -> pa.Table:
     return table
 
 
-def _record(row: Embedded, name: str, number: int) -> Record:
-    return {
-        "file": name,
-        "row": number,
-        "tokens": len(row.video),
-        **checksum(row.payload),
-        "inputs": row.inputs,
-    }
+def _record(row: Embedded, name: str, number: int) -> StoredText:
+    return StoredText(name, number, len(row.video), checksum(row.payload), row.inputs)
 
 
 def _bits(buffer: pa.Buffer, tokens: int) -> Bits:

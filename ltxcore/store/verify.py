@@ -1,4 +1,4 @@
-"""Holding every committed sample against its checksum, and marking what is broken as missing."""
+"""Checks every committed sample against its checksum, and marks broken ones as missing."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltxcore.store.blobs import Blobs
-from ltxcore.store.checksum import has_checksum, unchanged
+from ltxcore.store.checksum import checksum
 from ltxcore.store.index import Index
 from ltxcore.store.latents import LatentStore, chunk_of
-from ltxcore.store.segment import Record
+from ltxcore.store.records import EncodedLatent, StoredText, StoredWaveform
 from ltxcore.store.texts import TextLost, TextStore
-from ltxcore.store.waveforms import WaveformStore, waveform_name
+from ltxcore.store.waveforms import WaveformStore
 
-GONE, CHANGED, OLD = "is gone", "is not what was written", "was written by an earlier version of the store"
+GONE, CHANGED = "is gone", "is not what was written"
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A committed sample whose bytes are not those that were written."""
+    """A committed sample whose bytes are damaged."""
 
     part: str
     """`latents`, `audio` or `text`."""
@@ -44,7 +44,7 @@ def verify(blobs: Blobs, on_sample: Callable[[], None] = lambda: None) -> Verifi
     for part, key, record, file, fault in _samples(blobs):
         checked += 1
         if fault is not None:
-            broken.append(Broken(part, key, file, fault, record.get("inputs", {})))
+            broken.append(Broken(part, key, file, fault, record.inputs))
         on_sample()
     return Verified(checked, tuple(broken))
 
@@ -52,8 +52,8 @@ def verify(blobs: Blobs, on_sample: Callable[[], None] = lambda: None) -> Verifi
 def forget_broken(blobs: Blobs, part: str, broken: tuple[Broken, ...]) -> int:
     """Mark the broken samples of a part as missing, so that the next run makes them again.
 
-    Needs the caller to hold the writer's lock of the part. What another run has mended since is left alone.
-    Returns how many were marked.
+    Needs the caller to hold the writer's lock of the part. Samples that another run has repaired since are
+    left alone. Returns how many were marked.
     """
     suspects = {found.key for found in broken if found.part == part}
     still = [
@@ -65,47 +65,42 @@ def forget_broken(blobs: Blobs, part: str, broken: tuple[Broken, ...]) -> int:
     return len(still)
 
 
-def index_of(blobs: Blobs, part: str) -> Index:
+def index_of(blobs: Blobs, part: str) -> Index[Any]:
     """The index of `latents`, `audio` or `text`."""
     if part == "latents":
         return LatentStore(blobs).index
     return WaveformStore(blobs).index if part == "audio" else TextStore(blobs).index
 
 
+Stored = EncodedLatent | StoredWaveform | StoredText
+
+
 def _samples(
     blobs: Blobs, only: set[str] | None = None
-) -> Iterator[tuple[str, str, Record, str, str | None]]:
+) -> Iterator[tuple[str, str, Stored, str, str | None]]:
     """Part, key, record, file and fault of each committed sample."""
     latents = LatentStore(blobs)
-    for key, record in _records(latents.index, "encoded", only):
-        yield "latents", key, record, chunk_of(record), _fault(record, latents.bytes_of(record))
+    for key, latent in latents.index.items():
+        if isinstance(latent, EncodedLatent) and (only is None or key in only):
+            fault = _fault(latent, latents.bytes_of(latent))
+            yield "latents", key, latent, chunk_of(latent), fault
     waveforms = WaveformStore(blobs)
-    for key, record in _records(waveforms.index, "stored", only):
-        yield "audio", key, record, waveform_name(key), _fault(record, waveforms.bytes_of(key))
+    for key, waveform in waveforms.index.items():
+        if isinstance(waveform, StoredWaveform) and (only is None or key in only):
+            yield "audio", key, waveform, waveform.file, _fault(waveform, waveforms.bytes_of(waveform))
     texts = TextStore(blobs)
-    for key, record in _records(texts.index, None, only):
-        yield "text", key, record, record["file"], _text_fault(texts, key, record)
+    for key, text in texts.index.items():
+        if only is None or key in only:
+            yield "text", key, text, text.file, _text_fault(texts, key, text)
 
 
-def _records(index: Index, state: str | None, only: set[str] | None) -> list[tuple[str, Record]]:
-    return [
-        (key, record)
-        for key, record in index.items()
-        if record.get("state") == state and (only is None or key in only)
-    ]
-
-
-def _fault(record: Record, data: bytes | None) -> str | None:
+def _fault(record: Stored, data: bytes | None) -> str | None:
     if data is None:
         return GONE
-    if not has_checksum(record):
-        return OLD
-    return None if unchanged(record, data) else CHANGED
+    return None if checksum(data) == record.checksum else CHANGED
 
 
-def _text_fault(texts: TextStore, key: str, record: Record) -> str | None:
-    if not has_checksum(record):
-        return OLD
+def _text_fault(texts: TextStore, key: str, record: StoredText) -> str | None:
     try:
         return _fault(record, texts.row_of(key).payload)
     except TextLost as error:

@@ -1,4 +1,4 @@
-"""Reading a metrics file that a training is still writing: whole lines only, from where one stopped."""
+"""Reads a metrics file that a training is still writing: whole lines only, from the last position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from ltxcore.config.base import Strict
 
-STEP, DURATION, MEASURES = "step", "step_s", "measures"
+STEP, DURATION, MEASURES, WEIGHTS = "step", "step_s", "measures", "weights"
 
 
 class Position(Strict):
@@ -46,8 +46,8 @@ def read_lines(path: Path, start: Position | None = None) -> Reading:
     """The lines of a metrics file after `start`; from its beginning where the file was rewritten since.
 
     A line is a JSON object with an integer `step`. Numbers in it, and in its object `measures`, are metrics
-    (NaN and infinities too); everything else is for people. A last line without its end is left for the
-    next reading. No file is no lines.
+    (NaN and infinities too), and so are those in `weights`, as `<part>_weight`; everything else is for
+    people. A last line without its end is left for the next reading. No file is no lines.
     """
     if not path.exists():
         return Reading((), 0)
@@ -85,8 +85,10 @@ def _parse(raw: bytes) -> tuple[int, dict[str, float]] | None:
         return None
     if not isinstance(data, dict) or type(data.get(STEP)) is not int:
         return None
-    measures = data.get(MEASURES)
+    measures, weights = (data.get(name) for name in (MEASURES, WEIGHTS))
     every = data | measures if isinstance(measures, dict) else data
+    if isinstance(weights, dict):
+        every = every | {f"{part}_weight": weight for part, weight in weights.items()}
     numbers = {key: float(v) for key, v in every.items() if key != STEP and type(v) in (int, float)}
     return data[STEP], numbers
 

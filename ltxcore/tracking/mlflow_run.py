@@ -1,4 +1,4 @@
-"""One run in MLflow, as best effort: what could not be sent waits on disk and goes with the next sync."""
+"""One run in MLflow, with best effort: what could not be sent waits on disk for the next sync."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from ltxcore.config.tracking_settings import TrackingSettings
-from ltxcore.store.fingerprint import fingerprint, stat_key
+from ltxcore.deadline import CALL_LIMIT_S
+from ltxcore.store.fingerprint import FileIdentity, fingerprint
+from ltxcore.store.sqlite_url import sqlite_url
 from ltxcore.tracking.metrics_log import Line, read_lines
 from ltxcore.tracking.run_state import Artifact, Delivered, Status, load_state, save_state
 from ltxcore.tracking.secrets import HIDDEN, is_secret, redact
+from ltxcore.tracking.timed_client import TimedClient
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ ENVIRONMENT: Final = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
 }
+LONGEST_WAIT_S: Final = 600.0
 _NOT_IN_A_KEY = re.compile(r"[^\w.\-/ ]")
 
 
@@ -41,15 +45,23 @@ class Tracking:
     uri: str
     artifact_root: Path | None
 
+    @property
+    def remote(self) -> bool:
+        """Whether a server is asked, not a database in a file."""
+        return _is_remote(self.uri)
+
 
 def tracking_of(settings: TrackingSettings, mlflow_directory: Path) -> Tracking:
     """The tracking server of a recipe, or SQLite in the workspace, which needs no server.
 
     The place of artifacts is explicit: with a SQLite URI MLflow would put them into the current directory.
     """
-    uri = settings.mlflow_tracking_uri or f"sqlite:///{mlflow_directory.resolve()}/mlflow.db"
-    remote = uri.startswith(("http://", "https://", "databricks"))
-    return Tracking(uri, None if remote else mlflow_directory.resolve() / "artifacts")
+    uri = settings.mlflow_tracking_uri or sqlite_url(mlflow_directory / "mlflow.db")
+    return Tracking(uri, None if _is_remote(uri) else mlflow_directory.resolve() / "artifacts")
+
+
+def _is_remote(uri: str) -> bool:
+    return uri.startswith(("http://", "https://", "databricks"))
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,8 @@ class Sent:
 class MlflowRun:
     """A run that outlives crashes of the training and of the server.
 
-    Every call writes down what MLflow should hold and then sends what has not arrived yet. No call raises
-    because of MLflow; a failure is logged once, told in `Sent.error`, and mended by a later call.
+    Every call records what MLflow should have and then sends what has not arrived yet. No call raises because
+    of MLflow; a failure is logged once, reported in `Sent.error`, and made up for by a later call.
 
     A metric's step is sent once. Training that resumes from an earlier checkpoint computes the same steps
     again; they are skipped, since MLflow would draw both points. The metrics file stays the whole record.
@@ -76,7 +88,9 @@ class MlflowRun:
         tracking: server and place of artifacts.
         experiment, run_name: as MLflow shows them.
         state_file: remembers the run between processes; one for each run.
-        retry_after_s: how long a failed server is left alone, so that a hanging one cannot slow training.
+        retry_after_s: how long a failed server is left alone, so that a hanging one cannot slow training;
+            twice as long after each further failure, up to ten minutes.
+        call_limit_s: how long one call to a server may take in all.
 
     Raises:
         ValueError: the state file holds something else.
@@ -89,12 +103,14 @@ class MlflowRun:
         run_name: str,
         state_file: Path,
         retry_after_s: float = 30.0,
+        call_limit_s: float = CALL_LIMIT_S,
     ) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         self._tracking, self._experiment, self._run_name = tracking, experiment, run_name
         self._file, self._state = state_file, load_state(state_file)
-        self._retry_after_s = retry_after_s
+        self._retry_after_s = self._wait_s = retry_after_s
+        self._call_limit_s = call_limit_s
         self._not_before = 0.0
         self._failing = False
         self._client_made: Any = None
@@ -109,14 +125,15 @@ class MlflowRun:
 
     @property
     def experiment_id(self) -> str | None:
+        """The id that MLflow gave the experiment; None until it is known."""
         return self._state.delivered.experiment_id
 
     def begin(self) -> Sent:
-        """Say that the run is at work, also after it had ended."""
+        """Set the MLflow run to RUNNING, reopening it if it had ended."""
         return self._want(status="RUNNING")
 
     def sync(self, metrics_jsonl: Path) -> Sent:
-        """Send the lines of a metrics file that were not sent yet, and all else that waits."""
+        """Send the new lines of a metrics file, and everything else that waits."""
         files = self._state.wanted.metrics_files
         return self._want(metrics_files=tuple(dict.fromkeys((*files, str(metrics_jsonl.resolve())))))
 
@@ -140,7 +157,8 @@ class MlflowRun:
             FileNotFoundError: a file is not there now.
         """
         new = [
-            Artifact(path=str(file.resolve()), folder=folder, stat=tuple(stat_key(file))) for file in files
+            Artifact(path=str(file.resolve()), folder=folder, identity=FileIdentity.of(file))
+            for file in files
         ]
         replaced = {(artifact.path, artifact.folder) for artifact in new}
         kept = [a for a in self._state.wanted.artifacts if (a.path, a.folder) not in replaced]
@@ -159,7 +177,7 @@ class MlflowRun:
         return self._send()
 
     def _send(self) -> Sent:
-        """Bring MLflow up to what is wanted, part by part; a part it refuses does not hold up the others."""
+        """Send everything that waits, part by part; a refused part does not hold up the others."""
         from mlflow.exceptions import MlflowException
 
         parts: dict[str, Callable[[], int]] = {
@@ -190,6 +208,7 @@ class MlflowRun:
         if self._failing:
             log.info("MLflow at %s answers again; nothing waits", redact(self._tracking.uri))
         self._failing = False
+        self._wait_s = self._retry_after_s
         return Sent(**counts)
 
     def _open_run(self) -> None:
@@ -307,13 +326,14 @@ class MlflowRun:
         self._state = self._state.deliver(**changes)
 
     def _forget_lost_run(self, error: BaseException) -> None:
-        """A run that the server no longer has is made anew, with everything in it, by the next call."""
+        """If the server no longer has the run, make the next call create it again with everything in it."""
         if self.run_id is not None and _code(error) == "RESOURCE_DOES_NOT_EXIST":
             self._delivered(**dict(Delivered(server=self._state.delivered.server)))
             save_state(self._file, self._state)
 
     def _failed(self, reason: str) -> str:
-        self._not_before = time.monotonic() + self._retry_after_s
+        self._not_before = time.monotonic() + self._wait_s
+        self._wait_s = min(2 * self._wait_s, max(LONGEST_WAIT_S, self._retry_after_s))
         if not self._failing:
             log.warning(
                 "MLflow at %s took not everything: %s. The rest waits in %s and goes with a later sync",
@@ -325,10 +345,14 @@ class MlflowRun:
         return reason
 
     def _client(self) -> Any:
+        if self._tracking.artifact_root is not None:
+            # SQLite makes a database, but not the directory that it lies in.
+            self._tracking.artifact_root.parent.mkdir(parents=True, exist_ok=True)
         if self._client_made is None:
             from mlflow import MlflowClient
 
-            self._client_made = MlflowClient(tracking_uri=self._tracking.uri)
+            client = MlflowClient(tracking_uri=self._tracking.uri)
+            self._client_made = TimedClient(client, self._call_limit_s) if self._tracking.remote else client
         return self._client_made
 
 

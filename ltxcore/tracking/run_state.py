@@ -1,4 +1,4 @@
-"""What MLflow should hold of a run and what of it has arrived, remembered across crashes in one file."""
+"""What MLflow should have of a run and what has arrived, kept in one file across crashes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ltxcore.config.base import Strict
 from ltxcore.store.blobs import read_json, write_json
+from ltxcore.store.fingerprint import FileIdentity
 from ltxcore.tracking.metrics_log import Position
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
@@ -22,7 +23,7 @@ class Artifact(Strict):
 
     path: str
     folder: str
-    stat: tuple[int, ...]
+    identity: FileIdentity
 
 
 class Wanted(Strict):
@@ -62,9 +63,11 @@ class RunState(Strict):
     delivered: Delivered = Delivered()
 
     def want(self, **changes: Any) -> RunState:
+        """The state with these values to be sent."""
         return self.model_copy(update={"wanted": self.wanted.model_copy(update=changes)})
 
     def deliver(self, **changes: Any) -> RunState:
+        """The state with these values received by MLflow."""
         return self.model_copy(update={"delivered": self.delivered.model_copy(update=changes)})
 
 

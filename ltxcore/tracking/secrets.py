@@ -1,4 +1,4 @@
-"""Keeping passwords and tokens out of what is sent and logged."""
+"""Keeps passwords and tokens out of what is sent and logged."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class AdamWBf16(torch.optim.Optimizer):
 
 
 def stochastic_round(values: torch.Tensor, noise: torch.Generator) -> torch.Tensor:
-    """float32 values as bf16: up or down to a neighbour, so that the mean is the value."""
+    """float32 values [...] as bf16 [...]: rounded up or down to a neighbour so that the mean is the value."""
     bits = values.view(torch.int32)
     drawn = torch.randint(
         0, 1 << LOW_BITS, bits.shape, dtype=torch.int32, device=bits.device, generator=noise

@@ -1,6 +1,6 @@
-"""What peft is asked for: a LoRA, an rsLoRA, a DoRA, a LoKr or a LoHa, each started from its own seeds.
+"""Adds adapters by peft: a LoRA, an rsLoRA, a DoRA, a LoKr or a LoHa, each initialised from its own seeds.
 
-And the way back: the trained adapter as weights and scales, with all that a file of it needs of the base.
+And reads them back: the trained adapter as weights and scales, with what its files need of the base.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.lycoris_settings import LayerChange, LycorisSettings
 from ltxcore.models.lycoris import LycorisLayer, add_lycoris, is_whole
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.training.shares import whole
+from ltxcore.training.base_weights import _base_weight
+from ltxcore.training.lean_block import lean_blocks
+from ltxcore.training.lora_layer import replace_forward
+from ltxcore.training.shards import whole
+from ltxcore.training.targets import class_is
 
 ADAPTER = "default"
 MAGNITUDE = "lora_magnitude_vector.weight"
@@ -51,7 +54,13 @@ def inject(transformer: Any, settings: LoraSettings, targets: Sequence[str]) -> 
         modules = dict(transformer.named_modules())
         layers = {name: _lycoris_layer(name, modules, settings.lycoris) for name in targets}
         add_lycoris(transformer, layers, ADAPTER)
-        return
+    else:
+        _add_peft_lora(transformer, settings, targets)
+    replace_forward(transformer, ADAPTER)
+    lean_blocks(transformer)
+
+
+def _add_peft_lora(transformer: Any, settings: LoraSettings, targets: Sequence[str]) -> None:
     from peft import LoraConfig
 
     transformer.add_adapter(
@@ -102,11 +111,11 @@ def _change_for(name: str, modules: Mapping[str, nn.Module], settings: LycorisSe
 
 def is_of_class(module: nn.Module, kind: str) -> bool:
     """Whether a module is of a class; LTX-2's own prefix may be left out: `Attention`."""
-    return type(module).__name__ in (kind, f"LTX2{kind}")
+    return class_is(type(module).__name__, kind)
 
 
 def in_place(name: str) -> AbstractContextManager[None]:
-    """The reading of weights that are where they belong."""
+    """Reads weights that are in place already."""
     return nullcontext()
 
 
@@ -114,7 +123,7 @@ def in_place(name: str) -> AbstractContextManager[None]:
 def start(
     transformer: nn.Module, parameters: Mapping[str, nn.Parameter], seed: int, reading: Reading = in_place
 ) -> None:
-    """Give a fresh adapter its first values, in float32: it changes nothing yet.
+    """Initialise a new adapter in float32; it changes nothing yet.
 
     Each parameter is drawn from its own seed, Kaiming uniform as in LoRA, so that a layer's start does not
     depend on which others are trained. DoRA's lengths are those of the base weight's rows.
@@ -135,32 +144,18 @@ def start(
             parameter.copy_(drawn)
 
 
-def _base_weight(layer: Any) -> torch.Tensor:
-    return whole(frozen_weight(layer.get_base_layer()))
-
-
-def frozen_weight(linear: nn.Module) -> torch.Tensor:
-    """The weight of a base linear as float32 [out, in], from whatever it is held in."""
-    from peft.utils.integrations import dequantize_module_weight
-
-    weight = dequantize_module_weight(linear)
-    if is_traceable_wrapper_subclass(weight):
-        weight = weight.dequantize()
-    return weight.detach().float()
-
-
 @torch.no_grad()
 def take_adapter(
     transformer: nn.Module, weights: Mapping[str, torch.Tensor], reading: Reading = in_place
 ) -> Adapter:
     """The adapter of a transformer with these weights: its own, or averages of them.
 
-    Where processes share them out, all of them ask at once.
+    Where processes shard the weights, all of them must call this together.
 
     Args:
         transformer: with the adapter; its base weights are read for a DoRA.
-        weights: by the names of `lora_parameters`.
-        reading: how base weights are read that may be away.
+        weights: by the names of `lora_parameters`, e.g. lora_A [rank, in] and lora_B [out, rank].
+        reading: brings base weights into place while they are read.
     """
     taken = {name: whole(tensor.detach()).float().cpu().contiguous() for name, tensor in weights.items()}
     modules = dict(transformer.named_modules())

@@ -1,8 +1,9 @@
 """Checkpoints: whole or absent, verified before use, safetensors and JSON only.
 
 A `checkpoint-<step>` is written under a temporary name, its manifest (sha256 of every file) last, and
-then renamed. It names no place, so its directory may be moved. No state of any random generator is in it:
-every draw of the training is derived from seed and step.
+then renamed. The training's record so far is in it: it decides when to stop, and which step is the best. It
+names no place, so its directory may be moved. No state of any random generator is in it: every draw of the
+training is derived from seed and step.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from ltxcore.store.blobs import read_json, sync_directory
-from ltxcore.store.fingerprint import hash_file
+from ltxcore.store.blobs import DamagedFile, read_json, sync_directory
+from ltxcore.store.file_hashes import MANIFEST, faults_in, read_hashes, write_hashes
 from ltxcore.training.optimizer import OptimizerState
 
 log = logging.getLogger(__name__)
 
-LORA, MOMENTS, STATE, MANIFEST = "lora.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+LORA, MOMENTS, STATE = "lora.safetensors", "optimizer.safetensors", "state.json"
 EMA = "ema.safetensors"
 """There where the training keeps an average."""
+RECORD_SUFFIX = ".jsonl"
 NAME = re.compile(r"checkpoint-(\d+)")
 UNFINISHED = ".unfinished-"
 
 
 class BrokenCheckpoint(ValueError):
-    """A checkpoint whose files are not those of its manifest."""
+    """A checkpoint whose files do not match its manifest."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ class Checkpoint:
     ema: dict[str, torch.Tensor] | None = None
     request: dict[str, Any] = field(default_factory=dict)
     """What `run_fingerprint` is the hash of, as plain JSON: it can say what differs."""
+    records: dict[str, bytes] = field(default_factory=dict)
+    """The training's record up to here: name of a `.jsonl` file -> its content."""
+    threads: int | None = None
+    """Threads that each process computed with on a CPU; None: not known, or on a GPU."""
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int, keep: int | None = None) -> Path:
@@ -75,7 +81,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, limit: int, keep: 
         raise
     if target.exists():
         # A broken one, or one that training began before.
-        shutil.rmtree(target)
+        _remove(target)
     temporary.rename(target)
     sync_directory(directory)
     _prune(directory, checkpoint.step, limit, keep)
@@ -93,10 +99,13 @@ def _fill(directory: Path, checkpoint: Checkpoint) -> None:
         "request": checkpoint.request,
         "optimizer": checkpoint.optimizer.numbers,
         "schedule": checkpoint.schedule,
+        "threads": checkpoint.threads,
     }
     _write(directory / STATE, state)
-    _write(directory / MANIFEST, {file.name: hash_file(file) for file in sorted(directory.iterdir())})
-    sync_directory(directory)
+    for name, content in checkpoint.records.items():
+        (directory / name).write_bytes(content)
+        _sync(directory / name)
+    write_hashes(directory, sorted(directory.iterdir()))
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -115,13 +124,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         schedule=state["schedule"],
         ema=load_file(path / EMA) if EMA in files else None,
         request=state["request"],
+        records={name: (path / name).read_bytes() for name in files if name.endswith(RECORD_SUFFIX)},
+        # Checkpoints of before do not say.
+        threads=state.get("threads"),
     )
 
 
 def latest(directory: Path, passed_over: list[str] | None = None) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None.
 
-    A broken one is logged and passed over; `passed_over` gets a line of it.
+    A broken one is skipped and logged, and added to `passed_over`.
     """
     for path in reversed(list_checkpoints(directory)):
         try:
@@ -141,7 +153,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Remove what interrupted writes left behind."""
+    """Remove the leftovers of interrupted writes."""
     if not directory.is_dir():
         return
     for leftover in directory.glob(f"{UNFINISHED}*"):
@@ -172,28 +184,39 @@ def _sync(path: Path) -> None:
 
 
 def _verify(path: Path) -> set[str]:
-    """The names of the files, all of which are what was written."""
+    """The names of the files, all of which are what was written.
+
+    Raises:
+        BrokenCheckpoint: they are not.
+        OSError: one cannot be read.
+    """
     try:
-        manifest = read_json(path / MANIFEST)
-    except (OSError, ValueError) as error:
+        names = set(read_hashes(path))
+    except (FileNotFoundError, DamagedFile) as error:
         raise BrokenCheckpoint(f"{path} has no readable {MANIFEST} ({error})") from error
-    if not isinstance(manifest, dict) or manifest.keys() - {EMA} != {LORA, MOMENTS, STATE}:
+    if {name for name in names if not name.endswith(RECORD_SUFFIX)} - {EMA} != {LORA, MOMENTS, STATE}:
         raise BrokenCheckpoint(f"{path / MANIFEST} does not list {LORA}, {MOMENTS} and {STATE}")
-    for name, digest in manifest.items():
-        file = path / name
-        if not file.is_file():
-            raise BrokenCheckpoint(f"{file} is missing")
-        if hash_file(file) != digest:
-            raise BrokenCheckpoint(f"{file} is not what was written: its sha256 is not the manifest's")
-    return set(manifest)
+    faults = faults_in(path)
+    if unreadable := [fault for fault in faults if not fault.readable]:
+        raise OSError(str(unreadable[0]))
+    if faults:
+        raise BrokenCheckpoint(str(faults[0]))
+    return names
 
 
 def _prune(directory: Path, newest: int, limit: int, keep: int | None) -> None:
     paths = list_checkpoints(directory)
-    # Training continues from the newest whole checkpoint unless it is told to begin anew: what is beyond the
+    # Training continues from the newest whole checkpoint unless it is asked to begin anew: what is beyond the
     # one just written is broken, or of what was begun before.
     beyond = [path for path in paths if _step(path) > newest]
     whole = [path for path in paths if _step(path) <= newest]
     for path in (*beyond, *whole[: -max(1, limit)]):
         if _step(path) != keep:
-            shutil.rmtree(path)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Delete a checkpoint in one step, so that a half-deleted one is not mistaken for a broken one."""
+    gone = path.with_name(f"{UNFINISHED}{path.name}.gone")
+    path.rename(gone)
+    shutil.rmtree(gone)

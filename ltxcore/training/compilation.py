@@ -14,10 +14,10 @@ GRAPHS_A_SHAPE = 4
 def compile_blocks(
     transformer: Any, settings: TrainingSettings, arrangement: Arrangement, shapes: int
 ) -> None:
-    """Let each block run compiled; checkpointing wraps it from outside, uncompiled.
+    """Compile each block; checkpointing wraps it from outside, uncompiled.
 
-    Shapes are compiled as they are (`dynamic=False`): a bucket's batches are all alike, and all blocks share
-    what was compiled for it.
+    Shapes are compiled as they are (`dynamic=False`): all batches of a bucket have one shape, and all blocks
+    share its compiled code.
 
     Args:
         transformer: adapted already.

@@ -1,4 +1,4 @@
-"""Which tokens of a batch are given: the conditions that are drawn for each sample, as masks."""
+"""The given tokens of a batch: draws the conditions of each sample, as masks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ltxcore.config.conditioning_settings import (
     Suffix,
     VideoCondition,
 )
-from ltxcore.models.audio_latents import audio_latent_length
-from ltxcore.models.versions import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.models.vae.audio_latents import audio_latent_length
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Batch
 
@@ -26,7 +26,7 @@ EVERY_SAMPLE = "the batch"
 
 
 class Draws:
-    """Uniform numbers that belong to a seed, a batch, one of its samples and a purpose, and to nothing else.
+    """Uniform numbers that depend only on a seed, a batch, one of its samples and a purpose.
 
     Video and sound ask for the same purposes, so a condition that both have is drawn once for both.
     """
@@ -39,14 +39,14 @@ class Draws:
         return derive_seed(self._seed, STAGE, self._number, sample_id, purpose) / 2**SEED_BITS
 
     def happens(self, condition: VideoCondition, sample_id: str) -> bool:
-        """Whether a condition comes to a sample."""
+        """Whether a condition is drawn for a sample."""
         return self.share(sample_id, f"{condition.type} given") < condition.probability
 
 
 def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> torch.Tensor | None:
     """The tokens of the pictures that are given.
 
-    A condition that would leave a sample nothing to learn is left out for that sample: a picture is not
+    A condition that would leave nothing to learn of a sample is skipped for that sample: a picture is not
     conditioned on its first frame.
 
     Returns:
@@ -63,7 +63,7 @@ def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
         if isinstance(condition, FirstFrame):
             given[:1] = True
         elif isinstance(condition, Prefix):
-            given[: _latent_frames(prefix_frames(condition, draw))] = True
+            given[: GEOMETRY.latent_frames(prefix_frames(condition, draw))] = True
         elif isinstance(condition, Suffix):
             given[max(0, frames - suffix_frames(condition, draw) // GEOMETRY.temporal_factor) :] = True
         elif isinstance(condition, SpatialCrop):
@@ -106,12 +106,12 @@ def reference_is_given(batch: Batch, settings: ConditioningSettings, draws: Draw
 
 def prefix_frames(condition: Prefix, draw: Callable[[str], float]) -> int:
     """The drawn length in frames of the clip, rounded down to 8n+1: whole latents."""
-    return (_length(condition, draw) - 1) // GEOMETRY.temporal_factor * GEOMETRY.temporal_factor + 1
+    return GEOMETRY.legal_frames(_length(condition, draw))
 
 
 def suffix_frames(condition: Suffix, draw: Callable[[str], float]) -> int:
     """The drawn length in frames of the clip, rounded down to 8n: whole latents."""
-    return _length(condition, draw) // GEOMETRY.temporal_factor * GEOMETRY.temporal_factor
+    return GEOMETRY.whole_latents(_length(condition, draw))
 
 
 def masked_times(mask: torch.Tensor, length: int, fps: float) -> torch.Tensor:
@@ -142,7 +142,7 @@ def _union(
     learnt: torch.Tensor,
     of_sample: Callable[[VideoCondition, int], torch.Tensor],
 ) -> torch.Tensor | None:
-    """All conditions of each sample together, in their order, as long as something of `learnt` is left."""
+    """The union of each sample's conditions, in order, while something of `learnt` is left."""
     given = torch.zeros_like(learnt)
     for condition in conditions:
         for row, sample_id in enumerate(batch.sample_ids):
@@ -160,10 +160,6 @@ def _of_sample(draws: Draws, sample_id: str, condition: VideoCondition) -> Calla
 def _length(condition: Prefix | Suffix, draw: Callable[[str], float]) -> int:
     least, most = condition.frames
     return least + math.floor(draw("length") * (most - least + 1))
-
-
-def _latent_frames(frames: int) -> int:
-    return (frames - 1) // GEOMETRY.temporal_factor + 1
 
 
 def _audio_latents(frames: int, fps: float) -> int:

@@ -1,6 +1,6 @@
-"""CREPA: the hidden states of one block, projected, are held to a frozen teacher's view of the same frames.
+"""CREPA aligns the projected hidden states of one block with a frozen teacher's features of the same frames.
 
-It is put on from outside: a forward hook takes the block's output, and the loss is added to the step's.
+It attaches from outside: a forward hook reads the block's output, and the loss is added to the step's.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import nn
 from torch.nn.functional import normalize
 from torch.nn.utils import skip_init
 
 from ltxcore.config.crepa_settings import PROJECTOR_FILE, CrepaSettings
+from ltxcore.models.files.writing import tensor_bytes
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
@@ -31,7 +31,7 @@ class Projector(nn.Module):
     """LayerNorm and Linear from the model's width to the teacher's, in float32."""
 
     def __init__(self, width: int, teacher_width: int, seed: int) -> None:
-        """The start is drawn from a seed of its own, so that it depends on nothing else that is trained."""
+        """The initial values come from a separate seed, so they do not depend on other trained parameters."""
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.linear = skip_init(nn.Linear, width, teacher_width)
@@ -81,7 +81,7 @@ class Alignment:
         self._hook.remove()
 
     def share_gradients(self) -> None:
-        """Give every process that trains along the mean of their gradients; alone, nothing to do.
+        """Average the projector's gradients over all processes; with one process there is nothing to do.
 
         The wrapper that does so for the adapter does not know the projector. Where no process had a batch
         with the teacher's features there is no gradient, as with one process.
@@ -125,8 +125,13 @@ class Alignment:
             settings.crepa_adjacent_tau,
         )
         loss = -settings.crepa_lambda * score.mean()
-        measures = {"crepa_loss": loss.detach(), "crepa_similarity": near.mean().detach()}
-        return replace(losses, total=losses.total + loss, measures={**losses.measures, **measures})
+        measures = {"crepa_loss": -score.mean().detach(), "crepa_similarity": near.mean().detach()}
+        return replace(
+            losses,
+            total=losses.total + loss,
+            measures={**losses.measures, **measures},
+            weights={**losses.weights, "crepa_loss": settings.crepa_lambda},
+        )
 
     # Outside what a compiled block is compiled to: it is about the pass and not of it.
     @torch.compiler.disable
@@ -144,7 +149,8 @@ class Alignment:
 def alignment(
     projected: torch.Tensor, teacher: torch.Tensor, distance: int, tau: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """How well each sample's frames agree with the teacher's view of them and of their neighbours.
+    """The similarity of each sample's frames with the teacher's features of these frames and their
+    neighbours.
 
     s_f = cos(h_f, y_f) + sum over d = 1 … distance of exp(-d / tau) (cos(h_f, y_{f-d}) + cos(h_f, y_{f+d})),
     cosines averaged over the tokens of a frame; neighbours outside the clip are left out (CREPA).
@@ -173,16 +179,18 @@ def _cosines(h: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return (h * y).sum(-1).mean(-1).sum(-1)
 
 
-def write_projector(directory: Path, projector: nn.Module, told: Mapping[str, Any]) -> Path:
+def write_projector(directory: Path, projector: nn.Module, header_values: Mapping[str, Any]) -> Path:
     """Write the trained projector beside the LoRA, with what it belongs to in the header.
 
     Args:
         directory: of the LoRA.
         projector: a `Projector`.
-        told: values for the header; what is no string is written as JSON.
+        header_values: values for the header; what is no string is written as JSON.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in projector.state_dict().items()}
-    header = {key: value if isinstance(value, str) else json.dumps(value) for key, value in told.items()}
+    header = {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in header_values.items()
+    }
     path = directory / PROJECTOR_FILE
-    write_atomic(path, save(tensors, metadata={"format": "pt", **header}))
+    write_atomic(path, tensor_bytes(tensors, {"format": "pt", **header}))
     return path

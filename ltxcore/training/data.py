@@ -1,4 +1,4 @@
-"""What a training sample is, where samples come from, and how a batch is made of them."""
+"""Training samples, their source, and batches of them."""
 
 from __future__ import annotations
 
@@ -8,47 +8,9 @@ from typing import Protocol
 
 import torch
 
-from ltxcore.models.call import Reference
-from ltxcore.models.connecting import Caption
-
-Group = tuple[str, float, bool, bool, bool]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A sample as the batch plan sees it. Samples of equal `group` may share a batch."""
-
-    sample_id: str
-    bucket: str
-    """`WxH@F`: equal buckets have latents of equal shape, and references of equal shape or none."""
-    fps: float
-    has_audio: bool
-    captions: int
-    visits: int = 1
-    """Visits in an epoch, before thinning."""
-    probability: float = 1.0
-    """The share of visits that is kept in an epoch."""
-    has_video: bool = True
-    """False for sound that is trained alone."""
-
-    regularisation: bool = False
-    """Its target is what the model says without the adapter."""
-
-    @property
-    def group(self) -> Group:
-        """Shape, frame rate (so sound has one length), whether there is sound and picture, and the target.
-
-        Silent clips stay apart from those with sound, and sound alone from clips: a batch that has one
-        modality only is computed with both isolated, so that noise in place of the other never reaches it.
-        """
-        return self.bucket, self.fps, self.has_audio, self.has_video, self.regularisation
-
-    @property
-    def told(self) -> str:
-        """The group in words."""
-        kinds = ("with sound" if self.has_audio else "silent") if self.has_video else "sound alone"
-        kept = ", regularisation" if self.regularisation else ""
-        return f"{self.bucket} ({self.fps:g} fps, {kinds}{kept})"
+from ltxcore.models.predict_velocity import Reference
+from ltxcore.models.text.text_connectors import Caption
+from ltxcore.training.batch_entry import Entry
 
 
 @dataclass(frozen=True)
@@ -73,6 +35,8 @@ class TrainingSample:
     """How many times smaller it is than this one, and how many times fewer frames a second it has."""
     mask: torch.Tensor | None = None
     """White's share of each latent [F, H, W]: 0 is kept where masks are a condition. None: nothing is."""
+    loss_mask: torch.Tensor | None = None
+    """White's share of each latent [F, H, W], by which its loss is weighed. None: all of it counts."""
     teacher: torch.Tensor | None = None
     """CREPA's features of the clip's frames, bf16 [F, H·W, D]; None without CREPA or without pictures."""
 
@@ -85,7 +49,7 @@ class SampleSource(Protocol):
         ...
 
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
-        """A sample with its caption of that index; None asks for the empty caption (caption dropout)."""
+        """A sample with the caption of that index; None is the empty caption (caption dropout)."""
         ...
 
 
@@ -109,6 +73,8 @@ class Batch:
     reference: Reference | None = None
     mask: torch.Tensor | None = None
     """[B, F, H, W]; None where no sample has a mask."""
+    loss_mask: torch.Tensor | None = None
+    """Weights of the pictures' loss [B, F, H, W]; None where no sample has a loss mask."""
     teacher: torch.Tensor | None = None
     """CREPA's features [B, F, H·W, D], or None."""
 
@@ -158,7 +124,8 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         has_video=samples[0].has_video,
         regularisation=samples[0].regularisation,
         reference=_stack_references(sample_ids, samples),
-        mask=_stack_masks(samples),
+        mask=_stack_masks(samples, [s.mask for s in samples]),
+        loss_mask=_stack_masks(samples, [s.loss_mask for s in samples]),
         teacher=_stack_teacher(sample_ids, samples),
     )
 
@@ -176,11 +143,16 @@ def _stack_references(sample_ids: Sequence[str], samples: Sequence[TrainingSampl
     return Reference(torch.stack(latents), *samples[0].reference_factors) if latents else None
 
 
-def _stack_masks(samples: Sequence[TrainingSample]) -> torch.Tensor | None:
-    """Where one sample has a mask, the others get one that keeps nothing."""
-    if all(s.mask is None for s in samples):
+def _stack_masks(
+    samples: Sequence[TrainingSample], masks: Sequence[torch.Tensor | None]
+) -> torch.Tensor | None:
+    """Where one sample has a mask, the others get one that is white: all is made, and all counts."""
+    if all(mask is None for mask in masks):
         return None
-    return torch.stack([torch.ones(s.video.shape[1:]) if s.mask is None else s.mask.float() for s in samples])
+    whites = (torch.ones(sample.video.shape[1:]) for sample in samples)
+    return torch.stack(
+        [white if mask is None else mask.float() for white, mask in zip(whites, masks, strict=True)]
+    )
 
 
 def _stack_teacher(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> torch.Tensor | None:

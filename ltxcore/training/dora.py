@@ -1,4 +1,4 @@
-"""DoRA (arXiv:2402.09353) over a base weight of any kind, quantised and streamed ones among them.
+"""DoRA (arXiv:2402.09353) for base weights of any kind, including quantised and streamed ones.
 
 peft's own layer casts the base weight and multiplies by it, which a weight in few bits does not allow.
 """
@@ -11,11 +11,12 @@ import torch
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch import nn
 
-from ltxcore.training.adapters import frozen_weight
+from ltxcore.training.base_weights import frozen_weight
 
 
 class DoraLinear(DoraLinearLayer):
-    """What DoRA adds to a linear's output: m/|W + sBA| · (W + sBA)x - Wx, |…| by rows and not trained."""
+    """DoRA's addition to a linear's output: m/|W + sBA| · (W + sBA)x - Wx, with |…| by rows and not
+    trained."""
 
     def forward(
         self,
@@ -46,7 +47,7 @@ def _as_taken(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def replace_peft_layers(transformer: nn.Module, adapter_name: str) -> None:
-    """Let the DoRA layers of an adapter be those above, with peft's parameters."""
+    """Replace peft's DoRA layers by `DoraLinear`, keeping their parameters."""
     for module in transformer.modules():
         layers: Any = getattr(module, "lora_magnitude_vector", None)
         if layers is not None and adapter_name in layers:

@@ -1,6 +1,6 @@
-"""When a training is evaluated, which step is the best, and when to stop: all from the record of losses.
+"""Decides when a training is evaluated, which step is the best, and when to stop, from the record of losses.
 
-The record is a file, so that a resumed training comes to the same verdicts as an undisturbed one.
+The record is a file, so that a resumed training decides like an undisturbed one.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ EMA_LOSS = f"{EMA}{LOSS}"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What the model came to after a step; step 0 is the base."""
+    """The losses after a step; step 0 is the base."""
 
     step: int
     eval_loss: float
@@ -50,7 +50,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a record of evaluations says."""
+    """The conclusions from a record of evaluations."""
 
     best_step: int
     best_loss: float
@@ -92,7 +92,7 @@ def best_of(record: Sequence[Evaluated]) -> int | None:
 
 
 class Evaluate(Protocol):
-    """Measures a model: its losses by name, `eval_loss` among them; None where it was told to stop."""
+    """Measures a model: its losses by name, including `eval_loss`; None if it was asked to stop."""
 
     def __call__(self, model: Any, should_stop: Callable[[], bool]) -> dict[str, float] | None: ...
 
@@ -102,7 +102,7 @@ Averaged = Callable[[Any], AbstractContextManager[None] | None]
 
 
 class Guide:
-    """Has the model evaluated when it is due, keeps the record, and says what follows from it."""
+    """Evaluates the model when it is due, keeps the record, and decides from it."""
 
     def __init__(
         self,
@@ -114,6 +114,7 @@ class Guide:
         among: Processes,
         averaged: Averaged = lambda model: None,
         exports_ema: bool = False,
+        as_base: Callable[[Any], AbstractContextManager[None]] = lambda model: nullcontext(),
     ) -> None:
         """Go on with the record in `path`, without what it has of steps after `continue_from`.
 
@@ -126,10 +127,11 @@ class Guide:
             among: the processes that train together; all of them look, and the first keeps the record.
             averaged: lets the model compute with the average of its weights, which is then measured, too.
             exports_ema: whether the average decides.
+            as_base: makes the model the base, where the adapter has an effect before the first step.
         """
         self._path, self._evaluate, self._settings = path, evaluate, settings
         self._last, self._among = last, among
-        self._averaged, self._exports_ema = averaged, exports_ema
+        self._averaged, self._exports_ema, self._as_base = averaged, exports_ema, as_base
         self._record = [e for e in read_evaluations(path) if e.step <= continue_from]
         if evaluate is not None and among.first:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +143,7 @@ class Guide:
         Due are the base, every interval, and the last step.
 
         Returns:
-            False where `should_stop` cut a due evaluation short: it is to be made up for on resuming.
+            False if `should_stop` interrupted a due evaluation, which is then repeated on resuming.
 
         Raises:
             TrainingDiverged: the loss is not finite.
@@ -166,7 +168,8 @@ class Guide:
         self, evaluate: Evaluate, model: Any, step: int, should_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         """The losses of the model as it is, and with the average of its weights; None where cut short."""
-        own = evaluate(model, should_stop)
+        with self._as_base(model) if step == 0 else nullcontext():
+            own = evaluate(model, should_stop)
         average = self._averaged(model)
         if own is None or average is None:
             return own

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from ltxcore.config.optimizer_settings import OptimizerSettings
-from ltxcore.training.shares import drop_gathered, spread
+from ltxcore.training.shards import drop_gathered, spread
 
 
 class Ema:
     """float32 averages of parameters, beside them.
 
-    Update n moves an average by 1 - min(decay, n / (n + 9)) of the way: at the start it forgets fast, or the
-    untrained weights would weigh for 1 / (1 - decay) updates.
+    Update n moves an average by 1 - min(decay, n / (n + 9)) of the way. It forgets fast at the start;
+    otherwise the untrained weights would count for 1 / (1 - decay) updates.
     """
 
     def __init__(self, parameters: Mapping[str, torch.Tensor], settings: OptimizerSettings) -> None:
@@ -25,7 +25,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, torch.Tensor], step: int) -> None:
-        """Move towards the parameters if `step` (from 1) is one of every `ema_update_interval`."""
+        """Move towards the parameters if `step` (from 1) is a multiple of `ema_update_interval`.
+
+        Args:
+            parameters: by name, each in the shape [...] of its average.
+        """
         count, rest = divmod(step, self._interval)
         if rest:
             return
@@ -37,12 +41,12 @@ class Ema:
     def in_place(self, parameters: Mapping[str, torch.Tensor], model: Any) -> Iterator[None]:
         """Within, `model` computes with the averages; afterwards the parameters are as before, to the bit.
 
-        The averages are rounded to the parameters' own precision. Values are copied and no tensor takes
-        another's place, so that whatever holds on to the parameters (an optimizer, a process group, a
-        compiled block) sees the same ones. It takes the memory of one copy of them, while gradients are none.
+        The averages are rounded to the parameters' own precision. Values are copied, no tensor is replaced,
+        so whatever refers to the parameters (an optimizer, a process group, a compiled block) sees the same
+        tensors. It takes the memory of one copy of them, while there are no gradients.
 
         Args:
-            parameters: those that are averaged, or the shares of them that this process has.
+            parameters: those that are averaged, or this process's shards, each in its average's shape [...].
             model: what they are part of, as a step calls it.
         """
         before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -54,7 +58,7 @@ class Ema:
 
     @torch.no_grad()
     def load(self, averages: Mapping[str, torch.Tensor]) -> None:
-        """Put averages back that were taken before.
+        """Restore averages that were saved before, each whole and in the shape [...] of its parameter.
 
         Raises:
             ValueError: they are of other parameters.

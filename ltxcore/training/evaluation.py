@@ -114,6 +114,8 @@ def fixed_noise(
         video = frozen(tokens)
     else:
         mask = torch.full(tokens.shape[:2], float(batch.has_video))
+        if batch.loss_mask is not None:
+            mask = mask * batch.loss_mask.float().cpu().flatten(1)
         video = add_noise(tokens, level, generator("video"), None, mask)
     if batch.audio is None or batch.audio_mask is None:
         return NoisedBatch(video, None, reference=batch.reference)
@@ -126,7 +128,7 @@ def fixed_noise(
 
 @contextmanager
 def _at_rest(model: Any) -> Iterator[None]:
-    """The model without dropout and all else that is for training alone."""
+    """Within, the model is in evaluation mode, without dropout."""
     training = model.training
     model.eval()
     try:

@@ -3,39 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
+from ltxcore.config.lora_files import comfyui_file, diffusers_file
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
+from ltxcore.models.files.writing import tensor_bytes
+from ltxcore.models.lora.base_version import OWN_KEY
+from ltxcore.models.lora.header import ADAPTER_METADATA
+from ltxcore.models.lora.names import reference_name
 from ltxcore.models.lycoris import is_lycoris
-from ltxcore.models.reference_names import REFERENCE_MODULES
-from ltxcore.store.blobs import sync_directory
+from ltxcore.store.blobs import write_atomic
 from ltxcore.training.adapters import MAGNITUDE, Adapter
 
-DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-COMFYUI_SUFFIX = "_comfyui.safetensors"
-ADAPTER_METADATA = "lora_adapter_metadata"
-"""The header key where diffusers looks for the adapter's rank, alpha and targets."""
 CARRIERS = ("lora_B.weight", "lokr_w1", "lokr_w1_a", "hada_w1_a")
 """The factor of each kind that the scale is multiplied into; a LoKr has one of its two."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a LoRA was made of."""
+    """The origin of a LoRA: base, snapshot, recipe and trigger."""
 
     base_fingerprint: str
     snapshot_id: str
     recipe: Recipe
     trigger: str = ""
     """The words that call what was trained; none where the captions describe all of it."""
+    base_version: str = ""
+    """Of LTX-2, such as `2.3`."""
     reference_factors: tuple[int, int] | None = None
     """How many times smaller references are, and how many times fewer frames a second they have; None: a
     LoRA without references."""
@@ -63,20 +63,19 @@ def export_lora(
     """
     directory.mkdir(parents=True, exist_ok=True)
     settings = lineage.recipe.lora
-    plain = directory / DIFFUSERS_FILE
-    diffusers_file = plain.with_stem(f"{plain.stem}{suffix}")
-    comfyui_file = directory / f"{name}{suffix}{COMFYUI_SUFFIX}"
+    for_diffusers = directory / diffusers_file(suffix)
+    for_comfyui = directory / comfyui_file(suffix, name)
     header = _header(lineage, alpha_in_file=settings.alpha)
     if settings.lycoris is None:
         header[ADAPTER_METADATA] = json.dumps(_peft_header(settings, adapter), sort_keys=True)
     weights = {f"transformer.{key}": value for key, value in diffusers_weights(adapter).items()}
-    _publish(weights, diffusers_file, header)
-    _publish(comfyui_weights(adapter), comfyui_file, _header(lineage, alpha_in_file=settings.lora_rank))
-    return diffusers_file, comfyui_file
+    _publish(weights, for_diffusers, header)
+    _publish(comfyui_weights(adapter), for_comfyui, _header(lineage, alpha_in_file=settings.lora_rank))
+    return for_diffusers, for_comfyui
 
 
 def diffusers_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """float32 weights as peft names them in files."""
+    """float32 weights by peft's names in files, e.g. lora_A.weight [rank, in], lora_B.weight [out, rank]."""
     return {
         key.removesuffix(".weight") if key.endswith(MAGNITUDE) else key: _scaled(adapter, key, tensor)
         if is_lycoris([key])
@@ -86,7 +85,7 @@ def diffusers_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 
 def comfyui_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """bf16 weights under the reference's names, each module's scale multiplied into one factor."""
+    """bf16 weights by the reference's names, e.g. lora_A [rank, in], the module's scale multiplied in."""
     found = {}
     for key, tensor in adapter.weights.items():
         name = reference_name(key)
@@ -105,17 +104,11 @@ def comfyui_weights(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 
 def _scaled(adapter: Adapter, key: str, tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, with its module's scale where it is the factor that carries it."""
+    """The tensor, multiplied by its module's scale if it is the factor that carries the scale."""
     module, carrier = next(
         ((key.removesuffix(f".{end}"), end) for end in CARRIERS if key.endswith(f".{end}")), ("", "")
     )
     return tensor * adapter.scales[module] if carrier else tensor
-
-
-def reference_name(name: str) -> str:
-    """A transformer module's (or its LoRA's) name in the reference, from its name in diffusers."""
-    first, dot, rest = name.partition(".")
-    return f"{REFERENCE_MODULES.get(first, first)}{dot}{rest}"
 
 
 def _peft_header(settings: LoraSettings, adapter: Adapter) -> dict[str, Any]:
@@ -132,18 +125,19 @@ def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
     settings = lineage.recipe.lora
     space, time = lineage.reference_factors or (None, None)
     references = {"reference_downscale_factor": space, "reference_temporal_scale_factor": time}
-    told = {
+    values = {
         **{key: str(factor) for key, factor in references.items() if factor is not None},
         "format": "pt",
+        **({OWN_KEY: lineage.base_version} if lineage.base_version else {}),
         "base_fingerprint": lineage.base_fingerprint,
         "snapshot_id": lineage.snapshot_id,
         "recipe": lineage.recipe.model_dump_json(),
         "trigger": lineage.trigger,
     }
     if settings.lycoris is not None:
-        return {**told, "algo": settings.lycoris.algo}
+        return {**values, "algo": settings.lycoris.algo}
     return {
-        **told,
+        **values,
         "algo": "dora" if settings.use_dora else "lora",
         "rank": str(settings.lora_rank),
         "trained_alpha": str(settings.alpha),
@@ -153,9 +147,5 @@ def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
 
 
 def _publish(tensors: dict[str, torch.Tensor], path: Path, header: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata=dict(header))
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
+    # Through bytes: written by safetensors itself, a full disk would be no OSError.
+    write_atomic(path, tensor_bytes(tensors, header))

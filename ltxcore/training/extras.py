@@ -18,7 +18,7 @@ class OptimizerMissing(ValueError):
 
 
 def require_optimizer(name: str) -> None:
-    """See that the package of an optimizer is there.
+    """Check that the package of an optimizer is installed.
 
     Raises:
         OptimizerMissing: says how to install it, and what works without.

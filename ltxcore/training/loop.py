@@ -1,10 +1,10 @@
-"""The training loop. It reads as the algorithm; what a step is made of is in the other files."""
+"""The training loop. It reads as the algorithm; the parts of a step are in other files."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,21 +15,25 @@ import torch
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.measure import measure_peaks
 from ltxcore.memory.placement import Placement
+from ltxcore.models.lora.header import LoraHeader
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.store.blobs import read_json
+from ltxcore.training.batch_schedule import BatchSchedule
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch, SampleSource, collate
 from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_of, read_evaluations
 from ltxcore.training.extras import require_optimizer
+from ltxcore.training.first_lora import take_over
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
 from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
 from ltxcore.training.optimizer import clip_gradients, weights_dtype
-from ltxcore.training.plan import BatchPlan
 from ltxcore.training.prefetch import Prefetcher
+from ltxcore.training.preservation import held_to_base
 from ltxcore.training.processes import Processes
-from ltxcore.training.resume import RESUME_FILE, find_start
+from ltxcore.training.regularisation import without_adapter
+from ltxcore.training.resume import RESUME_FILE, find_start, records_in
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import (
     BatchLosses,
@@ -54,10 +58,15 @@ class TrainingInterrupted(Exception):
         super().__init__(f"training stopped on request after step {step}; {kept}")
         self.step = step
 
+    @property
+    def kept(self) -> str:
+        """The newest whole checkpoint, if there is one."""
+        return f"its checkpoint is at step {self.step}" if self.step else "there is nothing to keep yet"
+
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a finished training came to, over all its steps, those before a resume included."""
+    """The result of a finished training, over all its steps, including those before a resume."""
 
     steps: int
     first_loss: float
@@ -70,6 +79,8 @@ class TrainResult:
     """The steps that were done when it began."""
     resume_notes: tuple[str, ...] = ()
     """What there is to say of where it began."""
+    threads: int | None = None
+    """That each process computed with on the host."""
     ema: Averages | None = field(default=None, compare=False)
     """The averages of the weights, where the recipe keeps them."""
     best_step: int | None = None
@@ -89,8 +100,10 @@ def train(
     request: Mapping[str, Any] | None = None,
     placement: Placement | None = None,
     alignment: Alignment | None = None,
+    init_from: LoraHeader | None = None,
     evaluate: Evaluate | None = None,
     keep_weights: Callable[[int, Averages | None], None] = lambda step, averages: None,
+    at_start: Callable[[int, Averages | None], None] = lambda step, averages: None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
@@ -106,16 +119,19 @@ def train(
         source: the samples.
         recipe: its `lora`, `training` and `evaluation` parts are used.
         directory: gets `metrics.jsonl`, `evaluations.jsonl` and `checkpoint-<step>` directories.
-        run_fingerprint: what the training is made of (weights, data, recipe).
+        run_fingerprint: hash of what the result depends on (weights, data, recipe).
         max_tokens: text slots, a multiple of the connectors' registers.
         request: what `run_fingerprint` is the hash of, to say key by key what differs.
         placement: where the transformer's weights are. None: resident, where it was loaded.
         alignment: CREPA on this transformer; its projector is trained with the adapter.
+        init_from: a LoRA that the adapter takes over before the first step. None: it begins without effect.
         evaluate: measures the model on held-out clips (`Evaluation`). None: there are none.
         keep_weights: called after each step with its number and the averages of the weights, if there are
             any; the weights are in the transformer.
+        at_start: called in the same way before the first step, where the training continues.
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
-        should_stop: asked after each step; True ends the training with a checkpoint.
+        should_stop: asked after each step, and where the training continues; True ends the training with a
+            checkpoint.
 
     Raises:
         TrainingInterrupted: `should_stop` said so.
@@ -127,11 +143,12 @@ def train(
     """
     settings = recipe.training
     require_optimizer(settings.optimizer)
-    plan = BatchPlan.of(source.entries(), settings)
+    plan = BatchSchedule.of(source.entries(), settings)
+    by_id = {entry.sample_id: entry for entry in source.entries()}
     placement = placement or Placement.as_it_is(transformer)
     device = placement.device
     processes = Processes(settings, recipe.processes, device)
-    _adapt(transformer, source, recipe, placement)
+    _adapt(transformer, source, recipe, placement, init_from)
     transformer.train()
     if settings.gradient_checkpointing:
         placement.enable_checkpointing()
@@ -147,8 +164,11 @@ def train(
     )
     if start.checkpoint is not None:
         state.resume(start.checkpoint)
+    start = start.with_its_threads(recipe.threads, device.type)
     if processes.first:
         start.note(directory)
+    # The others read what the first one has put back.
+    processes.wait()
     done, total = start.step, settings.max_train_steps
     guide = Guide(
         directory / EVALUATIONS_FILE,
@@ -159,11 +179,16 @@ def train(
         among=processes,
         averaged=state.averaged,
         exports_ema=settings.exports_ema,
+        as_base=nullcontext if init_from is None else without_adapter,
     )
 
     def load(own: int) -> Batch:
-        visits = plan.batch_at(processes.number(own))
-        return collate([v.sample_id for v in visits], [source.load(v.sample_id, v.caption) for v in visits])
+        number = processes.number(own)
+        visits = plan.batch_at(number)
+        held = held_to_base(visits, by_id, recipe.preservation, settings.seed, number)
+        visits = visits if held is None else held
+        batch = collate([v.sample_id for v in visits], [source.load(v.sample_id, v.caption) for v in visits])
+        return batch if held is None else replace(batch, regularisation=True)
 
     def compute(step: int, data: Prefetcher[Batch]) -> StepLosses:
         """Accumulate the gradients of a step."""
@@ -195,6 +220,10 @@ def train(
     ):
         if not guide.look(model, done, stops):
             raise TrainingInterrupted(done)
+        if done:
+            at_start(done, state.averages)
+            if done < total and stops():
+                raise TrainingInterrupted(done)
         for step in range(done + 1, total + 1):
             if guide.enough:
                 break
@@ -222,7 +251,8 @@ def train(
                 checkpoint = state.checkpoint(step, run_fingerprint, made_of)
                 if processes.first:
                     limit = settings.checkpoints_total_limit
-                    write_checkpoint(directory, checkpoint, limit, keep=guide.best_step)
+                    whole = replace(checkpoint, records=records_in(directory))
+                    write_checkpoint(directory, whole, limit, keep=guide.best_step)
             if stop:
                 raise TrainingInterrupted(step)
 
@@ -231,8 +261,14 @@ def train(
     return replace(training_result(directory, total), ema=state.averages)
 
 
-def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Placement) -> None:
-    """Give the transformer its LoRA, where the weights that it adapts are."""
+def _adapt(
+    transformer: Any,
+    source: SampleSource,
+    recipe: Recipe,
+    placement: Placement,
+    init_from: LoraHeader | None,
+) -> None:
+    """Add the LoRA to the transformer, beside the weights that it adapts."""
     entries, settings = source.entries(), recipe.lora
     has_audio, has_video = any(e.has_audio for e in entries), any(e.has_video for e in entries)
     preset = None if settings.lycoris is None else settings.lycoris.apply_preset
@@ -244,6 +280,8 @@ def _adapt(transformer: Any, source: SampleSource, recipe: Recipe, placement: Pl
         )
     add_lora(transformer, settings, targets, recipe.training.seed, placement.reading)
     adapter = lora_parameters(transformer)
+    if init_from is not None:
+        take_over(transformer, adapter, settings, init_from, placement.reading)
     for parameter in adapter.values():
         parameter.data = parameter.data.to(weights_dtype(recipe.training))
     placement.hold_adapter(adapter.values())
@@ -283,6 +321,7 @@ def _step_metrics(
         video_loss=losses.video,
         audio_loss=losses.audio,
         measures=losses.measures | losses.throughput(times[0]),
+        weights=losses.weights,
         learning_rate=learning_rate,
         grad_norm=grad_norm,
         step_s=times[0],
@@ -294,7 +333,7 @@ def _step_metrics(
 
 
 def training_result(directory: Path, total: int) -> TrainResult:
-    """What the training of `total` steps in a directory came to, from its record."""
+    """The result of the training of `total` steps in a directory, from its record."""
     metrics = read_metrics(directory / METRICS_FILE)
     resume = read_json(directory / RESUME_FILE)
     ends = max(1, round(len(metrics) * ENDS_SHARE))
@@ -306,6 +345,7 @@ def training_result(directory: Path, total: int) -> TrainResult:
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
         resumed_at=resume["step"],
         resume_notes=tuple(resume["notes"]),
+        threads=resume.get("threads"),
         best_step=best_of(read_evaluations(directory / EVALUATIONS_FILE)),
         stopped_early=metrics[-1].step < total,
     )

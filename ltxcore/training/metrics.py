@@ -1,4 +1,4 @@
-"""What each step measured, one JSON line a step: the record that everything else is drawn from."""
+"""The measures of each step, one JSON line a step; curves and results are computed from this record."""
 
 from __future__ import annotations
 
@@ -38,6 +38,26 @@ class StepMetrics:
     sample_ids: tuple[str, ...]
     measures: Mapping[str, float] = field(default_factory=dict)
     """Further series, by name: means over the accumulated batches that have them."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """What `loss` is the sum of: `video_loss`, `audio_loss` or a measure's name -> its weight."""
+
+    @property
+    def parts(self) -> dict[str, tuple[float, float]]:
+        """Name -> weight and value of each part of `loss`, the pictures and the sound first."""
+        values = {"video_loss": self.video_loss, "audio_loss": self.audio_loss, **self.measures}
+        named = {name: (self.weights[name], value) for name, value in values.items() if name in self.weights}
+        return {name: (weight, value) for name, (weight, value) in named.items() if value is not None}
+
+    @property
+    def shown_sum(self) -> str:
+        """The loss as a sum of its parts, for display; empty if there is only one part."""
+        terms = [_term(name, *part) for name, part in self.parts.items()]
+        return " + ".join(terms) if len(terms) > 1 else ""
+
+
+def _term(name: str, weight: float, value: float) -> str:
+    factor = "" if weight == 1 else f"{weight:g} x "
+    return f"{factor}{name.removesuffix('_loss')} {value:.4f}"
 
 
 class MetricsLog:

@@ -1,4 +1,4 @@
-"""Flow matching on both modalities: what the model sees, what it should answer, and the loss."""
+"""Flow matching on both modalities: the model's input, its target, and the loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.models.call import Reference
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.conditioning import Draws, given_audio, given_video, reference_is_given
 from ltxcore.training.data import Batch
@@ -22,7 +22,7 @@ BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Noised:
-    """One modality of a batch on its way to the model, as tokens."""
+    """One modality of a noised batch, as tokens."""
 
     tokens: torch.Tensor
     """x = (1 - sigma) x0 + sigma eps, but x0 where `clean`; float32 [B, N, C]."""
@@ -33,7 +33,7 @@ class Noised:
     clean: torch.Tensor | None
     """Tokens given as condition: bool [B, N]; None where the batch has none, all of them where `frozen`."""
     mask: torch.Tensor
-    """1 on tokens that are in the loss, else 0; float32 [B, N]."""
+    """Weight of each token in the loss: 0 for one that is not in it; float32 [B, N]."""
     frozen: bool = False
     """The modality is given whole: x0 at time 0, without a loss."""
 
@@ -69,6 +69,8 @@ class Losses:
     audio: torch.Tensor | None
     measures: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What else is worth recording, by the name that its series gets."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """What the total is the sum of: `video_loss`, `audio_loss` or a measure's name -> its weight."""
 
 
 def noise_batch(
@@ -92,7 +94,9 @@ def noise_batch(
     draws = Draws(settings.seed, number)
     video = patchify(batch.video)
     count, tokens, _ = video.shape
-    mask = torch.full((count, tokens), float(batch.has_video))
+    mask = torch.full((count, tokens), float(batch.has_video)) * loss_weights(
+        batch, settings.loss_mask_probability, draws
+    )
     sigma = sample_sigmas(settings, tokens, count, generator("video sigma"))
     if given.video.frozen and batch.has_video:
         noised_video = frozen(video)
@@ -111,6 +115,23 @@ def noise_batch(
         clean = given_audio(batch, given, draws)
         noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), clean, batch.audio_mask)
     return NoisedBatch(noised_video, noised_audio, batch.has_video, reference)
+
+
+def loss_weights(batch: Batch, probability: float, draws: Draws) -> torch.Tensor:
+    """What each video token counts in the loss: white's share of the samples' loss masks, else 1.
+
+    Args:
+        batch: with or without loss masks.
+        probability: that a sample's mask is used at this visit.
+        draws: of this batch.
+
+    Returns:
+        float32 [B, F*H*W] or a scalar, on the CPU.
+    """
+    if batch.loss_mask is None:
+        return torch.ones(())
+    used = torch.tensor([draws.share(name, "loss mask") < probability for name in batch.sample_ids])
+    return torch.where(used[:, None], batch.loss_mask.float().cpu().flatten(1), 1.0)
 
 
 def patchify(latents: torch.Tensor) -> torch.Tensor:
@@ -180,6 +201,10 @@ def losses(
 ) -> Losses:
     """The loss of a batch: video + audio, each a mean over the samples, and both in bands of sigma.
 
+    Args:
+        video_prediction: the velocity [B, Nv, C].
+        audio_prediction: the velocity [B, Na, C]; None where the batch has no sound.
+
     Raises:
         ValueError: the batch has nothing to learn: neither pictures nor sound, or only what is frozen.
     """
@@ -196,7 +221,8 @@ def losses(
     if not parts:
         raise ValueError("a batch needs pictures or sound that are generated to have a loss")
     total = torch.stack(list(parts.values())).sum()
-    return Losses(total, parts.get("video"), parts.get("audio"), measures)
+    weights = {f"{modality}_loss": 1.0 for modality in parts}
+    return Losses(total, parts.get("video"), parts.get("audio"), measures, weights)
 
 
 def banded(modality: str, each: torch.Tensor, noised: Noised) -> dict[str, torch.Tensor]:

@@ -14,8 +14,7 @@ from torch import nn
 from ltxcore.config.optimizer_settings import OptimizerSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.training.extras import require_optimizer
-from ltxcore.training.processes import clip_norm
-from ltxcore.training.shares import spread
+from ltxcore.training.shards import clip_norm, spread
 
 GROUP = "group"
 """In names of state: what belongs to no single parameter."""
@@ -24,7 +23,7 @@ GROUP_STATE = ("steps", "k", "d", "d_max", "d_hat", "d_numerator", "d_denom")
 
 
 def weights_dtype(settings: OptimizerSettings) -> torch.dtype:
-    """What the trained weights are held in."""
+    """The type of the trained weights."""
     return torch.bfloat16 if settings.optimizer == "adamw_bf16" else torch.float32
 
 
@@ -110,7 +109,7 @@ def _sine(step: int, settings: TrainingSettings) -> float:
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What an optimizer remembers, by `<parameter>/<name>` and `group/<number>/<name>`."""
+    """The state of an optimizer, by `<parameter>/<name>` and `group/<number>/<name>`."""
 
     tensors: dict[str, torch.Tensor]
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -120,9 +119,9 @@ class OptimizerState:
 def optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> OptimizerState:
-    """All that the optimizer remembers, e.g. `….lora_A.weight/exp_avg`.
+    """The whole state of an optimizer, e.g. `….lora_A.weight/exp_avg`.
 
-    A parameter that no loss has reached yet has nothing.
+    A parameter that has had no gradient yet has no state.
     """
     every = {
         f"{name}/{key}": value
@@ -138,7 +137,7 @@ def optimizer_state(
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], state: OptimizerState
 ) -> None:
-    """Put back what `optimizer_state` took, on each parameter's device.
+    """Restore the state from `optimizer_state`, on each parameter's device.
 
     Raises:
         ValueError: something belongs to no parameter.

@@ -9,14 +9,15 @@ from typing import Any
 
 from ltxcore.store.blobs import write_atomic
 from ltxcore.training.early_stop import Evaluated, best_evaluated, read_evaluations
-from ltxcore.training.metrics import read_metrics
+from ltxcore.training.metrics import StepMetrics, read_metrics
 
 SMOOTHING_SHARE = 0.05
 """The smoothed curve is a running mean over this share of the steps."""
+COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:brown", "tab:pink", "tab:olive")
 
 
 def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None = None) -> None:
-    """Draw loss, video loss and audio loss over the steps, each step faintly and smoothed.
+    """Draw the loss and its parts, as they weigh in it, over the steps, each step faintly and smoothed.
 
     The loss on held-out clips, where it is on record, is drawn as points, and so is that of the average of
     the weights; the lowest of those that are exported is marked.
@@ -31,17 +32,11 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
     metrics = read_metrics(metrics_file)
     if not metrics:
         raise ValueError(f"{metrics_file} holds no step to draw")
-    curves = {
-        "loss": [(m.step, m.loss) for m in metrics],
-        "video": [(m.step, m.video_loss) for m in metrics if m.video_loss is not None],
-        "audio": [(m.step, m.audio_loss) for m in metrics if m.audio_loss is not None],
-    }
+    curves = _curves(metrics)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for (name, points), colour in zip(curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=True):
-        if not points:
-            continue
+    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smooth(values), color=colour, linewidth=1.8, label=name)
@@ -49,7 +44,8 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
         _draw_evaluations(axes, read_evaluations(evaluations_file))
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.set_ylim(bottom=0)
+    # CREPA's part may be below zero.
+    axes.set_ylim(bottom=min(0.0, *(value for points in curves.values() for _, value in points)))
     axes.grid(alpha=0.3)
     axes.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +53,15 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
     figure.savefig(drawn, dpi=110, format="png")
     # It is drawn again and again while training, and looked at meanwhile.
     write_atomic(picture, drawn.getvalue())
+
+
+def _curves(metrics: Sequence[StepMetrics]) -> dict[str, list[tuple[int, float]]]:
+    """The loss, and of each of its parts what it adds to it."""
+    curves = {"loss": [(m.step, m.loss) for m in metrics]}
+    for m in metrics:
+        for name, (weight, value) in m.parts.items():
+            curves.setdefault(name.removesuffix("_loss"), []).append((m.step, weight * value))
+    return curves
 
 
 def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:
@@ -72,7 +77,7 @@ def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:
             steps, values = zip(*points, strict=True)
             axes.plot(steps, values, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=name)
     best = best_evaluated(record)
-    told = "the base" if best.step == 0 else f"step {best.step}"
+    place = "the base" if best.step == 0 else f"step {best.step}"
     axes.plot(
         [best.step],
         [best.decisive],
@@ -80,7 +85,7 @@ def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:
         marker="*",
         markersize=11,
         linestyle="none",
-        label=f"lowest: {best.decisive:.4f}, {told}",
+        label=f"lowest: {best.decisive:.4f}, {place}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The next item is loaded while the present one is computed."""
+"""Loads the next item while the current one is computed."""
 
 from __future__ import annotations
 

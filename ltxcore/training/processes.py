@@ -1,12 +1,12 @@
-"""Several processes that train as one: who computes which batch, and what they tell each other.
+"""Several processes that train as one: which process computes which batch, and what they exchange.
 
-Batch `number` of the training is the same one whoever computes it, and a step is the mean over its batches.
-So the number of processes changes how fast a step is, and no more than the order of its sums.
+Batch `number` is the same whichever process computes it, and a step is the mean over its batches. The number
+of processes therefore changes the speed of a step and the order of its sums, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,6 @@ from torch import nn
 
 from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.training.shares import whole
 from ltxcore.training.step import StepLosses
 
 if TYPE_CHECKING:
@@ -31,14 +30,14 @@ class Processes:
 
     Args:
         settings: precision and accumulation.
-        sharing: how the processes share the transformer; their number is that of the process group.
+        sharing: whether the transformer is sharded; the number of processes is that of the process group.
         device: where this process computes.
     """
 
     def __init__(self, settings: TrainingSettings, sharing: ProcessSettings, device: torch.device) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        self._sharded = torch.distributed.is_initialized() and sharing.shared_out
+        self._sharded = torch.distributed.is_initialized() and sharing.sharded
         # A batch without sound reaches no audio module, and no buffer changes while training.
         ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
         self.accelerator = Accelerator(
@@ -53,7 +52,7 @@ class Processes:
         self._settings = settings
         self._called: Any = None
         if self._sharded:
-            self._share_out(_fsdp_plugin(sharing))
+            self._shard(_fsdp_plugin(sharing))
         self.rank, self.count = self.accelerator.process_index, self.accelerator.num_processes
 
     @property
@@ -100,7 +99,7 @@ class Processes:
         return StepLosses(own.step, sorted(batches, key=lambda batch: batch.number))
 
     def forget_unreached(self, parameters: Mapping[str, nn.Parameter], losses: StepLosses) -> None:
-        """Take the gradients of zero from parameters that no loss of the step has reached.
+        """Remove the zero gradients of parameters that no loss of the step has reached.
 
         The optimizer then leaves them alone, moments and weight decay included, as it does in one process.
         """
@@ -115,7 +114,7 @@ class Processes:
                 parameter.grad = None
 
     def agreed(self, word: T) -> T:
-        """What the first process says, told to all."""
+        """The first process's value, sent to all."""
         if self.count == 1:
             return word
         said = [word]
@@ -123,12 +122,12 @@ class Processes:
         return said[0]
 
     def wait(self) -> None:
-        """Go on when every process is here."""
+        """Wait for all processes."""
         if self.count > 1:
             torch.distributed.barrier()
 
-    def _share_out(self, plugin: Any) -> None:
-        """Let accelerate shard on every kind of device; by itself it does so on accelerators only."""
+    def _shard(self, plugin: Any) -> None:
+        """Make accelerate shard on every kind of device; by itself it only does so on accelerators."""
         from accelerate.utils import DistributedType
 
         self.accelerator.state.distributed_type = DistributedType.FSDP
@@ -136,7 +135,8 @@ class Processes:
 
 
 class Wrapped:
-    """A transformer that is called through the wrapper of its process group, and otherwise is itself."""
+    """A transformer that is called through the wrapper of its process group; everything else goes to the
+    transformer."""
 
     def __init__(self, wrapper: nn.Module) -> None:
         self.wrapper = wrapper
@@ -149,7 +149,7 @@ class Wrapped:
 
 
 def _reach_every_parameter(transformer: Any) -> None:
-    """Give every trained parameter a gradient in every batch, if one of zero.
+    """Give every trained parameter a gradient in every batch, zero if necessary.
 
     The processes exchange the gradients of a block in one piece, which must have the same layout in all of
     them, also where one has a batch without sound.
@@ -174,11 +174,6 @@ def _add_nothing(
     nothing = torch.stack([parameter.flatten()[:1].sum() * 0 for parameter in trained]).sum()
     first, *others = outputs
     return (first + nothing.to(first.dtype), *others)
-
-
-def clip_norm(parameters: Iterable[nn.Parameter], limit: float) -> float:
-    """Clip the norm of all gradients together, across shares; returns it as it was before."""
-    return float(whole(nn.utils.clip_grad_norm_(list(parameters), limit)))
 
 
 def _fsdp_plugin(sharing: ProcessSettings) -> Any:

@@ -1,7 +1,7 @@
-"""Regularisation data: on it the adapted model shall say what the base says (prior preservation).
+"""Regularisation data: the adapted model learns to predict the same as the base on it (prior preservation).
 
-The target is the base's own velocity for the same noise, not the clip's: the adapter is held to changing
-nothing where its subject is not shown.
+The target is the base's own velocity for the same noise, not the clip's: the adapter learns to change nothing
+where its subject is not shown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Predict = Callable[[], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 def aim_at_base(noised: NoisedBatch, model: Any, predict: Predict) -> NoisedBatch:
-    """The batch with the base's answers as its targets; masks and inputs stay.
+    """The batch with the base's predictions as targets; masks and inputs stay.
 
     Args:
         noised: the batch.

@@ -1,21 +1,22 @@
-"""Where a training begins: at the start, or at a checkpoint, of this training or of one that it may continue.
+"""Decides where a training begins: at the start, or at a checkpoint of this training or of one that it may
+continue.
 
-What a training is made of is its request, plain JSON. Another request is another training; the few keys in
-which two of them may differ and yet compute the same are told one by one, and so are those that forbid it.
+A training is identified by its request, plain JSON. Another request is another training. A few keys may
+differ without changing the computation; differences are reported key by key.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ltxcore.config.optimizer_settings import ENDLESS
-from ltxcore.store.blobs import read_json, write_json
+from ltxcore.memory.threads import set_threads, threads_in_use
+from ltxcore.store.blobs import read_json, write_atomic, write_json
 from ltxcore.training.checkpoints import (
     STATE,
     Checkpoint,
@@ -23,6 +24,7 @@ from ltxcore.training.checkpoints import (
     list_checkpoints,
     read_checkpoint,
 )
+from ltxcore.training.early_stop import EVALUATIONS_FILE
 from ltxcore.training.metrics import METRICS_FILE
 
 log = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ class ForeignCheckpoint(ValueError):
 
 
 class NoSuchCheckpoint(ValueError):
-    """`resume_from_checkpoint` names what is not there."""
+    """`resume_from_checkpoint` names a checkpoint that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +59,70 @@ class Difference:
     """Why the training cannot be continued over it; empty where it can."""
 
     def __str__(self) -> str:
-        told = f"{self.key}: {_short(self.before)} -> {_short(self.now)}"
-        return f"{told} ({self.obstacle})" if self.obstacle else told
+        message = f"{self.key}: {_short(self.before)} -> {_short(self.now)}"
+        return f"{message} ({self.obstacle})" if self.obstacle else message
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training begins, and what there is to say of it."""
+    """Where a training begins, with notes for the log."""
 
     checkpoint: Checkpoint | None
     notes: tuple[str, ...] = ()
-    record: Path | None = None
-    """The record of the training that is continued, where it lies in another directory."""
+    records: Mapping[str, bytes] = field(default_factory=dict)
+    """What the record so far must hold: name of a file -> its content."""
 
     @property
     def step(self) -> int:
+        """The step that the training goes on from; 0 is the beginning."""
         return 0 if self.checkpoint is None else self.checkpoint.step
 
+    def with_its_threads(self, asked: int | None, device: str) -> Start:
+        """Compute with the checkpoint's number of threads, so that the training stays bit-equal.
+
+        Args:
+            asked: the recipe's number, which decides where there is one.
+            device: that the training computes on; on a GPU nothing is changed.
+
+        Returns:
+            The same, with a note where the number is another than the checkpoint's or than this machine's.
+        """
+        if self.checkpoint is None or device != "cpu":
+            return self
+        before, now = self.checkpoint.threads, threads_in_use()
+        if before is None:
+            message = (
+                f"it is not known how many threads its checkpoint was computed with; now there are {now}"
+            )
+        elif before == now:
+            return self
+        elif asked is not None:
+            message = (
+                f"threads: {before} -> {now}, as the recipe says: sums are rounded otherwise from now on"
+            )
+        else:
+            set_threads(before)
+            message = f"threads: {before}, as for its checkpoint; by itself this machine would take {now}"
+        log.warning("%s", message)
+        return replace(self, notes=(*self.notes, message))
+
     def note(self, directory: Path) -> None:
-        """Write into the training's directory where it begins, and the record so far.
+        """Write where the training begins, its number of threads, and the record so far into its directory.
+
+        A record that is there is left as it is if it begins with that of the checkpoint.
 
         Lines after the checkpoint are dropped by whoever goes on writing it.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / RESUME_FILE, {"step": self.step, "notes": list(self.notes)})
-        if self.record is not None and self.record.is_file():
-            shutil.copyfile(self.record, directory / METRICS_FILE)
+        noted = {"step": self.step, "notes": list(self.notes), "threads": threads_in_use()}
+        write_json(directory / RESUME_FILE, noted)
+        for name, content in self.records.items():
+            file = directory / name
+            if not file.is_file():
+                write_atomic(file, content)
+            elif not file.read_bytes().startswith(content):
+                log.warning("%s is not what was written and is put back from the checkpoint", file)
+                write_atomic(file, content)
 
 
 def find_start(
@@ -108,19 +148,20 @@ def find_start(
         path = _named(directory, choice)
         named = read_checkpoint(path)
         changed = _explain(named, run_fingerprint, request, total, path)
-        return _told(Start(named, (f"continued from {path}", *changed), _record(path.parent, directory)))
+        notes = (f"continued from {path}", *changed)
+        return _logged(Start(named, notes, _records(named, path.parent, directory)))
     passed_over: list[str] = []
     own = latest(directory, passed_over)
     if own is not None:
         changed = _explain(own, run_fingerprint, request, total, directory)
-        return _told(Start(own, (*passed_over, *changed)))
+        return _logged(Start(own, (*passed_over, *changed), own.records))
     found = _continuable(directory, request, total)
     if found is None:
-        return _told(Start(None, (*passed_over, *_others(directory, request, total))))
+        return _logged(Start(None, (*passed_over, *_others(directory, request, total))))
     place, other = found
     changed = _explain(other, run_fingerprint, request, total, place)
     notes = (*passed_over, f"continued from the training in {place.name}", *changed)
-    return _told(Start(other, notes, _record(place, directory)))
+    return _logged(Start(other, notes, _records(other, place, directory)))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, total: int) -> list[Difference]:
@@ -143,7 +184,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], done: int, to
 def _obstacle(key: str, now: Mapping[str, Any], done: int, total: int) -> str:
     if key == EXPORTED and (now.get("evaluation.early_stop_patience") or now.get(BEST) == "best"):
         return "the held-out loss of what is exported decides when to stop and which step is the best"
-    if key.startswith(WITHOUT_EFFECT):
+    if any(key == known or key.startswith(f"{known}.") for known in WITHOUT_EFFECT):
         return ""
     if key not in (LENGTH, EPOCHS):
         return "what was computed before would differ"
@@ -158,7 +199,7 @@ def _obstacle(key: str, now: Mapping[str, Any], done: int, total: int) -> str:
 def _explain(
     checkpoint: Checkpoint, run_fingerprint: str, request: Mapping[str, Any], total: int, place: Path
 ) -> list[str]:
-    """What differs and does no harm.
+    """The differences that are allowed.
 
     Raises:
         ForeignCheckpoint: something does.
@@ -168,10 +209,10 @@ def _explain(
     found = differences(checkpoint.request, request, checkpoint.step, total)
     obstacles = [difference for difference in found if difference.obstacle]
     if obstacles or not found:
-        told = "\n".join(f"  {difference}" for difference in found)
+        listed = "\n".join(f"  {difference}" for difference in found)
         raise ForeignCheckpoint(
             f"{place} is of another training, {checkpoint.run_fingerprint[:16]}, and cannot be continued as "
-            f"{run_fingerprint[:16]}:\n{told or '  the code of a stage has a new version'}\n"
+            f"{run_fingerprint[:16]}:\n{listed or '  the code of a stage has a new version'}\n"
             "Set these keys back, or write training.resume_from_checkpoint: none to begin anew"
         )
     return [f"changed since step {checkpoint.step}: {difference}" for difference in found]
@@ -191,7 +232,7 @@ def _named(directory: Path, choice: str) -> Path:
 
 
 def _siblings(directory: Path) -> list[Path]:
-    """Directories of other trainings, the newest first."""
+    """Directories of other trainings beside this one, the newest first."""
     if not directory.parent.is_dir():
         return []
     others = [p for p in directory.parent.iterdir() if p.is_dir() and p != directory and list_checkpoints(p)]
@@ -210,7 +251,7 @@ def _newest_request(directory: Path) -> tuple[int, dict[str, Any]] | None:
 
 
 def _continuable(directory: Path, request: Mapping[str, Any], total: int) -> tuple[Path, Checkpoint] | None:
-    """Another training that this one is a continuation of, and its newest whole checkpoint."""
+    """Another training that this one continues, and its newest whole checkpoint."""
     for path in _siblings(directory) if request else []:
         known = _newest_request(path)
         found = [] if known is None else differences(known[1], request, known[0], total)
@@ -224,7 +265,7 @@ def _continuable(directory: Path, request: Mapping[str, Any], total: int) -> tup
 
 
 def _others(directory: Path, request: Mapping[str, Any], total: int) -> list[str]:
-    """A word on the newest other training, so that nobody thinks that it was continued."""
+    """A note on the newest other training, to make clear that it was not continued."""
     for path in _siblings(directory) if request else []:
         known = _newest_request(path)
         found = [] if known is None else differences(known[1], request, known[0], total)
@@ -234,11 +275,20 @@ def _others(directory: Path, request: Mapping[str, Any], total: int) -> list[str
     return []
 
 
-def _record(source: Path, directory: Path) -> Path | None:
-    return None if source.resolve() == directory.resolve() else source / METRICS_FILE
+def records_in(directory: Path) -> dict[str, bytes]:
+    """The record of a training as it is now, for a checkpoint."""
+    files = (directory / name for name in (METRICS_FILE, EVALUATIONS_FILE))
+    return {file.name: file.read_bytes() for file in files if file.is_file()}
 
 
-def _told(start: Start) -> Start:
+def _records(checkpoint: Checkpoint, source: Path, directory: Path) -> Mapping[str, bytes]:
+    """The part of a checkpoint's record that is used; from another training only the steps' measures."""
+    if source.resolve() == directory.resolve():
+        return checkpoint.records
+    return {name: content for name, content in checkpoint.records.items() if name == METRICS_FILE}
+
+
+def _logged(start: Start) -> Start:
     for note in start.notes:
         log.warning("%s", note)
     return start

@@ -1,4 +1,4 @@
-"""Scheduled sampling: some samples of a batch start from what the model itself makes of more noise.
+"""Scheduled sampling: some samples of a batch start from the model's own output for more noise.
 
 In training x_t is an exact mixture of clip and noise; in sampling it is what earlier steps of the model left,
 errors included (exposure bias). A sample that is rolled out starts k steps of 1/1000 noisier, is brought down
@@ -40,7 +40,7 @@ class Rollout:
     """How many steps each sample was rolled; int64 [B]."""
 
     def losses(self, plain: Losses, velocities: Velocities, settings: ScheduledSamplingSettings) -> Losses:
-        """The losses of the batch: ReflexFlow's is in the total and has a measure of its own.
+        """The losses of the batch: ReflexFlow's two parts are in the total, and measures with their weights.
 
         `video` and `audio` stay what they are without it, so that they compare with those of other steps.
         """
@@ -51,8 +51,15 @@ class Rollout:
         if velocities[1] is not None and self.noised.audio is not None and self.exact.audio is not None:
             pairs.append((velocities[1], self.noised.audio, self.exact.audio))
         rolled = (self.offsets > 0).to(self.noised.video.tokens.device)
-        more = torch.stack([(reflexflow(*pair, settings) * rolled).mean() for pair in pairs]).sum()
-        return replace(plain, total=plain.total + more, measures={**measures, "reflexflow": more.detach()})
+        found = [reflexflow(*pair, settings) for pair in pairs]
+        beta1 = settings.scheduled_sampling_reflexflow_beta1
+        each = [compensation + beta1 * drift for compensation, drift in found]
+        more = torch.stack([(value * rolled).mean() for value in each]).sum()
+        for name, values in zip(("compensation", "drift"), zip(*found, strict=True), strict=True):
+            part = torch.stack([(value.detach() * rolled).mean() for value in values]).sum()
+            measures[f"reflexflow_{name}"] = part
+        weights = {**plain.weights, "reflexflow_compensation": 1.0, "reflexflow_drift": beta1}
+        return replace(plain, total=plain.total + more, measures=measures, weights=weights)
 
 
 def roll_out(
@@ -109,7 +116,7 @@ def as_in_sampling(model: Any) -> Iterator[None]:
 
 
 def integrate(predict: Predict, noised: NoisedBatch, offsets: torch.Tensor, steps: int) -> NoisedBatch:
-    """The batch as the model makes it of more noise, at the levels that it has.
+    """The batch as the model's output for more noise, at its own noise levels.
 
     Args:
         predict: the velocities of a batch.
@@ -129,7 +136,7 @@ def integrate(predict: Predict, noised: NoisedBatch, offsets: torch.Tensor, step
 
 
 class _Descent:
-    """One modality on its way down.
+    """One modality during a rollout.
 
     At noise level s the mixture is x0 + s v with v = eps - x0, so x_t + (s - sigma) v is the same clip and
     the same noise at a higher level. Conditioned tokens do not move, nor does a modality that is given whole
@@ -148,7 +155,7 @@ class _Descent:
         return replace(self._noised, tokens=self._tokens, sigma=self._noised.sigma + self._gap * left)
 
     def follow(self, velocity: torch.Tensor, done: int) -> None:
-        """One Euler step of the samples that are not down yet."""
+        """One Euler step of the samples that have not reached their level yet."""
         stride = self._gap / self._offsets.clamp(min=1) * (done < self._offsets)
         self._tokens = self._tokens - self._per_token(stride) * velocity.float()
 
@@ -161,8 +168,8 @@ class _Descent:
 
 def reflexflow(
     prediction: torch.Tensor, rolled: Noised, exact: Noised, settings: ScheduledSamplingSettings
-) -> torch.Tensor:
-    """What ReflexFlow (arXiv:2512.04904) adds to the flow-matching loss of a sample that was rolled out.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ReflexFlow's (arXiv:2512.04904) addition to the flow-matching loss of a rolled-out sample.
 
     With m the loss's mask, b = x_t - x'_t the exposure bias of the rolled x'_t, err = prediction - v and
     mean() over what m leaves:
@@ -172,8 +179,8 @@ def reflexflow(
       whatever the size of the clip; with the plain sum it would be 1 in float32. The states' difference
       stands for that of the velocities: after one Euler step both are the same but for a factor, which the
       norm takes out.
-    * anti-drift rectification, beta1 ||dir(prediction) - dir(x'_t - x0)||², with dir(a) = a / ||a||_2 over
-      the sample. From x'_t, and not from x_t, that direction leads to the clip.
+    * anti-drift rectification, ||dir(prediction) - dir(x'_t - x0)||², with dir(a) = a / ||a||_2 over the
+      sample, of the weight beta1 in the loss. From x'_t, and not from x_t, that direction leads to the clip.
 
     Args:
         prediction: velocity at x'_t, [B, N, C] of any dtype.
@@ -182,7 +189,8 @@ def reflexflow(
         settings: the weights.
 
     Returns:
-        float32 [B]; 0 for a sample that is masked altogether.
+        Both, float32 [B]: the compensation with its weights less what it replaces, and the drift without
+        its weight; 0 for a sample that is masked altogether.
     """
     predicted, mask = prediction.float(), rolled.mask[..., None]
     values = (mask.sum((1, 2)) * predicted.shape[-1]).clamp(min=1)
@@ -196,7 +204,7 @@ def reflexflow(
 
     start = exact.tokens - exact.sigma[:, None, None] * exact.target
     drift = _direction(predicted * mask) - _direction((rolled.tokens - start) * mask)
-    return compensation + settings.scheduled_sampling_reflexflow_beta1 * drift.square().sum(1)
+    return compensation, drift.square().sum(1)
 
 
 def _direction(values: torch.Tensor) -> torch.Tensor:

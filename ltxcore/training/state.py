@@ -1,4 +1,4 @@
-"""What changes while training, and how it goes into a checkpoint and comes back."""
+"""The changing state of a training, and its saving to and loading from checkpoints."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.memory.threads import threads_in_use
 from ltxcore.training.checkpoints import Checkpoint
 from ltxcore.training.ema import Ema
 from ltxcore.training.lora import load_weights
@@ -22,7 +23,7 @@ from ltxcore.training.optimizer import (
     optimizer_state,
     schedule_state,
 )
-from ltxcore.training.shares import gathered
+from ltxcore.training.shards import gathered
 
 
 class TrainingState:
@@ -31,23 +32,23 @@ class TrainingState:
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, device: torch.device
     ) -> None:
-        self.parameters, self._settings = dict(parameters), settings
+        self.parameters, self._settings, self._device = dict(parameters), settings, device
         self.optimizer = make_optimizer(self.parameters, settings, device)
         self.scheduler = make_scheduler(self.optimizer, settings)
         self.ema = Ema(self.parameters, settings) if settings.use_ema else None
 
     def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Take the parameters that took the place of these when they were shared out."""
+        """Switch to the sharded parameters that replaced these."""
         self.parameters = dict(parameters)
         self.ema = None if self.ema is None else Ema(self.parameters, self._settings)
 
     @property
     def averages(self) -> Mapping[str, torch.Tensor] | None:
-        """The averages by the parameters' names; None where none are kept."""
+        """The averages, float32 [...], by the parameters' names; None where none are kept."""
         return None if self.ema is None else self.ema.averages
 
     def averaged(self, model: Any) -> AbstractContextManager[None] | None:
-        """What lets the model compute with the averages for a while; None where none are kept."""
+        """A context in which the model computes with the averages; None if none are kept."""
         return None if self.ema is None else self.ema.in_place(self.parameters, model)
 
     @property
@@ -56,7 +57,7 @@ class TrainingState:
         return float(self.scheduler.get_last_lr()[0])
 
     def advance(self, step: int) -> None:
-        """Optimizer step number `step` (from 1), with the gradients that are there."""
+        """Do optimizer step number `step` (from 1) with the current gradients."""
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -76,6 +77,7 @@ class TrainingState:
             schedule=schedule_state(self.scheduler),
             ema=None if self.ema is None else gathered(self.ema.averages),
             request=dict(request or {}),
+            threads=threads_in_use() if self._device.type == "cpu" else None,
         )
 
     def resume(self, checkpoint: Checkpoint) -> None:

@@ -1,4 +1,4 @@
-"""What one step computes: the losses of its batches, and their means."""
+"""The computation of one step: the losses of its batches, and their means."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.models.call import predict_velocity
-from ltxcore.models.connecting import connect
+from ltxcore.models.predict_velocity import predict_velocity
+from ltxcore.models.text.text_connectors import connect
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.data import Batch
 from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
@@ -21,7 +21,7 @@ from ltxcore.training.scheduled_sampling import Predict, Velocities, roll_out
 
 
 class TrainingDiverged(RuntimeError):
-    """A loss or gradient that is no number."""
+    """A loss or gradient is NaN or infinite."""
 
 
 def batch_losses(
@@ -78,7 +78,7 @@ def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Pr
 
 @contextmanager
 def derived_dropout(seed: int, number: int, device: torch.device) -> Iterator[None]:
-    """Let dropout, which knows only the global generator, draw from the seed of batch `number`."""
+    """Make dropout, which only uses the global generator, draw from the seed of batch `number`."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "train-lora", number, "dropout"))
         yield
@@ -94,6 +94,8 @@ class BatchLosses:
     video: float | None
     audio: float | None
     measures: Mapping[str, float]
+    weights: Mapping[str, float]
+    """As in `Losses`."""
     has_video: bool
     has_audio: bool
     tokens: int
@@ -110,6 +112,7 @@ class BatchLosses:
             video=video,
             audio=audio,
             measures={name: value.item() for name, value in loss.measures.items()},
+            weights=loss.weights,
             has_video=batch.has_video,
             has_audio=batch.audio is not None,
             tokens=batch.tokens,
@@ -125,10 +128,12 @@ class StepLosses:
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
+        """The ids of all samples of the step."""
         return tuple(sample_id for batch in self.batches for sample_id in batch.sample_ids)
 
     @property
     def total(self) -> float:
+        """The loss of the step: the mean over its batches."""
         return _mean([batch.total for batch in self.batches])
 
     @property
@@ -152,6 +157,14 @@ class StepLosses:
                 series.setdefault(name, []).append(value)
         return {name: _mean(values) for name, values in sorted(series.items())}
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the parts that `total` is the sum of; smaller by the share of the batches that lack a part."""
+        names = {name for batch in self.batches for name in batch.weights}
+        return {
+            name: _mean([batch.weights.get(name, 0.0) for batch in self.batches]) for name in sorted(names)
+        }
+
     def throughput(self, step_s: float) -> dict[str, float]:
         """Samples and tokens a second in a step that took `step_s`."""
         tokens = sum(batch.tokens for batch in self.batches)
@@ -164,7 +177,11 @@ class StepLosses:
 
 
 def require_finite(what: str, value: float, step: int, sample_ids: Sequence[str]) -> None:
-    """Raise TrainingDiverged, naming step and samples, where `value` is no finite number."""
+    """Check that a value is a finite number.
+
+    Raises:
+        TrainingDiverged: it is not; the message names step and samples.
+    """
     if not math.isfinite(value):
         raise TrainingDiverged(
             f"the {what} of step {step} is {value}; its samples: {', '.join(sample_ids)}. "

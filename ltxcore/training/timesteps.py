@@ -1,4 +1,4 @@
-"""Noise levels: the reference's shifted logit-normal sampler, and the schedules of the seed's family."""
+"""Noise levels: Lightricks' shifted logit-normal sampler, and SimpleTuner's schedules."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sample_sigmas(
 
 
 def shifted(sigmas: torch.Tensor, shift: float) -> torch.Tensor:
-    """s * sigma / (1 + (s - 1) * sigma): more noise for s above 1, and 0 and 1 stay where they are."""
+    """s * sigma / (1 + (s - 1) * sigma) of sigmas [B]: more noise for s above 1; 0 and 1 stay in place."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
 

@@ -1,4 +1,4 @@
-"""TREAD (arXiv:2501.04765): in training a part of the video tokens passes by a run of blocks.
+"""TREAD (arXiv:2501.04765): in training, some video tokens skip some consecutive blocks.
 
 At the first block of a route a random part of each sample's video tokens is taken out of the stream; the
 blocks of the route compute on the rest, with the positions and the modulation of those tokens; after the
@@ -30,7 +30,7 @@ _MASK = "self_attention_mask"
 
 @dataclass
 class _Passage:
-    """What is known of one forward pass on one route."""
+    """The state of one forward pass on one route."""
 
     kept: torch.Tensor
     """The tokens that go through the blocks, in order; int64 [B, K]."""
@@ -71,7 +71,7 @@ class TokenRouting:
     def batch(self, number: int) -> Iterator[None]:
         """Follow the routes in the forward and backward passes of batch `number`.
 
-        Which tokens pass by depends on the seed, on `number`, on the route and on what is conditioned.
+        Which tokens skip the blocks depends on the seed, on `number`, on the route and on the given tokens.
         """
         self._step = _Step(number)
         try:
@@ -88,7 +88,7 @@ class TokenRouting:
         return passage.kept if passage else None
 
     def remove(self) -> None:
-        """Give the transformer its own forward passes back."""
+        """Restore the transformer's own forward passes."""
         self._handle.remove()
         for block, before in reversed(self._wrapped):
             if before is None:
@@ -115,7 +115,7 @@ class TokenRouting:
         return self._step.passages.get(number)
 
     def _wrap(self, block: nn.Module, number: int, position: int) -> None:
-        """Let a block of route `number` compute on the tokens that are kept."""
+        """Make a block of route `number` compute on the kept tokens."""
         forward: Callable[..., Any] = block.forward
         names = list(inspect.signature(type(block).forward).parameters)[1:]
         span = self._spans[number]
@@ -138,7 +138,7 @@ class TokenRouting:
 
 
 def keep_tokens(given: torch.Tensor, ratio: float, generator: torch.Generator) -> torch.Tensor:
-    """Choose the tokens that go through a route's blocks.
+    """Choose the tokens that a route's blocks compute on.
 
     round((1 - ratio) N) of each sample, at least one: what is given, and random others. Where a sample has
     more tokens given than that, every sample of the batch keeps as many.
@@ -159,9 +159,14 @@ def keep_tokens(given: torch.Tensor, ratio: float, generator: torch.Generator) -
 
 
 def at_tokens(given: dict[str, Any], kept: torch.Tensor, tokens: int) -> dict[str, Any]:
-    """A block's arguments beside the stream itself, for the kept ones of so many video tokens.
+    """A block's arguments beside the stream itself, for the kept tokens.
 
-    Positions always are a token each; modulation is where tokens have times of their own.
+    Positions always have an entry a token; modulation has one only where tokens have times of their own.
+
+    Args:
+        given: the block's arguments by name.
+        kept: indices of the kept tokens, int64 [B, K].
+        tokens: how many video tokens there are.
     """
     found = dict(given)
     for name in _MODULATION:
@@ -177,7 +182,7 @@ def at_tokens(given: dict[str, Any], kept: torch.Tensor, tokens: int) -> dict[st
 
 
 def take_tokens(values: torch.Tensor, kept: torch.Tensor, dim: int = 1) -> torch.Tensor:
-    """The kept tokens of values whose tokens are in `dim`, of each sample its own."""
+    """The kept tokens [.., K, ..] of values [.., N, ..] whose tokens are in `dim`; `kept` is int64 [B, K]."""
     return values.expand(len(kept), *values.shape[1:]).gather(dim, _index(values, kept, dim))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ltxcore.store.blobs import write_atomic
-from ltxcore.validation.plan import Rendering
+from ltxcore.validation.rendering_settings import Rendering
+from ltxcore.validation.sound_picture import pictured
 
 COLUMNS = 6
 CELL_WIDTH_PX = 240
@@ -38,6 +40,7 @@ def write_contact_sheet(path: Path, prompts: Sequence[Sequence[Labelled]], title
     """
     if not prompts:
         raise ValueError("a contact sheet needs at least one prompt")
+    prompts = [[(label, _shown(rendering)) for label, rendering in shown] for shown in prompts]
     columns = min(COLUMNS, max(len(r.frames) for shown in prompts for _, r in shown))
     heights = [_cell_height(shown[0][1]) for shown in prompts]
     width = 2 * MARGIN_PX + LABEL_WIDTH_PX + columns * (CELL_WIDTH_PX + GAP_PX)
@@ -56,6 +59,13 @@ def write_contact_sheet(path: Path, prompts: Sequence[Sequence[Labelled]], title
     picture = io.BytesIO()
     sheet.save(picture, "PNG", optimize=True)
     write_atomic(path, picture.getvalue())
+
+
+def _shown(rendering: Rendering) -> Rendering:
+    """A sound made alone has one picture, which covers all of it."""
+    if rendering.has_pictures:
+        return rendering
+    return replace(rendering, frames=pictured(rendering).frames[:1])
 
 
 def spaced(count: int, wanted: int) -> list[int]:

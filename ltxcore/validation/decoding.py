@@ -9,7 +9,7 @@ import logging
 from typing import Any
 
 from ltxcore.memory.out_of_memory import is_out_of_memory, release_memory
-from ltxcore.models.vae_ways import LARGE_TILES, SMALL_TILES, Tiles
+from ltxcore.models.vae.ways import LARGE_TILES, SMALL_TILES, Tiles
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from ltxcore.media.errors import MediaError
-from ltxcore.media.ffmpeg_process import file_url, last_words, run_tool
-from ltxcore.models.video_latents import encode_videos
+from ltxcore.media.ffmpeg_process import FFMPEG, file_url, last_words, run_tool
+from ltxcore.models.vae.video_latents import encode_videos
 
 TIMEOUT_S = 60.0
-QUIET = ["ffmpeg", "-nostdin", "-v", "error", "-y"]
+QUIET = [*FFMPEG, "-v", "error", "-y"]
 
 Picture = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -40,7 +40,7 @@ def recompress(picture: Picture, crf: int) -> Picture:
         pixels = ffmpeg.input(file_url(raw), format="rawvideo", pix_fmt="rgb24", s=f"{width}x{height}", r=25)
         encode = pixels.output(file_url(video), vcodec="libx264", crf=crf, pix_fmt="yuv420p", threads=1)
         _run(encode.compile(cmd=QUIET), raw)
-        decode = ffmpeg.input(file_url(video)).output("pipe:1", format="rawvideo", pix_fmt="rgb24")
+        decode = ffmpeg.input(file_url(video), threads=1).output("pipe:1", format="rawvideo", pix_fmt="rgb24")
         decoded = _run(decode.compile(cmd=QUIET), video)
     return np.frombuffer(decoded, np.uint8).reshape(height, width, 3).copy()
 

@@ -14,26 +14,26 @@ import torch
 
 from ltxcore.memory.arrangement import Arrangement
 from ltxcore.memory.placement import Placement
-from ltxcore.models.connecting import Caption, PrecomputedConnectors, connect
-from ltxcore.models.loading import (
+from ltxcore.models.files.loading import (
     load_audio_vae,
     load_connectors,
     load_transformer,
     load_video_vae,
     load_vocoder,
 )
+from ltxcore.models.files.source import ModelSource
+from ltxcore.models.lora.fitting import require_names
+from ltxcore.models.lora.header import AdapterError
 from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.source import ModelSource
-from ltxcore.models.versions import VERSIONS
-from ltxcore.validation.held import Held, holding
-from ltxcore.validation.plan import Rendering, RenderPlan
+from ltxcore.models.text.text_connectors import Caption, PrecomputedConnectors, connect
+from ltxcore.models.version import Version
+from ltxcore.validation.given_tokens import Given, giving
+from ltxcore.validation.isolation import isolated
+from ltxcore.validation.rendering_settings import Rendering, RenderSettings
+from ltxcore.validation.schedule import given_scheduler, reference_scheduler
 
 ADAPTER = "lora"
-REFERENCE_SHIFT = 2.05
-TERMINAL_SIGMA = 0.1
-ADAPTED = ("transformer.", "diffusion_model.")
-"""How weights are named in diffusers' and in ComfyUI's LoRA files."""
 
 Progress = Callable[[int, int], None]
 """Called after each denoising step with the steps done and the steps in all."""
@@ -41,10 +41,6 @@ Progress = Callable[[int, int], None]
 
 class BrokenRendering(RuntimeError):
     """A rendering that is not a number: the weights are broken, and a black picture would hide it."""
-
-
-class AdapterError(ValueError):
-    """A LoRA file that does not fit the model."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,8 @@ class Components:
     vocoder: Any
     max_tokens: int
     """Slots of the text: `ModelSource.text_max_tokens`."""
+    stg_block: int
+    """The block that STG perturbs where the plan names none."""
 
 
 def load_components(
@@ -96,6 +94,7 @@ def load_components(
         audio_vae=load_audio_vae(source, dtype, device),
         vocoder=load_vocoder(source, dtype, device),
         max_tokens=source.text_max_tokens,
+        stg_block=usual_stg_block(source.version, transformer.config.num_layers),
     )
 
 
@@ -124,7 +123,7 @@ class Renderer:
     without each other.
     """
 
-    def __init__(self, components: Components, plan: RenderPlan) -> None:
+    def __init__(self, components: Components, plan: RenderSettings) -> None:
         self.plan = plan
         self._components = components
         self._adapted = False
@@ -138,7 +137,7 @@ class Renderer:
         features: Caption,
         negative: Caption | None = None,
         progress: Progress | None = None,
-        plan: RenderPlan | None = None,
+        plan: RenderSettings | None = None,
     ) -> Rendering:
         """Render one prompt.
 
@@ -156,20 +155,21 @@ class Renderer:
         plan = plan or self.plan
         guided = plan.is_guided
         if guided and negative is None:
-            raise ValueError(f"guidance {plan.told_guidance()} needs the negative prompt's features")
+            raise ValueError(f"guidance {plan.shown_guidance()} needs the negative prompt's features")
         seed = plan.seed_of(name)
         self._pipeline.scheduler = reference_scheduler() if plan.sigmas is None else given_scheduler()
-        video, audio = self._pipeline(
-            **self._text(features, negative if guided else None),
-            **self._sampling(plan),
-            # Drawn on the CPU and then moved: the same noise on every device.
-            generator=torch.Generator("cpu").manual_seed(seed),
-            callback_on_step_end=None if progress is None else _told(progress, plan.steps),
-        )
+        with nullcontext() if plan.modality == "both" else isolated(self._components.transformer):
+            video, audio = self._pipeline(
+                **self._text(features, negative if guided else None),
+                **self._sampling(plan),
+                # Drawn on the CPU and then moved: the same noise on every device.
+                generator=torch.Generator("cpu").manual_seed(seed),
+                callback_on_step_end=None if progress is None else _step_callback(progress, plan.steps),
+            )
         return Rendering(
             name=name,
-            frames=_frames(video[0], name),
-            audio=_sound(audio[0], name),
+            frames=_frames(video[0][:0] if plan.modality == "audio" else video[0], name),
+            audio=_sound(audio[0][:, :0] if plan.modality == "video" else audio[0], name),
             fps=plan.fps,
             sample_rate=self._components.vocoder.config.output_sampling_rate,
             seed=seed,
@@ -203,9 +203,9 @@ class Renderer:
             self._pipeline.unload_lora_weights()
             self._adapted = False
 
-    def holding(self, held: Held | None) -> AbstractContextManager[None]:
+    def giving(self, given: Given | None) -> AbstractContextManager[None]:
         """Give every rendering inside the block these parts; None gives nothing."""
-        return nullcontext() if held is None else holding(self._pipeline, held)
+        return nullcontext() if given is None else giving(self._pipeline, given)
 
     @property
     def vae(self) -> Any:
@@ -249,7 +249,24 @@ class Renderer:
         both = connect(self._components.connectors, [features], self._components.max_tokens)
         return torch.cat(both, dim=-1)
 
-    def _sampling(self, plan: RenderPlan) -> dict[str, Any]:
+    def _stg_blocks(self, asked: Sequence[int] | None) -> list[int]:
+        """The blocks whose self-attention STG leaves out.
+
+        Raises:
+            ValueError: a block is past the last one.
+        """
+        if asked is None:
+            return [self._components.stg_block]
+        blocks = self._components.transformer.config.num_layers
+        beyond = [block for block in asked if block >= blocks]
+        if beyond:
+            raise ValueError(
+                f"validation_stg_blocks names block {beyond[0]}, and the transformer has {blocks}; "
+                f"write blocks from 0 to {blocks - 1}"
+            )
+        return list(asked)
+
+    def _sampling(self, plan: RenderSettings) -> dict[str, Any]:
         """Size, schedule and guidance.
 
         The pipeline reads a sound's 0.0 as "the video's value", so each scale that may be 0 is the same for
@@ -271,7 +288,7 @@ class Renderer:
             "guidance_rescale": plan.rescale,
             "audio_guidance_rescale": plan.rescale,
             "spatio_temporal_guidance_blocks": (
-                stg_blocks(self._components.transformer.config, plan.stg_blocks) if plan.stg_scale else None
+                self._stg_blocks(plan.stg_blocks) if plan.stg_scale else None
             ),
             "use_cross_timestep": True,
             "output_type": "pt",
@@ -279,42 +296,10 @@ class Renderer:
         }
 
 
-def stg_blocks(config: Any, asked: Sequence[int] | None) -> list[int]:
-    """The blocks whose self-attention STG leaves out: those asked for, or those of the model's version.
-
-    A model of another depth, such as the tiny one, has its own at the same share of it.
-
-    Raises:
-        ValueError: a block is past the last one.
-    """
-    if asked is None:
-        version = "2.3" if config.gated_attn else "2.0"
-        known = VERSIONS[version]
-        return [known.stg_block * config.num_layers // known.transformer["num_layers"]]
-    beyond = [block for block in asked if block >= config.num_layers]
-    if beyond:
-        raise ValueError(
-            f"validation_stg_blocks names block {beyond[0]}, and the transformer has {config.num_layers}; "
-            f"write blocks from 0 to {config.num_layers - 1}"
-        )
-    return list(asked)
-
-
-def reference_scheduler() -> Any:
-    """The reference's schedule for every size: a fixed shift of 2.05 and a last non-zero sigma of 0.1.
-
-    diffusers' default shift depends on the token count and differs by up to 0.22 (ltx2-facts section 6).
-    """
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True,
-        base_shift=REFERENCE_SHIFT,
-        max_shift=REFERENCE_SHIFT,
-        base_image_seq_len=1024,
-        max_image_seq_len=4096,
-        shift_terminal=TERMINAL_SIGMA,
-    )
+def usual_stg_block(version: Version, layers: int) -> int:
+    """The block that the reference perturbs; a model of another depth has its own at the same share of it."""
+    released: int = version.transformer["num_layers"]
+    return version.stg_block * layers // released
 
 
 def _without_masks(
@@ -322,13 +307,6 @@ def _without_masks(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Masks that let everything through only keep attention from its fast kernels."""
     return arguments, {**named, "encoder_attention_mask": None, "audio_encoder_attention_mask": None}
-
-
-def given_scheduler() -> Any:
-    """Takes noise levels as they are given."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    return FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=False, shift=1.0)
 
 
 def _pipeline(components: Components, video_width: int) -> Any:
@@ -363,16 +341,12 @@ def _check_keys(file: Path) -> list[str]:
             names = list(tensors.keys())
     except SafetensorError as error:
         raise AdapterError(f"{file} is no safetensors file: {error}") from error
-    foreign = [name for name in names if not name.startswith(ADAPTED)]
-    if foreign or not names:
-        raise AdapterError(
-            f"{file} must hold LoRA weights of the transformer alone, named {' or '.join(ADAPTED)}...; "
-            f"found {', '.join(foreign[:3]) or 'nothing'}"
-        )
-    return names
+    return require_names(file, names)
 
 
-def _told(progress: Progress, steps: int) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
+def _step_callback(
+    progress: Progress, steps: int
+) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
     def tell(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         progress(step + 1, steps)
         return tensors

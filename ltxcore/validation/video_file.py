@@ -11,7 +11,8 @@ import ffmpeg
 import numpy as np
 
 from ltxcore.store.blobs import sync_directory
-from ltxcore.validation.plan import Rendering, Waveform
+from ltxcore.validation.rendering_settings import Rendering, Waveform
+from ltxcore.validation.sound_picture import pictured
 
 CRF = 18
 AUDIO_BITRATE = "192k"
@@ -24,6 +25,8 @@ class VideoFileError(RuntimeError):
 def write_video(path: Path, rendering: Rendering) -> None:
     """Encode a rendering as mp4: H.264 (yuv420p, BT.709, crf 18) with AAC sound as long as the video.
 
+    A rendering without sound has no sound track; one without pictures shows its spectrogram.
+
     The frames go to ffmpeg through its standard input and the sound through a file beside the output:
     with one pipe there is nothing that two writers could wait for.
 
@@ -31,6 +34,7 @@ def write_video(path: Path, rendering: Rendering) -> None:
         ValueError: the frames or the sound have the wrong shape or type.
         VideoFileError: ffmpeg failed; nothing is left under `path`.
     """
+    rendering = pictured(rendering)
     frames, sound = rendering.frames, rendering.audio
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape:
         raise ValueError(f"frames must be uint8 [F, H, W, 3]; found {frames.dtype} {list(frames.shape)}")
@@ -64,16 +68,19 @@ def _encode(rendering: Rendering, raw: Path, made: Path) -> None:
     video = video.filter(
         "scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int"
     )
-    audio = ffmpeg.input(f"file:{raw}", format="f32le", ar=rendering.sample_rate, ac=2)
+    streams, sound = [video], {}
+    if rendering.has_sound:
+        streams.append(ffmpeg.input(f"file:{raw}", format="f32le", ar=rendering.sample_rate, ac=2))
+        sound = {"acodec": "aac", "audio_bitrate": AUDIO_BITRATE}
     command = ffmpeg.output(
-        video,
-        audio,
+        *streams,
         f"file:{made}",
+        **sound,
         vcodec="libx264",
-        acodec="aac",
         pix_fmt="yuv420p",
         crf=CRF,
-        audio_bitrate=AUDIO_BITRATE,
+        # x264 cuts the work by its threads, so that their number changes the file.
+        threads=1,
         movflags="+faststart",
         colorspace="bt709",
         color_primaries="bt709",
@@ -85,7 +92,7 @@ def _encode(rendering: Rendering, raw: Path, made: Path) -> None:
     try:
         command.run(input=pixels, capture_stderr=True)
     except ffmpeg.Error as error:
-        told = error.stderr.decode(errors="replace").strip() or "ffmpeg said nothing"
-        raise VideoFileError(f"{rendering.name}: the mp4 could not be written: {told}") from error
+        words = error.stderr.decode(errors="replace").strip() or "ffmpeg said nothing"
+        raise VideoFileError(f"{rendering.name}: the mp4 could not be written: {words}") from error
     except FileNotFoundError as error:
         raise VideoFileError("ffmpeg is not installed; `apt-get install ffmpeg` brings it") from error

@@ -1,4 +1,4 @@
-"""The commands of the README. A test takes what it runs from here, so that README and tests cannot drift."""
+"""The commands of the README and the docs. Tests take what they run from here, so that they cannot drift."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    """Every command line in the README's bash blocks."""
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+def commands(page: str = "README.md") -> list[str]:
+    """Every command line in a page's bash blocks."""
+    blocks = BLOCK.findall((ROOT / page).read_text())
     return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
 
 

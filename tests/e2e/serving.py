@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.leash import ROOT
-from flows.server import free_port
+from flows.child_process import ROOT
+from flows.environment import prefect_home
+from flows.guard.hosts import free_port
+from flows.secret import find_secret
+from flows.server import find_server
 from tests.e2e.readme import readme, recipe_of
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 TINY = ROOT / "deploy/recipes/tiny.yaml"
 
@@ -20,8 +29,26 @@ def until(condition: Callable[[], object], limit_s: float) -> float:
     start = time.monotonic()
     while not condition():
         assert time.monotonic() - start < limit_s, f"it did not come in {limit_s} s"
-        time.sleep(0.2)
+        # Most conditions ask the server, which shares the processors with what is waited for.
+        time.sleep(0.5)
     return time.monotonic() - start
+
+
+@contextmanager
+def api(workspace: Path) -> Iterator[SyncPrefectClient]:
+    """A client of the Prefect server of a workspace, which asks every client for its secret."""
+    server = find_server(workspace)
+    assert server is not None, f"no server runs for {workspace}"
+    yield _client(server.url, find_secret(prefect_home(workspace)))
+
+
+@cache
+def _client(url: str, secret: str | None) -> SyncPrefectClient:
+    """One for the life of this process: making one costs three times as much as a question."""
+    # At import Prefect would read the environment, which a test may set first.
+    from prefect.client.orchestration import SyncPrefectClient
+
+    return SyncPrefectClient(url, auth_string=secret).__enter__()
 
 
 def start_serving(
@@ -41,6 +68,6 @@ def start_serving(
     path = workspace.with_suffix(".log")
     with path.open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    until(lambda: b"Ctrl-C" in path.read_bytes() or process.poll() is not None, 120)
+    until(lambda: b"Ctrl-C" in path.read_bytes() or process.poll() is not None, 900)
     assert process.poll() is None, path.read_text()
     return process, mlflow_port

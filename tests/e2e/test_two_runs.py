@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, TRAIN, asked_stages
-from ltxcore.stages.stamp import ManifestEntry, read_manifest
+from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT, TRAIN, asked_stages
+from ltxcore.pipeline.base.stamp import ManifestEntry, read_manifest
 from ltxcore.store.latents import LatentStore
+from ltxcore.store.records import EncodedLatent
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 # Of a recipe without CREPA.
 STAGES = asked_stages(Recipe())
@@ -54,8 +55,8 @@ def test_two_runs_at_once_share_the_work_and_both_complete(
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
     ]
-    told = [process.communicate()[0] for process in running]
-    assert [process.returncode for process in running] == [0, 0], "\n".join(told)
+    outputs = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(outputs)
 
     workspace = Workspace(tmp_path / "workspace")
     both = [entries(folder) for folder in workspace.runs.iterdir() if folder.is_dir()]
@@ -71,8 +72,8 @@ def test_two_runs_at_once_share_the_work_and_both_complete(
     assert done[TRAIN.name] == 3
     assert done[TEXT.name] == both[0][TEXT.name].counts["captions"]
     rows = [
-        (record["array"], record["row"])
+        (record.array, record.row)
         for _, record in LatentStore(workspace.store).index.items()
-        if record["state"] == "encoded"
+        if isinstance(record, EncodedLatent)
     ]
     assert len(rows) == len(set(rows)) == 2 * len(CLIPS)

@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants
 
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.stages import embed_text, encode_latents, probe_media, split_audio
-from ltxcore.stages.context import Context
-from ltxcore.stages.trainable import require_trainable
-from ltxcore.store.latents import LatentStore
+from ltxcore.execution.runner import do_units
+from ltxcore.execution.works import WORKS
+from ltxcore.media.errors import MediaError
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import LATENTS, Stage
+from ltxcore.pipeline.base.progress import Progress
+from ltxcore.pipeline.base.work import Assignment, Place, Work
+from ltxcore.stages.embed_text.request import to_do as embed_text_to_do
+from ltxcore.stages.embed_text.work import Embedder
+from ltxcore.stages.probe_media.media_files import find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.probe_media.trainable import require_trainable
+from ltxcore.stages.probe_media.work import make_snapshot
+from ltxcore.stages.split_audio.request import to_do as split_audio_to_do
+from ltxcore.stages.split_audio.work import split_batch
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
 from ltxcore.store.workspace import Workspace
 from ltxcore.tracking.mlflow_run import MlflowRun
 from tests.hub_server import FakeHub, fake_hub
+from tests.shared import empty_tracking_database, made_once
 
 TINY = Path(__file__).parents[2] / "deploy/recipes/tiny.yaml"
+MADE = "made-once"
+"""In a bench's folder, a file that names the folder of what the session's tests share."""
 CLIPS = ("blue-box-up.mp4", "red-disc-right.mp4", "orange-disc-silent.mp4", "twin.mp4", "twin.mov")
 
 DATASETS = """
@@ -34,6 +49,31 @@ DATASETS = """
 - id: text
   dataset_type: text_embeds
 """
+
+
+class Counted(Progress):
+    """Calls back for everything that is done."""
+
+    def __init__(self, stage: Stage, run: Path, on_advance: Callable[[], None]) -> None:
+        super().__init__(stage.name, run)
+        self._on_advance = on_advance
+
+    def advance(self, by: int = 1, message: str | None = None) -> None:
+        super().advance(by, message)
+        self._on_advance()
+
+
+def work_of(stage: Stage, ctx: Context, on_advance: Callable[[], None] = lambda: None) -> Work[Any]:
+    """The work of a stage, outside of a run."""
+    beside = ctx.workspace.root.parent / "beside"
+    return WORKS[stage.name](Assignment(ctx, {}, beside / stage.name, Counted(stage, beside, on_advance)))
+
+
+def do_all(work: Work[Any]) -> None:
+    """Do all that a work has to do, each unit once, on the CPU and without a stamp."""
+    if work.total():
+        work.load(Place(work.ctx, "cpu", None))
+        do_units(work, tries=1)
 
 
 class Bench:
@@ -50,43 +90,70 @@ class Bench:
 
     def probe(self) -> tuple[Snapshot, int]:
         ctx = self.ctx
-        memo, files = probe_media.Memo(ctx), probe_media.find_files(ctx)
+        memo, files = Memo(ctx), find_files(ctx)
         unknown = memo.unknown(files)
         probed = memo.probe_batch(unknown, lambda: None)
-        snapshot = probe_media.make_snapshot(ctx, memo, files)
+        snapshot = make_snapshot(ctx, memo, files)
         ctx.workspace.save_snapshot(snapshot)
         require_trainable(ctx, snapshot)
         return snapshot, probed
 
     def split(self) -> int:
         ctx, store = self.ctx, WaveformStore(self.ctx.store)
-        waiting = split_audio.to_do(ctx, store)
-        split_audio.split_batch(ctx, store, waiting, lambda: None)
+        waiting = split_audio_to_do(ctx, store)
+        split_batch(ctx, store, waiting, lambda: None)
         return len(waiting)
 
     def encode(self, on_clip: Callable[[], None] = lambda: None) -> dict[str, int]:
-        ctx = self.ctx
-        batches = encode_latents.plan_batches(ctx, LatentStore(ctx.store))
-        if not batches:
-            return {"video": 0, "audio": 0}
-        encoder = encode_latents.Encoder(ctx, "cpu")
-        for batch in batches:
-            encoder.encode_batch(batch, on_clip)
-        return encoder.encoded
+        work = work_of(LATENTS, self.ctx, on_clip)
+        do_all(work)
+        counts = work.outcome().outcome.counts
+        return {kind: counts[f"{kind}_encoded"] for kind in ("video", "audio")} | (
+            {"mask": counts["masks"]} if counts["masks"] else {}
+        )
 
     def embed(self) -> int:
         ctx = self.ctx
-        waiting = embed_text.to_do(ctx, TextStore(ctx.store))
+        waiting = embed_text_to_do(ctx, TextStore(ctx.store))
         if waiting:
-            embed_text.Embedder(ctx, "cpu").embed_batch(waiting)
+            Embedder(ctx, "cpu").embed_batch(waiting)
         return len(waiting)
 
-    def prepare(self) -> None:
-        """Everything that training needs."""
+    def look(self, stores: Sequence[str] = ("media",)) -> None:
+        """Probe, with copies of what these stores hold for another test of this session.
+
+        Stores go by content: a copy is what would be made here, and what is not there is made.
+        """
+        made, workspace = self.root / MADE, self.ctx.workspace
+        if made.exists() and not workspace.store_file.exists():
+            _take_stores(_prepared(Path(made.read_text())), workspace.root, stores)
         self.probe()
+
+    def prepare(self) -> None:
+        """Everything that training needs; what was made for another test of this session is copied."""
+        self.look(("media", "audio", "latents", "text"))
         self.split()
         self.encode()
         self.embed()
+
+
+def _prepared(shared: Path) -> Path:
+    """The workspace of a bench that is prepared as the shipped recipe asks."""
+
+    def make(root: Path) -> None:
+        bench = make_bench(root, shared / "sample-clips", shared / "models")
+        (root / MADE).unlink()
+        bench.prepare()
+        empty_tracking_database(root / "workspace")
+
+    return made_once(shared, "prepared-bench", make) / "workspace"
+
+
+def _take_stores(made: Path, workspace: Path, stores: Sequence[str]) -> None:
+    """Copy what the workspace does not have yet of another's stores and of its empty MLflow database."""
+    for name in (*(f"store/{store}" for store in stores), "mlflow"):
+        if not (workspace / name).exists():
+            shutil.copytree(made / name, workspace / name)
 
 
 @pytest.fixture
@@ -104,9 +171,28 @@ def make_bench(root: Path, sample_clips: Path, tiny_models: Path) -> Bench:
         for caption in sample_clips.glob(f"{name.split('.')[0]}*.txt"):
             shutil.copy2(caption, root / "clips" / caption.name)
     shutil.copytree(tiny_models, root / "workspace" / "models")
+    (root / MADE).write_text(str(tiny_models.parent))
     recipe = load_recipe(TINY)
     training = recipe.training.model_copy(update={"max_train_steps": 6, "checkpoint_step_interval": 2})
     return Bench(root, recipe.model_copy(update={"training": training}))
+
+
+@pytest.fixture
+def undecodable(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Names a clip of which a healthy decoder says that its pictures are damaged."""
+    from ltxcore.media import decode
+
+    whole = decode.decode_frames
+
+    def condemn(name: str) -> None:
+        def decode_frames(path: Path, *rest: object, **more: object) -> object:
+            if path.name == name:
+                raise MediaError("is damaged: 3 of the 17 frames needed are readable")
+            return whole(path, *rest, **more)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(decode, "decode_frames", decode_frames)
+
+    return condemn
 
 
 @pytest.fixture
@@ -125,6 +211,6 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 @pytest.fixture
 def tags(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What MLflow is told, without a tracking server."""
-    told: dict[str, str] = {}
-    monkeypatch.setattr(MlflowRun, "set_tags", lambda self, tags: told.update(tags))
-    return told
+    sent: dict[str, str] = {}
+    monkeypatch.setattr(MlflowRun, "set_tags", lambda self, tags: sent.update(tags))
+    return sent

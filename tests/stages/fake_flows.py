@@ -14,7 +14,7 @@ from flows.gpu_lease import gpu_lease
 from flows.interrupt import stop_on_sigterm
 from flows.run_stage import run_stage
 from ltxcore.config.memory_settings import MemorySettings
-from ltxcore.stages.setbacks import MemoryRetry, Setbacks
+from ltxcore.pipeline.plan.out_of_memory_record import MemoryRetry, OutOfMemoryRecord
 
 # Another test of the same process may have imported it before.
 TORCH_WAS_HERE = "torch" in sys.modules
@@ -28,6 +28,8 @@ def note(workspace: str, stage: str) -> None:
 @flow(name="first-stage")
 def first_stage(workspace: str = "", mode: str = "") -> None:
     note(workspace, "first")
+    while mode == "wait" and not (Path(workspace) / "go").exists():
+        time.sleep(0.1)
 
 
 @flow(name="second-stage")
@@ -38,9 +40,9 @@ def second_stage(workspace: str = "", mode: str = "") -> None:
     if (root / "mended").exists():
         return
     if mode == "out-of-memory":
-        setbacks = Setbacks(root, MemorySettings())
-        if len(setbacks.all()) < 2:
-            setbacks.note(f"plan {len(setbacks.all())}", "it held too much")
+        record = OutOfMemoryRecord(root, MemorySettings())
+        if len(record.all()) < 2:
+            record.note(f"plan {len(record.all())}", "it held too much")
             raise RuntimeError("out of memory")
     if mode == "raise":
         raise ValueError("the second stage is broken")
@@ -53,11 +55,14 @@ def second_stage(workspace: str = "", mode: str = "") -> None:
         with gpu_lease():
             note(workspace, "leased")
     if mode == "sleep":
-        time.sleep(120)
+        (root / "at-work").touch()
+        time.sleep(600)
     if mode == "train":
         with stop_on_sigterm() as should_stop:
+            (root / "at-work").touch()
             while not should_stop():
-                time.sleep(0.1)
+                # As long as a step of a large model: all that comes on the parent's end falls into one.
+                time.sleep(3)
             (root / "checkpoint").write_text("whole")
 
 
@@ -65,7 +70,7 @@ def second_stage(workspace: str = "", mode: str = "") -> None:
 def two_stages(workspace: str = "", mode: str = "", retries: int = 0) -> None:
     note(workspace, "parent")
     run_stage(first_stage, {"workspace": workspace, "mode": mode})
-    again = MemoryRetry(Setbacks(Path(workspace), MemorySettings()))
+    again = MemoryRetry(OutOfMemoryRecord(Path(workspace), MemorySettings()))
     run_stage(second_stage, {"workspace": workspace, "mode": mode}, retries=retries, again=again)
     if "torch" in sys.modules and not TORCH_WAS_HERE:
         raise AssertionError("the parent has imported torch")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import flow
 
-from ltxcore.stages.context import Context
+from ltxcore.pipeline.base.context import Context
 from tasks.hub import check_hub, push_to_hub
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from ltxcore.memory.plan import GIB
+from ltxcore.pipeline.plan import stage_plan
 
 CARD_BYTES = 24 * GIB
 
@@ -16,6 +17,6 @@ CARD_BYTES = 24 * GIB
 def simulated_card(device_bytes: int = CARD_BYTES) -> Iterator[None]:
     """Inside, every stage that runs the transformer plans for a card of so much memory."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ltxcore.stages.memory_plans.device_budget_bytes", lambda device, vram: device_bytes)
-        patch.setattr("ltxcore.stages.memory_plans.device_name", lambda: "RTX 4090")
+        patch.setattr(stage_plan, "device_budget_bytes", lambda device, vram: device_bytes)
+        patch.setattr(stage_plan, "device_name", lambda: "RTX 4090")
         yield

@@ -9,40 +9,50 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ltxcore.config.dataset_kinds import VideoDataset
+from ltxcore.config.datasets import load_datasets
+from ltxcore.media.dataset_files import Bounds
 from ltxcore.media.decode import decode_frames
+from ltxcore.media.discover import content_as_read
 from ltxcore.media.errors import MediaError
-from ltxcore.media.plan import plan_sample
+from ltxcore.media.frame_selection import make_sample
 from ltxcore.media.probe import probe
-from ltxcore.stages import probe_media
-from ltxcore.stages.context import Context
+from ltxcore.pipeline.base.context import Context
+from ltxcore.stages.probe_media import media_files
+from ltxcore.stages.probe_media.bounds import bounds_of
+from ltxcore.stages.probe_media.media_files import MediaFile, _each_by_its_content, find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
-from tests.unit.media_clips import ffmpeg, numbered_clip, numbers
+from tests.unit.media.clips import ffmpeg, numbered_clip, numbers
+from tests.unit.media.files import picture, tone
 
 ROOT = Path(__file__).parents[2]
 MIB = 2**20
 MEASURED = """
-import resource, sys, time
+import os, resource, sys
 from pathlib import Path
 from ltxcore.config.dataset_kinds import VideoDataset
+from ltxcore.media.dataset_files import Bounds
 from ltxcore.media.decode import decode_frames
-from ltxcore.media.plan import plan_sample
+from ltxcore.media.frame_selection import make_sample
 from ltxcore.media.probe import probe
 
-began, path = time.monotonic(), Path(sys.argv[1])
+path = Path(sys.argv[1])
 dataset = VideoDataset(
     id="d", dataset_type="video", instance_data_dir="x", resolution=64, resolution_type="pixel",
     caption_strategy="filename", video={"num_frames": 9},
 )
-sample = plan_sample(dataset, path.parent, path, "m", probe(path))
+sample = make_sample(dataset, Bounds(path.parent), path, "m", probe(path))
 frames = decode_frames(path, sample.frames, sample.geometry)
 assert frames.shape == (9, *sample.geometry.target[::-1], 3)
 # Not getrusage for the process itself: what it says was inherited from the one that forked it.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 own = int(status["VmHWM"].split()[0])
-print(1024 * own, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, time.monotonic() - began)
+print(1024 * own, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, sum(os.times()[:4]))
 """
 
 
@@ -53,7 +63,7 @@ def dataset(**more: object) -> VideoDataset:
 
 
 def measured(clip: Path) -> tuple[float, float, float]:
-    """Peak bytes of Python and of ffmpeg, and seconds, to probe a clip and decode nine frames of it."""
+    """Peak bytes of Python and of ffmpeg, and processor seconds, to probe a clip and decode nine frames."""
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, str(clip)], check=True, capture_output=True, text=True, cwd=ROOT
     )
@@ -69,9 +79,9 @@ def look(folder: Path) -> Snapshot:
         f"resolution_type: pixel, video: {{num_frames: 9}}, audio: {{auto_split: false}}}}\n{text}\n"
     )
     ctx = Context(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml")
-    memo, files = probe_media.Memo(ctx), probe_media.find_files(ctx)
+    memo, files = Memo(ctx), find_files(ctx)
     memo.probe_batch(memo.unknown(files), lambda: None)
-    return probe_media.make_snapshot(ctx, memo, files)
+    return make_snapshot(ctx, memo, files)
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ def test_three_hours_are_read_in_bounded_memory_and_time(tmp_path: Path) -> None
 def test_odd_sizes_become_legal_ones(size: str, tmp_path: Path) -> None:
     clip = tmp_path / "odd.mkv"
     ffmpeg("-f", "lavfi", "-i", f"testsrc=s={size}:r=25:d=0.4", "-c:v", "ffv1", str(clip))
-    sample = plan_sample(dataset(), tmp_path, clip, "m", probe(clip))
+    sample = make_sample(dataset(), Bounds(tmp_path), clip, "m", probe(clip))
     assert f"{sample.geometry.source[0]}x{sample.geometry.source[1]}" == size
     width, height = sample.geometry.target
     assert (width % 32, height % 32) == (0, 0)
@@ -123,9 +133,9 @@ def test_odd_sizes_become_legal_ones(size: str, tmp_path: Path) -> None:
 def test_a_tenth_of_a_second_is_too_short_or_one_frame(tmp_path: Path) -> None:
     clip = numbered_clip(tmp_path / "blink.mp4", 3, rate="30")
     with pytest.raises(MediaError, match="is too short: it has 2 frames at 25 fps, and num_frames is 9"):
-        plan_sample(dataset(), tmp_path, clip, "m", probe(clip))
+        make_sample(dataset(), Bounds(tmp_path), clip, "m", probe(clip))
     short = dataset(video={"num_frames": 9, "min_frames": 1})
-    assert plan_sample(short, tmp_path, clip, "m", probe(clip)).frames.indices == (0,)
+    assert make_sample(short, Bounds(tmp_path), clip, "m", probe(clip)).frames.indices == (0,)
 
 
 BROKEN = {
@@ -145,7 +155,7 @@ def test_broken_timestamps_give_a_true_plan_or_a_reason(name: str, tmp_path: Pat
     ffmpeg("-i", str(whole), "-c", "copy", "-bsf:v", times_of, str(clip))
     try:
         found = probe(clip)
-        sample = plan_sample(dataset(), tmp_path, clip, "m", found)
+        sample = make_sample(dataset(), Bounds(tmp_path), clip, "m", found)
         frames = decode_frames(clip, sample.frames, sample.geometry)
     except MediaError as error:
         reason = str(error)
@@ -192,7 +202,7 @@ def test_a_file_that_may_not_be_read_is_rejected_until_it_may(clips: Path) -> No
     (clips / "closed.mp4").write_bytes((clips / "good.mp4").read_bytes())
     (clips / "closed.mp4").chmod(0)
 
-    def told() -> str:
+    def rejections() -> str:
         done = subprocess.run(
             [*NO_PRIVILEGE, sys.executable, "-c", CLOSED, str(clips.parent)],
             capture_output=True, text=True, cwd=ROOT, check=False,
@@ -200,9 +210,9 @@ def test_a_file_that_may_not_be_read_is_rejected_until_it_may(clips: Path) -> No
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    assert told() == "{'closed.mp4': 'cannot be read: Permission denied'}"
+    assert rejections() == "{'closed.mp4': 'cannot be read: Permission denied'}"
     (clips / "closed.mp4").chmod(0o644)
-    assert told() == "{}"
+    assert rejections() == "{}"
 
 
 def test_captions_of_every_sort(clips: Path) -> None:
@@ -227,9 +237,16 @@ def test_captions_of_every_sort(clips: Path) -> None:
 def test_every_media_file_of_the_directory_has_its_verdict(clips: Path) -> None:
     ffmpeg("-i", str(clips / "good.mp4"), "-c", "copy", str(clips / "stream.ts"))
     (clips / "stream.txt").write_text("a stream of packets")
-    for name in ("photo.jpg", "phone.heic", "voice.wav", "notes.json", ".hidden.png", "deep/scan.tif"):
-        (clips / name).parent.mkdir(exist_ok=True)
-        (clips / name).touch()
+    (clips / "deep").mkdir()
+    for name in ("photo.jpg", ".hidden.png", "deep/scan.tif"):
+        picture(clips / name)
+    tone(clips / "voice.wav", 0.2)
+    (clips / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    with Image.new("RGB", (16, 16)) as scan:
+        scan.save(clips / "scan.tga")
+    old = (clips / "scan.tga").read_bytes()
+    (clips / "old.tga").write_bytes(old[: old.index(b"TRUEVISION")] if b"TRUEVISION" in old else old)
+    (clips / "notes.json").write_text("{}")
     (clips / "photo.txt").write_text("a caption of the picture")
     os.mkfifo(clips / "pipe.mp4")
     snapshot = look(clips.parent)
@@ -237,7 +254,10 @@ def test_every_media_file_of_the_directory_has_its_verdict(clips: Path) -> None:
     image = "is a picture, and `clips` is a dataset of dataset_type video; to train on it as well, add one of"
     assert {r.path: r.reason for r in snapshot.rejections} == {
         "deep/scan.tif": f"{image} dataset_type image with this directory",
-        "phone.heic": "is of a kind that is not read (.heic); convert it, e.g. to PNG, MP4 or WAV",
+        "notes.json": "is text; it is not read",
+        "phone.heic": "is a HEIC picture; convert it to PNG or JPEG",
+        "old.tga": "is a TGA picture; convert it to PNG or JPEG",
+        "scan.tga": "is a TGA picture; convert it to PNG or JPEG",
         "photo.jpg": f"{image} dataset_type image with this directory",
         "pipe.mp4": "is not a regular file",
         "voice.wav": "is a sound, and `clips` is a dataset of dataset_type video; to train on it as well, "
@@ -279,3 +299,29 @@ def test_what_is_no_clip_has_its_reason_in_the_snapshot(clips: Path) -> None:
     }
     assert found.keys() == expected.keys()
     assert {name: found[name] for name, part in expected.items() if part not in found[name]} == {}
+
+
+def test_what_two_datasets_take_is_not_looked_into_behind_a_link(
+    clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (clips.parent / "secret").write_bytes(b"GIF89a")
+    (clips / "shared.mp4").symlink_to(clips.parent / "secret")
+    looked: list[Path] = []
+    real = content_as_read
+    monkeypatch.setattr(media_files, "content_as_read", lambda path: looked.append(path) or real(path))
+    file = clips.parent / "two.yaml"
+    sets = (
+        "- {id: video, dataset_type: video, instance_data_dir: clips}\n"
+        "- {id: audio, dataset_type: audio, instance_data_dir: clips, audio: {audio_only: true}}\n"
+    )
+    file.write_text(f"{sets}- {{id: text, dataset_type: text_embeds}}\n")
+    datasets = load_datasets(file)
+    found = _each_by_its_content(
+        [
+            MediaFile(dataset, bounds_of(datasets, dataset), clips / name)
+            for dataset in datasets.files
+            for name in ("good.mp4", "shared.mp4")
+        ]
+    )
+    assert looked == [clips / "good.mp4"]
+    assert [file.path.name for file in found].count("shared.mp4") == 2

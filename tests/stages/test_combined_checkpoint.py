@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from ltxcore.config.model_settings import ModelSettings
-from ltxcore.models.combined import Storage
-from ltxcore.models.combined_writer import write_combined
+from ltxcore.execution.memory_plans import plan_stage
 from ltxcore.models.errors import ModelError
-from ltxcore.models.source import resolve_model
-from ltxcore.stages import train_lora
-from ltxcore.stages.contract import TRAIN
-from ltxcore.stages.memory_plans import plan_stage
+from ltxcore.models.files.combined import Storage
+from ltxcore.models.files.combined_writer import write_combined
+from ltxcore.models.files.source import resolve_model
+from ltxcore.pipeline.base.contract import TRAIN
+from ltxcore.stages.train_lora.request import request as train_lora_request
 from tests.stages.conftest import Bench
 from tests.stages.test_training_stage import render, train
 
@@ -71,7 +71,7 @@ def test_storage_and_precision_change_what_is_trained_and_embedded_but_no_latent
     quantised = combined_bench(bench, "bf16", text_encoder_1_precision="int8-quanto")
     assert quantised.embed() > 0
     requests = [
-        train_lora.request(b.ctx)["transformer"]
+        train_lora_request(b.ctx)["transformer"]
         for b in (plain, scaled, combined_bench(bench, "bf16", base_model_precision="int8-quanto"))
     ]
     assert len(set(requests)) == 3
@@ -94,4 +94,4 @@ def test_a_damaged_file_stops_a_stage_before_it_loads(bench: Bench) -> None:
     file = bench.root / "tiny-bf16.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ModelError, match="is cut short"):
-        train_lora.request(given.ctx)
+        train_lora_request(given.ctx)

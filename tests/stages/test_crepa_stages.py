@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,33 @@ from safetensors.torch import load_file
 from ltxcore.config.crepa_settings import PROJECTOR_FILE, CrepaSettings
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.processes_settings import ProcessSettings
+from ltxcore.execution.execution import find_result
+from ltxcore.execution.memory_plans import plan_rows, plan_stage
+from ltxcore.execution.strategies import AS_ASKED, strategies
+from ltxcore.jobs.estimate.estimate import estimate
+from ltxcore.jobs.explain.explain import explain_clip, explain_stages
 from ltxcore.media.decode import decode_frames
 from ltxcore.models.errors import ModelError
 from ltxcore.models.teacher import prepare_teacher, resolve_teacher
 from ltxcore.models.teacher_features import load_teacher, patch_tokens
-from ltxcore.stages import embed_frames, encode_latents, train_lora
-from ltxcore.stages.contract import FRAMES, TRAIN, MissingInput, asked_stages
-from ltxcore.stages.crepa_checks import check_crepa
-from ltxcore.stages.estimate import estimate
-from ltxcore.stages.explain import explain_clip, explain_stages
-from ltxcore.stages.memory_plans import plan_rows, plan_stage
-from ltxcore.stages.run import find_result
-from ltxcore.stages.samples import StoredSamples
-from ltxcore.stages.stamp import request_fingerprint, write_stamp
-from ltxcore.stages.strategies import AS_ASKED, strategies
-from ltxcore.stages.teacher_backoff import FrameTeacher
-from ltxcore.stages.teacher_space import TeacherSpace, frames_of_latents, grid_of
+from ltxcore.pipeline.base.contract import FRAMES, TRAIN, MissingInput, asked_stages
+from ltxcore.pipeline.base.stamp import request_fingerprint, write_stamp
+from ltxcore.stages.embed_frames.checks import check_crepa
+from ltxcore.stages.embed_frames.request import all_keys as embed_frames_all_keys
+from ltxcore.stages.embed_frames.request import quarantined as embed_frames_quarantined
+from ltxcore.stages.embed_frames.request import request as embed_frames_request
+from ltxcore.stages.embed_frames.teacher_backoff import FrameTeacher
+from ltxcore.stages.embed_frames.teacher_space import TeacherSpace, frames_of_latents, grid_of
+from ltxcore.stages.encode_latents.request import needs as encode_latents_needs
+from ltxcore.stages.train_lora.request import needs as train_lora_needs
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.stored_samples import StoredSamples
+from ltxcore.stages.train_lora.training import Training
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.compact import Compacted, compact
 from ltxcore.store.latents import LatentStore, chunk_of
 from ltxcore.store.verify import forget_broken, verify
-from tests.stages.conftest import Bench, make_bench
+from tests.stages.conftest import Bench, do_all, make_bench, work_of
 
 KEYS = {
     "crepa_enabled": True,
@@ -71,20 +77,15 @@ def without_crepa(bench: Bench, **keys: Any) -> Bench:
 
 def embed(bench: Bench) -> int:
     """embed-frames without Prefect; how many clips it embedded."""
-    ctx = bench.ctx
-    batches = embed_frames.plan_batches(ctx, LatentStore(ctx.store))
-    if not batches:
-        return 0
-    embedder = embed_frames.Embedder(ctx, "cpu")
-    for batch in batches:
-        embedder.embed_batch(batch, lambda: None)
-    return embedder.embedded
+    work = work_of(FRAMES, bench.ctx)
+    do_all(work)
+    return work.outcome().outcome.counts["done"]
 
 
 def stamped(bench: Bench) -> None:
     ctx = bench.ctx
-    outcome = embed_frames.outcome(ctx, None, LatentStore(ctx.store))
-    write_stamp(ctx.workspace, FRAMES, embed_frames.request(ctx), outcome, 0.0, 0)
+    outcome = work_of(FRAMES, ctx).outcome().outcome
+    write_stamp(ctx.workspace, FRAMES, embed_frames_request(ctx), outcome, 0.0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_features_are_the_teachers_view_of_the_frames_of_the_latents(prepared: B
     assert frames_of_latents(sample.frames).indices == tuple(sample.frames.indices[k] for k in (0, 5, 13))
     assert not torch.allclose(found[0].float(), found[2].float(), atol=0.05), "the clip moves"
     latents = LatentStore(ctx.store)
-    assert latents.index[TeacherSpace.of(ctx).key(sample).value]["array"].startswith("latents/teacher/")
+    assert latents.index[TeacherSpace.of(ctx).key(sample).value].array.startswith("latents/teacher/")
 
 
 def test_patch_tokens_lie_where_their_patches_are(prepared: Bench) -> None:
@@ -142,7 +143,7 @@ def test_patch_tokens_lie_where_their_patches_are(prepared: Bench) -> None:
 
 
 def test_only_what_changed_is_embedded_again(prepared: Bench) -> None:
-    everything = len(set(embed_frames.all_keys(prepared.ctx)))
+    everything = len(set(embed_frames_all_keys(prepared.ctx)))
     stamped(prepared)
     assert find_result(FRAMES, prepared.ctx)[1] is not None
     assert embed(prepared) == 0
@@ -160,10 +161,10 @@ def test_only_what_changed_is_embedded_again(prepared: Bench) -> None:
 def test_a_store_with_latents_keeps_both_through_compaction(prepared: Bench) -> None:
     ctx = prepared.ctx
     before = features_of(prepared)
-    latents = encode_latents.needs(ctx)["latents"]
+    latents = encode_latents_needs(ctx)["latents"]
     compact(ctx.store, "latents", Compacted())
     store = LatentStore(prepared.ctx.store)
-    assert not store.missing([*latents, *embed_frames.all_keys(prepared.ctx)])
+    assert not store.missing([*latents, *embed_frames_all_keys(prepared.ctx)])
     assert torch.equal(features_of(prepared), before)
 
 
@@ -182,14 +183,16 @@ def test_changed_features_are_found_and_made_again(prepared: Bench) -> None:
     assert torch.equal(features_of(prepared), good)
 
 
-def test_a_clip_that_cannot_be_read_is_quarantined_and_not_trained_on(prepared: Bench) -> None:
-    (prepared.clips / "blue-box-up.mp4").write_bytes(b"no longer a clip")
+def test_a_clip_that_cannot_be_read_is_quarantined_and_not_trained_on(
+    prepared: Bench, undecodable: Callable[[str], None]
+) -> None:
+    undecodable("blue-box-up.mp4")
     prepared = with_crepa(prepared, crepa_encoder_image_size=28)
     embed(prepared)
     ctx = prepared.ctx
-    assert set(embed_frames.quarantined(ctx, LatentStore(ctx.store))) == {CLIP}
+    assert set(embed_frames_quarantined(ctx, LatentStore(ctx.store))) == {CLIP}
     assert len(StoredSamples(ctx).entries()) == 4
-    assert train_lora.request(ctx)["crepa"]["quarantined"] == [CLIP]
+    assert train_lora_request(ctx)["crepa"]["quarantined"] == [CLIP]
     plain = StoredSamples(without_crepa(prepared).ctx)
     assert len(plain.entries()) == 5, "without CREPA its latents are good"
 
@@ -226,9 +229,9 @@ def test_the_teacher_takes_fewer_frames_where_memory_ends(
 def train(bench: Bench) -> Path:
     """Train as the stage does. Returns the training's directory."""
     ctx = bench.ctx
-    request = train_lora.request(ctx)
+    request = train_lora_request(ctx)
     directory = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
-    training = train_lora.Training(ctx, directory, request, "cpu")
+    training = Training(ctx, directory, request, "cpu")
     result = training.run(lambda metrics: None, lambda: False)
     write_stamp(ctx.workspace, TRAIN, request, training.finish(result), 0.0, 0)
     return directory
@@ -255,15 +258,15 @@ def test_from_clips_to_a_lora_and_its_projector(prepared: Bench) -> None:
     assert find_result(TRAIN, prepared.ctx)[1] is not None
     assert find_result(TRAIN, with_crepa(prepared, crepa_lambda=0.25).ctx)[1] is None
     assert find_result(TRAIN, with_crepa(prepared, crepa_encoder_batch_size=2).ctx)[1] is not None
-    needed = train_lora.needs(prepared.ctx)["latents"]
-    assert set(embed_frames.all_keys(prepared.ctx)) < set(needed)
+    needed = train_lora_needs(prepared.ctx)["latents"]
+    assert set(embed_frames_all_keys(prepared.ctx)) < set(needed)
 
 
 def test_off_crepa_is_in_no_key_and_no_list(prepared: Bench) -> None:
-    plain = train_lora.request(without_crepa(prepared).ctx)
+    plain = train_lora_request(without_crepa(prepared).ctx)
     assert "crepa" not in plain
     ctx = without_crepa(prepared, crepa_block_index=5, crepa_encoder="dinov2_vits14", crepa_lambda=2.0).ctx
-    assert train_lora.request(ctx) == plain
+    assert train_lora_request(ctx) == plain
     assert FRAMES not in asked_stages(ctx.recipe)
     assert "embed-frames" not in {row["stage"] for row in plan_rows(ctx)}
     assert "embed-frames" not in {report.stage for report in explain_stages(ctx)}
@@ -281,7 +284,7 @@ def test_it_is_estimated_and_explained(prepared: Bench) -> None:
         return next(s for s in estimate(other.ctx).stages if s.stage is FRAMES)
 
     ctx = other.ctx
-    keys = set(embed_frames.all_keys(ctx))
+    keys = set(embed_frames_all_keys(ctx))
     before = of_frames()
     assert (before.to_do, before.in_place) == (len(keys), 0)
     changed = "teacher features, changed: the teacher's image size"
@@ -346,7 +349,7 @@ def test_the_teacher_is_made_in_a_process_of_its_own_where_it_is_missing(prepare
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"hidden_size": 99}, "'hidden_size': 99"),
         ({"model_type": "dinov2_with_registers"}, "dinov2_with_registers"),
@@ -354,14 +357,14 @@ def test_the_teacher_is_made_in_a_process_of_its_own_where_it_is_missing(prepare
     ],
 )
 def test_weights_of_another_teacher_are_refused(
-    prepared: Bench, tmp_path: Path, change: dict[str, Any], told: str
+    prepared: Bench, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     root = tmp_path / "teacher"
     shutil.copytree(prepared.ctx.teacher.root, root)
     config = json.loads((root / "config.json").read_text())
     (root / "config.json").write_text(json.dumps({**config, "hidden_size": 384, **change}))
     settings = CrepaSettings(crepa_enabled=True, crepa_encoder="dinov2_vits14", crepa_encoder_path=str(root))
-    with pytest.raises(ModelError, match=told):
+    with pytest.raises(ModelError, match=message):
         resolve_teacher(settings, tmp_path)
     # The right words over the wrong weights are found when they are loaded.
     (root / "config.json").write_text(json.dumps({**config, "hidden_size": 384}))

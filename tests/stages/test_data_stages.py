@@ -8,15 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ltxcore.stages import encode_latents, probe_media, trainable
-from ltxcore.stages.contract import LATENTS, MissingInput
-from ltxcore.stages.keys import LatentSpaces
-from ltxcore.stages.run import find_result
-from ltxcore.stages.trainable import NothingToTrain
+from ltxcore.execution.execution import find_result
+from ltxcore.pipeline.base.contract import LATENTS, MissingInput
+from ltxcore.pipeline.data.keys import LatentSpaces
+from ltxcore.stages.encode_latents.request import quarantined as encode_latents_quarantined
+from ltxcore.stages.probe_media import trainable
+from ltxcore.stages.probe_media.request import request as probe_media_request
+from ltxcore.stages.probe_media.trainable import NothingToTrain
 from ltxcore.store.latents import LatentStore
 from tests.stages.conftest import Bench
 
@@ -47,7 +50,7 @@ def in_batches_of(bench: Bench, clips: int) -> Bench:
 def contents(bench: Bench) -> dict[str, tuple[str, int, bytes]]:
     """Every committed sample: where it is and its bytes."""
     store = LatentStore(bench.ctx.store)
-    return {key: (r["array"], r["row"], store.read(key).tobytes()) for key, r in store.index.items()}
+    return {key: (r.array, r.row, store.read(key).tobytes()) for key, r in store.index.items()}
 
 
 def test_samples_reach_the_store_with_the_right_shapes(bench: Bench) -> None:
@@ -141,12 +144,14 @@ def test_deleted_latents_are_encoded_again_although_the_index_names_them(bench: 
     assert bench.encode() == {"video": 0, "audio": 0}
 
 
-def test_a_clip_that_breaks_after_probing_is_quarantined_and_stops_no_other(bench: Bench) -> None:
+def test_a_clip_that_cannot_be_decoded_is_quarantined_and_stops_no_other(
+    bench: Bench, undecodable: Callable[[str], None]
+) -> None:
     bench.probe()
     bench.split()
-    (bench.clips / "blue-box-up.mp4").write_bytes(b"no longer a clip")
+    undecodable("blue-box-up.mp4")
     assert bench.encode() == {"video": 4, "audio": 4}
-    errors = encode_latents.quarantined(bench.ctx, LatentStore(bench.ctx.store))
+    errors = encode_latents_quarantined(bench.ctx, LatentStore(bench.ctx.store))
     assert list(errors) == ["clips/blue-box-up.mp4"]
     assert "blue-box-up.mp4" in errors["clips/blue-box-up.mp4"]
     assert bench.encode() == {"video": 0, "audio": 0}, "a quarantined clip is not tried for ever"
@@ -169,14 +174,14 @@ def test_all_clips_rejected_is_a_clear_failure(bench: Bench) -> None:
         bench.probe()
 
 
-def test_many_rejected_clips_are_told_by_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_rejected_clips_are_reported_by_reason(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainable, "MOST_NAMED", 2)
     for caption in bench.clips.glob("*.txt"):
         caption.unlink()
     (bench.clips / "red-disc-right.mp4").write_text("no video")
-    with pytest.raises(NothingToTrain) as told:
+    with pytest.raises(NothingToTrain) as caught:
         bench.probe()
-    assert str(told.value).splitlines()[1:] == [
+    assert str(caught.value).splitlines()[1:] == [
         "  4, such as clips/blue-box-up.mp4: has no caption: expected blue-box-up.txt or blue-box-up.mp4.txt "
         "beside it",
         "  1, such as clips/red-disc-right.mp4: is not a video that can be read: it seems to be text",
@@ -210,10 +215,10 @@ def test_the_snapshot_does_not_depend_on_where_the_data_is(bench: Bench, tmp_pat
 
 def test_an_untouched_dataset_costs_stats_only_and_a_touched_one_a_hash(bench: Bench) -> None:
     first, _ = bench.probe()
-    request = probe_media.request(bench.ctx)
-    assert probe_media.request(bench.ctx) == request
+    request = probe_media_request(bench.ctx)
+    assert probe_media_request(bench.ctx) == request
     os.utime(bench.clips / "twin.mp4", (1, 1))
-    assert probe_media.request(bench.ctx) != request
+    assert probe_media_request(bench.ctx) != request
     again, probed = bench.probe()
     assert (again.id, probed) == (first.id, 1)
 
@@ -223,6 +228,6 @@ def test_the_key_inputs_of_a_sample_are_kept_as_json(bench: Bench) -> None:
     bench.split()
     bench.encode()
     records = [record for _, record in LatentStore(bench.ctx.store).index.items()]
-    video = next(r["inputs"] for r in records if r["inputs"]["kind"] == "video")
+    video = next(r.inputs for r in records if r.inputs["kind"] == "video")
     assert json.loads(json.dumps(video)) == video
     assert {"media", "frames", "geometry", "vae", "dtype", "tiling", "version"} <= set(video)

@@ -16,13 +16,15 @@ from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.context import Context
-from ltxcore.stages.probe_media import Memo, find_files, make_snapshot
+from ltxcore.pipeline.base.context import Context
+from ltxcore.stages.probe_media.media_files import find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.fingerprint import derive_seed, hash_file
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.workspace import Workspace
-from tests.unit.media_clips import ffmpeg
-from tests.unit.media_files import caption, picture, tone
+from tests.unit.media.clips import ffmpeg
+from tests.unit.media.files import caption, picture, tone
 
 
 class Seen(NamedTuple):
@@ -46,12 +48,12 @@ class Seen(NamedTuple):
         return "\n".join(remarks(self.datasets))
 
 
-def clip(path: Path, size: str, rate: str, frames: int, sound: bool = True) -> None:
+def clip(path: Path, size: str, rate: str, frames: int, *options: str, sound: bool = True) -> None:
     seconds = frames / int(rate)
     tones = ("-f", "lavfi", "-i", f"sine=f=500:d={seconds}:r=48000") if sound else ()
     ffmpeg(
         "-f", "lavfi", "-i", f"testsrc2=s={size}:r={rate}:d={seconds}", *tones, "-c:a", "flac", "-pix_fmt",
-        "yuv420p", str(path),
+        "yuv420p", *options, str(path),
     )  # fmt: skip
     caption(path, f"A {path.stem} clip of a fox.\nThe {path.stem} fox runs.")
 
@@ -60,17 +62,34 @@ def clip(path: Path, size: str, rate: str, frames: int, sound: bool = True) -> N
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three clips, two pictures, three sounds, a table of captions and a list of filters."""
     root = tmp_path_factory.mktemp("keys")
-    for name in ("clips", "stills", "sounds", "alone"):
+    for name in ("clips", "stills", "sounds", "alone", "films"):
         (root / name).mkdir()
     clip(root / "clips/wide.mkv", "96x64", "25", 34)
     clip(root / "clips/tall_box.mkv", "64x96", "50", 60)
     clip(root / "clips/mute.mkv", "64x64", "25", 20, sound=False)
+    clip(root / "films/pq.mkv", "64x64", "25", 10, "-color_trc", "smpte2084")
+    clip(
+        root / "films/woven.mkv",
+        "64x64",
+        "25",
+        10,
+        "-c:v",
+        "mpeg2video",
+        "-flags",
+        "+ilme+ildct",
+        "-top",
+        "1",
+    )
     for number, name in enumerate(("one.png", "two.jpg")):
         caption(picture(root / "stills" / name, seed=number))
     tone(root / "sounds/wide.wav", 2.0)
     tone(root / "sounds/mute.wav", 0.4)
     for name, seconds in (("long.wav", 3.5), ("brief.wav", 0.68)):
         caption(tone(root / "alone" / name, seconds))
+    (root / "strange").mkdir()
+    (root / "strange/far.png").symlink_to(root / "stills/one.png")
+    (root / "strange/far.txt").write_text("from elsewhere")
+    caption(picture(root / "strange/wordy.png", seed=3), "word " * 500)
     names = ["wide.mkv", "clips/tall_box.mkv", "mute"]
     words = pa.array([["from the table", "again"], [""], None], pa.list_(pa.string()))
     pq.write_table(
@@ -201,6 +220,36 @@ ROWS: list[Row] = [
         "caption_filter_list", [video(), texts(caption_filter_list=[" of a fox", r"s/(\w+) clip/\1/"])],
         lambda s: s["wide.mkv"].captions[0], "A wide.",
     ),
+    (
+        "caption_weights", [video(caption_weights=[3])],
+        lambda s: s["wide.mkv"].caption_weights, (0.75, 0.25),
+    ),
+    (
+        "caption_shuffle",
+        [video(caption_shuffle={"enable": True, "split_on": "space", "position_start": 4})],
+        lambda s: s["wide.mkv"].captions,
+        ("A wide clip of a fox.", "A wide clip of fox. a", "The wide fox runs."),
+    ),
+    (
+        "follow_links", [image(instance_data_dir="strange")], lambda s: s.reason("far.png"),
+        "is a link out of the datasets' directories; put the file itself there, or write "
+        "`follow_links: true` for the dataset",
+    ),
+    (
+        "follow_links", [image(instance_data_dir="strange", follow_links=True)],
+        lambda s: s["far.png"].captions, ("from elsewhere",),
+    ),
+    (
+        "max_caption_kib", [image(instance_data_dir="strange", max_caption_kib=1)],
+        lambda s: s.reason("wordy.png"),
+        "its caption wordy.txt is too large: 2500 bytes, and 1024 are the most that is read; shorten it, or "
+        "raise `max_caption_kib`",
+    ),
+    (
+        "max_megapixels", [image(max_megapixels=0.006)], lambda s: s.reason("one.png"),
+        "shows a picture of 96x64 pixels, 0.00614 megapixels; max_megapixels is 0.006",
+    ),
+    ("max_megapixels", [image(max_megapixels=0.007)], lambda s: s["one.png"].bucket, "64x64@1"),
     ("repeats", [video(repeats=3)], lambda s: s["wide.mkv"].visits, 4),
     ("probability", [video(probability=0.25)], lambda s: s["wide.mkv"].probability, 0.25),
     ("disabled", [video(disabled=True), image()], lambda s: s.paths, ["one.png", "two.jpg"]),
@@ -272,7 +321,7 @@ ROWS: list[Row] = [
         [video(conditioning_data="shown"),
          {"id": "shown", "dataset_type": "conditioning", "conditioning_type": "reference",
           "instance_data_dir": "clips"}],
-        lambda s: s["wide.mkv"].companions[0].path, "wide.mkv",
+        lambda s: s["wide.mkv"].conditioning_clips[0].path, "wide.mkv",
     ),
     ("minimum_aspect_ratio", [video(minimum_aspect_ratio=1)], lambda s: s.paths, ["mute.mkv", "wide.mkv"]),
     (
@@ -315,6 +364,19 @@ ROWS: list[Row] = [
         lambda s: "frame_interval has no effect without bucket_strategy" in s.remarks, True,
     ),
     (
+        "hdr", [video(instance_data_dir="films", video={"num_frames": 9, "hdr": "reject"})],
+        lambda s: (s.reason("pq.mkv"), s.paths),
+        ("is HDR (PQ, 8 bits), and video.hdr is reject; tone_map takes it", ["woven.mkv"]),
+    ),
+    (
+        "deinterlace", [video(instance_data_dir="films", video={"num_frames": 9})],
+        lambda s: s["woven.mkv"].frames.deinterlaced, True,
+    ),
+    (
+        "deinterlace", [video(instance_data_dir="films", video={"num_frames": 9, "deinterlace": False})],
+        lambda s: s["woven.mkv"].frames.deinterlaced, False,
+    ),
+    (
         "num_frames", [video(video={"num_frames": 13, "bucket_strategy": "resolution_frames"})],
         lambda s: s.remarks,
         "clips: video.num_frames cuts no clip: with resolution_frames each keeps its own length",
@@ -327,6 +389,11 @@ ROWS: list[Row] = [
         "s2v_datasets", [video(s2v_datasets=["sounds", "clips_audio"]), sounds()],
         lambda s: (s["mute.mkv"].audio.sound.path, s["tall_box.mkv"].audio.sound), ("mute.wav", None),
     ),
+    (
+        "track", [video(audio={"track": 2})], lambda s: s.reason("wide.mkv"),
+        "has no audio track 2: it has 1 track, and audio.track is 2",
+    ),
+    ("track", [video(video={"track": 1})], lambda s: s["wide.mkv"].frames.track, 0),
     ("audio", [video()], lambda s: s["wide.mkv"].audio.duration_s, 0.68),
     ("auto_split", [video(audio={"auto_split": False})], lambda s: s["wide.mkv"].audio, None),
     ("sample_rate", [video(audio={"sample_rate": 16000})], lambda s: s["wide.mkv"].audio.channels, 1),
@@ -436,13 +503,13 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("sets", "told"), REFUSED, ids=[told[:40] for _, told in REFUSED])
+@pytest.mark.parametrize(("sets", "message"), REFUSED, ids=[message[:40] for _, message in REFUSED])
 def test_a_value_that_cannot_be_honoured_says_what_to_write(
-    sets: list[dict[str, Any]], told: str, folder: Path
+    sets: list[dict[str, Any]], message: str, folder: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load(folder, *sets)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_draws_belong_to_the_clip_and_move_with_no_other(folder: Path, tmp_path: Path) -> None:

@@ -11,19 +11,19 @@ import torch
 import yaml
 
 from ltxcore.config.datasets import load_datasets
-from ltxcore.stages import train_lora
-from ltxcore.stages.contract import TRAIN
-from ltxcore.stages.explain import explain_clip
-from ltxcore.stages.samples import StoredSamples
-from ltxcore.stages.split_audio import outcome as split_outcome
-from ltxcore.stages.stamp import request_fingerprint
-from ltxcore.stages.trainable import NothingToTrain
+from ltxcore.jobs.explain.explain import explain_clip
+from ltxcore.pipeline.base.contract import AUDIO, TRAIN
+from ltxcore.pipeline.base.stamp import request_fingerprint
+from ltxcore.stages.probe_media.trainable import NothingToTrain
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.stored_samples import StoredSamples
+from ltxcore.stages.train_lora.training import Training
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.waveforms import WaveformStore
 from ltxcore.training.checkpoints import latest
 from ltxcore.training.metrics import read_metrics
-from tests.stages.conftest import Bench
-from tests.unit.media_files import caption, picture, tone
+from tests.stages.conftest import Bench, work_of
+from tests.unit.media.files import caption, picture, tone
 
 AUDIO_ONLY_MODULES = 24
 
@@ -75,9 +75,9 @@ def train(bench: Bench, steps: int = 3) -> tuple[set[str], Path]:
     training = bench.recipe.training.model_copy(update={"max_train_steps": steps, "lr_warmup_steps": 0})
     bench = Bench(bench.root, bench.recipe.model_copy(update={"training": training}))
     ctx = bench.ctx
-    request = train_lora.request(ctx)
+    request = train_lora_request(ctx)
     directory = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
-    run = train_lora.Training(ctx, directory, request, "cpu")
+    run = Training(ctx, directory, request, "cpu")
     run.plan()
     run.run(lambda metrics: None, lambda: False)
     end = latest(directory)
@@ -164,7 +164,7 @@ def test_sound_of_a_linked_set_replaces_the_clips_own(bench: Bench) -> None:
     padded = StoredSamples(bench.ctx).load("clips/orange-disc-silent.mp4", 0)
     assert padded.audio is not None
     assert (len(padded.audio), padded.audio_padding, padded.audio_valid) == (17, 0, 10)
-    counts = split_outcome(bench.ctx, WaveformStore(bench.ctx.store), 2).counts
+    counts = work_of(AUDIO, bench.ctx).outcome().outcome.counts
     assert (counts["samples_with_sound"], counts["samples_padded"], counts["clips_without_sound"]) == (
         2,
         1,
@@ -213,7 +213,7 @@ def test_a_clip_without_sound_is_silent_where_that_is_allowed(bench: Bench) -> N
     assert bench.split() == 5
     ctx = bench.ctx
     waves = WaveformStore(ctx.store)
-    stilled = [waves.read(key) for key, r in waves.index.items() if r["inputs"]["media"] == "silence"]
+    stilled = [waves.read(key) for key, r in waves.index.items() if r.inputs["media"] == "silence"]
     assert [(wave.shape, bool(wave.any())) for wave in stilled] == [((2, 10880), False)]
     assert bench.encode() == {"video": 5, "audio": 5}
 
@@ -238,3 +238,16 @@ def test_sound_asked_for_in_one_set_and_found_only_in_another_is_an_error(
         NothingToTrain, match="sound was asked for in `clips` and none of its 1 clips has any"
     ):
         bench.probe()
+
+
+def test_where_all_is_silent_the_error_names_the_key_that_trains_it_as_it_is(bench: Bench) -> None:
+    """What the words say to write is written, and works."""
+    for clip in bench.clips.iterdir():
+        if "silent" not in clip.name:
+            clip.unlink()
+    with pytest.raises(NothingToTrain, match="sound was asked for and none") as refusal:
+        bench.probe()
+    assert "`audio: {allow_zero_audio: true}`" in str(refusal.value)
+    write_sets(bench, video_set(audio={"allow_zero_audio": True}))
+    snapshot, _ = bench.probe()
+    assert [sample.audio is not None for sample in snapshot.samples] == [True]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import time
 from pathlib import Path
@@ -10,20 +11,25 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
-from flows.cli_validate import duration, size
-from ltxcore.stages import encode_latents, render_validation, train_lora
-from ltxcore.stages.contract import LATENTS, RENDER, TRAIN
-from ltxcore.stages.estimate import Estimate, estimate
-from ltxcore.stages.keys import waveform_key
-from ltxcore.stages.stage_estimates import StageEstimate
-from ltxcore.stages.stamp import Outcome, output_file, request_fingerprint, write_stamp
-from ltxcore.stages.training_plan import workload_of
+from flows.cli.app import app
+from flows.cli.validate import size
+from ltxcore.jobs.estimate.estimate import Estimate, estimate
+from ltxcore.jobs.estimate.figures import StageEstimate
+from ltxcore.pipeline.base.contract import LATENTS, RENDER, TRAIN
+from ltxcore.pipeline.base.progress import duration
+from ltxcore.pipeline.base.stamp import Outcome, output_file, request_fingerprint, write_stamp
+from ltxcore.pipeline.data.keys import waveform_key
+from ltxcore.pipeline.plan.transformer_plan import workload_of
+from ltxcore.stages.encode_latents.request import request as encode_latents_request
+from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.render_validation.request import request as render_validation_request
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.training import Training
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.waveforms import WaveformStore
-from ltxcore.training.lora import default_targets
+from ltxcore.training.targets import default_targets
 from tests.stages.conftest import DATASETS, Bench
-from tests.unit.media_files import tone
+from tests.unit.media.files import tone
 
 
 def of(found: Estimate, name: str) -> StageEstimate:
@@ -47,11 +53,32 @@ def test_before_anything_has_run_there_are_counts_and_reasons(bench: Bench) -> N
     assert not (bench.ctx.workspace.root / "snapshots").exists(), "nothing is written"
 
 
+def test_what_is_counted_adds_up_before_and_after_the_probe(bench: Bench) -> None:
+    sizes = {"validation_resolution": "64x64,96x64", "validation_using_datasets": False}
+    validation = bench.recipe.validation.model_copy(update=sizes)
+    bench = Bench(bench.root, bench.recipe.model_copy(update={"validation": validation}))
+    (bench.clips / "strange.xyz").write_text("x")
+    (bench.clips / "out.mp4").symlink_to("/etc/hostname")
+    (bench.clips / "alone.txt").write_text("a caption without a clip")
+    before = estimate(bench.ctx)
+    assert (before.files, before.looked_at, before.taken, before.rejected) == (8, 3, 0, 3)
+    snapshot, _ = bench.probe()
+    after = estimate(bench.ctx)
+    assert (after.files, after.looked_at, after.taken, after.rejected) == (8, 8, 5, 3)
+    assert after.files == len(snapshot.samples) + len(snapshot.rejections)
+    assert "8 files, 8 looked at: 5 taken, 3 rejected" in validate(bench).output
+    assert of(before, "render-validation").to_do == of(after, "render-validation").to_do
+    shutil.copy(bench.clips / "twin.mp4", bench.clips / "new.mp4")
+    (bench.clips / "new.txt").write_text("one more")
+    partly = estimate(bench.ctx)
+    assert (partly.files, partly.looked_at, partly.rejected) == (9, 8, 3), "what is not known is not rejected"
+
+
 def test_bytes_are_those_that_are_written(bench: Bench) -> None:
     length = {"max_train_steps": 0, "num_train_epochs": 1, "lr_warmup_steps": 0}
     training = bench.recipe.training.model_copy(update=length)
     bench = Bench(bench.root, bench.recipe.model_copy(update={"training": training}))
-    bench.probe()
+    bench.look()
     before = estimate(bench.ctx)
     assert (of(before, "split-audio").to_do, of(before, "encode-latents").to_do) == (4, 9)
 
@@ -62,7 +89,7 @@ def test_bytes_are_those_that_are_written(bench: Bench) -> None:
     waveforms, latents, spaces = (
         WaveformStore(ctx.store),
         LatentStore(ctx.store),
-        encode_latents.spaces_of(ctx, LatentStore(ctx.store)),
+        spaces_of(ctx, LatentStore(ctx.store)),
     )
     sounds = [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
     assert of(before, "split-audio").disk_bytes == sum(waveforms.read(key).nbytes for key in sounds)
@@ -73,7 +100,7 @@ def test_bytes_are_those_that_are_written(bench: Bench) -> None:
     assert of(after, "encode-latents").in_place == 9
 
     directory = ctx.workspace.stages / "train-lora" / "here"
-    run = train_lora.Training(ctx, directory, train_lora.request(ctx), "cpu")
+    run = Training(ctx, directory, train_lora_request(ctx), "cpu")
     result = run.run(lambda metrics: None, lambda: False)
     assert result.steps == of(after, "train-lora").to_do == run.recipe.training.max_train_steps
     written = sum(tensor_bytes(file) for file in directory.rglob("*.safetensors"))
@@ -87,10 +114,10 @@ def tensor_bytes(file: Path) -> int:
 
 
 def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     ctx = bench.ctx
     assert any("no earlier run" in note for note in of(estimate(ctx), "encode-latents").notes)
-    request = {**encode_latents.request(ctx), "data": "other clips"}
+    request = {**encode_latents_request(ctx), "data": "other clips"}
     write_stamp(ctx.workspace, LATENTS, request, Outcome(counts={"done": 10}), time.time() - 50, 0)
     found = of(estimate(ctx), "encode-latents")
     assert found.seconds == pytest.approx(45, rel=0.05)
@@ -104,8 +131,8 @@ def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
 
 
 def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
-    bench.probe()
-    request = train_lora.request(bench.ctx)
+    bench.look()
+    request = train_lora_request(bench.ctx)
     assert request_fingerprint(TRAIN, request)
     facts = {"seconds_a_step": 2.0}
     write_stamp(bench.ctx.workspace, TRAIN, request, Outcome(counts={"done": 6}, facts=facts), time.time(), 0)
@@ -119,22 +146,21 @@ def test_a_training_that_is_done_is_not_done_again(bench: Bench) -> None:
     assert of(estimate(other.ctx), "train-lora").seconds == pytest.approx(220.0, abs=0.5)
 
 
-def test_a_rendering_that_is_done_is_not_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.probe()
+def test_a_rendering_that_is_done_is_not_done_again(bench: Bench) -> None:
+    bench.look()
     assert of(estimate(bench.ctx), "render-validation").to_do == 4
     facts = {"seconds_a_step": 2.0}
     outcome = Outcome(counts={"done": 6}, facts=facts)
-    write_stamp(bench.ctx.workspace, TRAIN, train_lora.request(bench.ctx), outcome, time.time(), 0)
+    write_stamp(bench.ctx.workspace, TRAIN, train_lora_request(bench.ctx), outcome, time.time(), 0)
     assert of(estimate(bench.ctx), "render-validation").to_do == 4
-    request = render_validation.request(bench.ctx)
+    request = render_validation_request(bench.ctx)
     write_stamp(bench.ctx.workspace, RENDER, request, Outcome(), time.time(), 0)
-    monkeypatch.setattr(render_validation, "present", lambda ctx, stamp: True)
     found = of(estimate(bench.ctx), "render-validation")
     assert (found.to_do, found.disk_bytes) == (0, 0)
 
 
 def test_epochs_that_end_before_the_warm_up_are_refused_before_anything_loads(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     length = {"max_train_steps": 0, "num_train_epochs": 1, "lr_warmup_steps": 50}
     recipe = bench.recipe.model_copy(update={"training": bench.recipe.training.model_copy(update=length)})
     found = estimate(Bench(bench.root, recipe).ctx)
@@ -142,7 +168,7 @@ def test_epochs_that_end_before_the_warm_up_are_refused_before_anything_loads(be
 
 
 def test_a_new_file_scales_what_the_others_tell(bench: Bench, sample_clips: Path) -> None:
-    bench.probe()
+    bench.look()
     for number in range(5):
         (bench.clips / f"more-{number}.mp4").write_bytes((sample_clips / "twin.mp4").read_bytes())
     found = estimate(bench.ctx)
@@ -162,7 +188,7 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     assert wrong_model.exit_code == 2
     assert "nor a directory on this machine" in wrong_model.output
     recipe.write_text("model: {pretrained_model_name_or_path: some/where-else}")
-    bench.probe()
+    bench.look()
     unknown = validate(bench, "--recipe", str(recipe))
     assert unknown.exit_code == 0, unknown.output
     assert "the model is not on this machine" in unknown.output
@@ -179,15 +205,15 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     assert validate(bench).exit_code == 2
 
 
-def test_what_keys_come_to_is_told(bench: Bench) -> None:
+def test_what_keys_come_to_is_reported(bench: Bench) -> None:
     bench.root.joinpath("datasets.yaml").write_text(DATASETS.replace("17", "20, frame_interval: 5"))
-    told = validate(bench).output
-    assert "note  clips: num_frames 20 is used as 17: LTX-2 takes 8n+1 frames" in told
-    assert "note  clips: video.frame_interval has no effect without" in told
+    text = validate(bench).output
+    assert "note  clips: num_frames 20 is used as 17: LTX-2 takes 8n+1 frames" in text
+    assert "note  clips: video.frame_interval has no effect without" in text
 
 
-def test_a_disk_that_is_too_small_is_told_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.probe()
+def test_a_disk_that_is_too_small_is_reported_before(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.look()
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     done = validate(bench)
     assert done.exit_code == 1
@@ -197,15 +223,15 @@ def test_a_disk_that_is_too_small_is_told_before(bench: Bench, monkeypatch: pyte
 def test_a_store_on_a_disk_of_its_own_is_held_against_that_disk(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.probe()
+    bench.look()
     bench.ctx.workspace.use_store(str(tmp_path / "elsewhere/store"))
-    bench.probe()
+    bench.look()
     assert len(estimate(bench.ctx).disks) == 1, "one disk, as it is here"
     access, elsewhere = os.access, tmp_path / "elsewhere/store"
     monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK or path != elsewhere)
     assert [str(elsewhere) in problem for problem in estimate(bench.ctx).problems] == [True], "read-only"
     monkeypatch.setattr("os.access", access)
-    monkeypatch.setattr("ltxcore.stages.disks.device", hash)
+    monkeypatch.setattr("ltxcore.jobs.estimate.disks.device", hash)
     free = {tmp_path / "elsewhere/store": 1000}
     monkeypatch.setattr(
         "shutil.disk_usage", lambda path: type("Usage", (), {"free": free.get(path, 10**12)})()
@@ -229,7 +255,7 @@ def test_units() -> None:
         "1.8 MB",
         "2.5 TB",
     ]
-    assert [duration(s) for s in (1.23, 600, 36_000)] == ["1.2 s", "10 min", "10.0 h"]
+    assert [duration(s) for s in (1.23, 600, 36_000)] == ["1 s", "10 min", "10 h 00 min"]
 
 
 def with_recipe(bench: Bench, **sections: dict[str, object]) -> Bench:
@@ -243,8 +269,10 @@ def with_recipe(bench: Bench, **sections: dict[str, object]) -> Bench:
     return Bench(bench.root, bench.recipe.model_copy(update=changed))
 
 
-def test_what_does_not_fit_in_memory_is_told_before_anything_is_spent(bench: Bench, tmp_path: Path) -> None:
-    bench.probe()
+def test_what_does_not_fit_in_memory_is_reported_before_anything_is_spent(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.look()
     plenty = estimate(bench.ctx)
     assert plenty.problems == ()
     assert of(plenty, "train-lora").memory is not None
@@ -259,8 +287,8 @@ def test_what_does_not_fit_in_memory_is_told_before_anything_is_spent(bench: Ben
     assert not (bench.ctx.workspace.root / "stages/train-lora").exists(), "nothing was spent"
 
 
-def test_a_strategy_that_this_machine_cannot_have_is_told_too(bench: Bench) -> None:
-    bench.probe()
+def test_a_strategy_that_this_machine_cannot_have_is_reported_too(bench: Bench) -> None:
+    bench.look()
     found = estimate(with_recipe(bench, memory={"musubi_blocks_to_swap": 40}).ctx)
     assert any(p.startswith("train-lora: musubi_blocks_to_swap is 40, but") for p in found.problems)
 
@@ -272,14 +300,14 @@ SOUNDS = """
 
 
 def test_sound_alone_counts_neither_the_video_vae_nor_its_targets(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     with_pictures = estimate(bench.ctx)
     (bench.root / "sounds").mkdir()
     for name, hertz in (("one", 300), ("two", 400)):
         tone(bench.root / f"sounds/{name}.wav", 1.0, hertz)
         (bench.root / f"sounds/{name}.txt").write_text("a tone")
     (bench.root / "datasets.yaml").write_text(SOUNDS)
-    bench.probe()
+    bench.look()
     found = estimate(bench.ctx)
     assert of(found, "encode-latents").to_do == 2
     plan, before = of(found, "encode-latents").memory, of(with_pictures, "encode-latents").memory
@@ -297,9 +325,7 @@ def test_sound_alone_counts_neither_the_video_vae_nor_its_targets(bench: Bench) 
     ctx = bench.ctx
     assert workload_of(ctx).targets == default_targets(with_audio=True, with_video=False)
     directory = ctx.workspace.stages / "train-lora" / "here"
-    train_lora.Training(ctx, directory, train_lora.request(ctx), "cpu").run(
-        lambda metrics: None, lambda: False
-    )
+    Training(ctx, directory, train_lora_request(ctx), "cpu").run(lambda metrics: None, lambda: False)
     written = sum(tensor_bytes(file) for file in directory.rglob("*.safetensors"))
     assert of(found, "train-lora").disk_bytes == pytest.approx(written, rel=0.01)
 
@@ -308,13 +334,13 @@ def test_every_kind_of_dataset_is_listed(bench: Bench) -> None:
     (bench.root / "stills").mkdir()
     with (bench.root / "datasets.yaml").open("a") as file:
         file.write("- {id: stills, dataset_type: image, instance_data_dir: stills}\n")
-    told = validate(bench).output
-    assert f"clips: video, {bench.clips}" in told
-    assert f"stills: image, {bench.root / 'stills'}" in told
+    text = validate(bench).output
+    assert f"clips: video, {bench.clips}" in text
+    assert f"stills: image, {bench.root / 'stills'}" in text
 
 
 def test_videos_are_expected_to_take_what_those_of_the_newest_gallery_took(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     before = of(estimate(bench.ctx), "render-validation")
     assert before.disk_bytes
     assert any("as usual for H.264" in note for note in before.notes)

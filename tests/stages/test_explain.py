@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.stages.explain import explain_clip, explain_stages
+from ltxcore.jobs.explain.explain import explain_clip, explain_stages
 from tests.stages.conftest import Bench
-from tests.unit.media_files import picture, tone
+from tests.unit.media.files import picture, tone
 
 CLIP = "clips/red-disc-right.mp4"
 TEXT = {"id": "text", "dataset_type": "text_embeds"}
@@ -27,7 +27,7 @@ def write_sets(bench: Bench, *sets: dict[str, Any], **clips: Any) -> None:
 def test_a_clip_is_explained_without_the_model(bench: Bench) -> None:
     shutil.rmtree(bench.root / "workspace/models")
     assert explain_clip(bench.ctx, CLIP).verdict == "in"
-    bench.probe()
+    bench.look()
     report = explain_clip(bench.ctx, CLIP)
     assert (report.verdict, report.tracks) == ("in", [])
     assert report.work[0].startswith("encode-latents, embed-text: not known without the model: ")
@@ -38,7 +38,7 @@ def test_files_that_no_dataset_takes_are_rejected_and_not_gone(bench: Bench) -> 
     (bench.clips / "nobody.txt").write_text("a caption without a clip")
     for name, reason in (("poster.png", "is a picture, and"), ("nobody.txt", "is a caption, but no file")):
         assert explain_clip(bench.ctx, f"clips/{name}").verdict == "rejected", "before it is looked at"
-        bench.probe()
+        bench.look()
         for asked in (f"clips/{name}", str(bench.clips / name)):
             report = explain_clip(bench.ctx, asked)
             assert report.verdict == "rejected"
@@ -53,7 +53,7 @@ def test_the_sound_of_a_clip_belongs_to_it(bench: Bench) -> None:
         tone(bench.root / "sounds" / name, 1.0)
     sounds = {"id": "sounds", "dataset_type": "audio", "instance_data_dir": "sounds"}
     write_sets(bench, sounds, s2v_datasets="sounds")
-    bench.probe()
+    bench.look()
     used = explain_clip(bench.ctx, "sounds/red-disc-right.wav")
     assert (used.verdict, used.reason) == ("in", f"belongs to {CLIP}")
     assert used.snapshots == [f"{bench.ctx.snapshot.id}: in, with {CLIP}"]
@@ -69,7 +69,7 @@ def test_a_clip_with_a_reference_is_explained_with_it(bench: Bench) -> None:
     write_sets(bench, shown, conditioning_data="shown")
     given = {"conditioning": {"video": {"conditions": [{"type": "reference"}]}}}
     bench.recipe = Recipe.model_validate({**bench.recipe.model_dump(exclude={"conditioning"}), **given})
-    bench.probe()
+    bench.look()
     report = explain_clip(bench.ctx, CLIP)
     assert report.verdict == "in"
     assert "encode-latents: reference latents, new: nothing was made of it before" in report.work

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.app import app
 from ltxcore.config.bucket_list import Bucket, read_bucket
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.datasets import load_datasets
@@ -32,7 +32,7 @@ def placed(bench: Bench) -> dict[str, str]:
 
 
 def test_the_printed_line_pasted_into_the_dataset_gives_those_buckets(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     common = ["--workspace", str(bench.ctx.workspace.root), "--datasets", str(bench.root / "datasets.yaml")]
     done = CliRunner().invoke(app, ["buckets", *common, "--count", "2"])
     assert done.exit_code == 0, done.output
@@ -44,8 +44,28 @@ def test_the_printed_line_pasted_into_the_dataset_gives_those_buckets(bench: Ben
     assert set(placed(bench).values()) <= {str(read_bucket(text)) for text in proposed}
     # Asked again, the command counts the waste of what is configured now.
     again = CliRunner().invoke(app, ["buckets", *common, "--count", "2"])
-    shares = {row.split()[0]: row.split()[2] for row in again.output.splitlines() if "%" in row}
+    shares = {
+        row.split()[0]: row.partition("%")[0].split()[-1] for row in again.output.splitlines() if "%" in row
+    }
     assert shares["as"] == shares["proposed"]
+
+
+def test_what_is_as_good_is_left_and_clips_that_are_not_taken_do_not_count(bench: Bench) -> None:
+    for caption in bench.clips.glob("red-disc-right*.txt"):
+        caption.unlink()
+    snapshot, _ = bench.probe()
+    common = ["--workspace", str(bench.ctx.workspace.root), "--datasets", str(bench.root / "datasets.yaml")]
+    done = CliRunner().invoke(app, ["buckets", *common, "--max-tokens", "500"])
+    assert done.exit_code == 0, done.output
+    assert len(snapshot.samples) == 4
+    assert "clips: 4 clips," in done.output
+    assert "of the frames saved" in " ".join(done.output.split())
+    line = re.search(r"^  (buckets: \[.*\])$", done.output, re.MULTILINE)
+    assert line, "these clips are much longer than 17 frames"
+    write_buckets(bench, yaml.safe_load(line[1])["buckets"])
+    again = CliRunner().invoke(app, ["buckets", *common])
+    assert "no other buckets are better" in " ".join(again.output.split())
+    assert "write into" not in again.output
 
 
 def test_a_clip_goes_to_the_bucket_that_keeps_most_of_it_whatever_the_order(bench: Bench) -> None:
@@ -77,7 +97,7 @@ def test_a_clip_that_is_too_short_says_so_and_the_others_train(bench: Bench) -> 
 
 def test_the_latents_have_the_buckets_shape(bench: Bench) -> None:
     write_buckets(bench, ["96x64x9"])
-    bench.probe()
+    bench.look()
     bench.split()
     assert bench.encode()["video"] == 5
     assert {sample.frames.count for sample in bench.ctx.snapshot.samples} == {9}
@@ -109,7 +129,7 @@ def test_an_illegal_bucket_is_refused_with_its_line_and_the_nearest(tmp_path: Pa
         "- {id: text, dataset_type: text_embeds}\n"
     )
     with pytest.raises(
-        ConfigError, match=r"datasets\.yaml:4: 0\.buckets: 700x512x50 .* nearest is 704x512x49"
+        ConfigError, match=r"datasets\.yaml:4: clips: 0\.buckets: 700x512x50 .* nearest is 704x512x49"
     ):
         load_datasets(tmp_path / "datasets.yaml")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,22 +14,21 @@ from safetensors.torch import load_file
 
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.evaluation_settings import EvaluationSettings
-from ltxcore.stages import render_validation, train_lora
-from ltxcore.stages.context import Context
-from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
-from ltxcore.stages.dataset_report import gather
-from ltxcore.stages.explain import explain_clip
-from ltxcore.stages.held_out import WHY, check_datasets, evaluation_set, held_out, held_out_ids
-from ltxcore.stages.run import find_result
-from ltxcore.stages.sample_steps import (
-    is_sample_step,
-    reached_step,
-    sample_steps,
-    waiting_steps,
-)
-from ltxcore.stages.samples import StoredSamples
-from ltxcore.stages.stamp import Stamp, request_fingerprint, stage_directory, write_stamp
-from ltxcore.training.checkpoints import read_checkpoint
+from ltxcore.execution.execution import find_result
+from ltxcore.jobs.explain.explain import explain_clip
+from ltxcore.jobs.report.dataset_report import gather
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import RENDER, TRAIN, MissingInput
+from ltxcore.pipeline.base.stamp import Stamp, request_fingerprint, stage_directory, write_stamp
+from ltxcore.pipeline.data.held_out import WHY, check_datasets, evaluation_set, held_out, held_out_ids
+from ltxcore.stages.render_validation.request import request as render_validation_request
+from ltxcore.stages.render_validation.session import Session
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.sample_steps import is_sample_step, reached_step, sample_steps, waiting_steps
+from ltxcore.stages.train_lora.stored_samples import StoredSamples
+from ltxcore.stages.train_lora.tracker import tracker
+from ltxcore.stages.train_lora.training import Training
+from ltxcore.training.checkpoints import BrokenCheckpoint, read_checkpoint
 from ltxcore.training.early_stop import read_evaluations
 from ltxcore.training.metrics import read_metrics
 from tests.stages.conftest import Bench
@@ -44,7 +44,8 @@ def with_section(bench: Bench, section: str, **changes: object) -> Bench:
 
 def some_share(bench: Bench) -> float:
     """A share that holds out at least two of the clips and not all: ffmpegs differ, and so do their files."""
-    samples = bench.probe()[0].samples
+    bench.prepare()
+    samples = bench.ctx.snapshot.samples
     shares = [number / 100 for number in range(1, 100)]
     held = {share: held_out_ids(EvaluationSettings(eval_share=share), samples) for share in shares}
     return next(share for share, ids in held.items() if 2 <= len(ids) < len(samples))
@@ -68,9 +69,9 @@ def small_pictures(bench: Bench) -> Bench:
 def train(bench: Bench, pause_at: int = 0) -> tuple[Path, Stamp | None]:
     """Train as the stage does, stamped unless it has paused."""
     ctx = bench.ctx
-    request = train_lora.request(ctx)
+    request = train_lora_request(ctx)
     directory = stage_directory(ctx.workspace, TRAIN, request)
-    training = train_lora.Training(ctx, directory, request, "cpu")
+    training = Training(ctx, directory, request, "cpu")
     result = training.run(lambda m: None, lambda: False, pause_at)
     if result is None:
         return directory, None
@@ -78,9 +79,9 @@ def train(bench: Bench, pause_at: int = 0) -> tuple[Path, Stamp | None]:
 
 
 def render(ctx: Context) -> Path:
-    request = render_validation.request(ctx)
+    request = render_validation_request(ctx)
     directory = stage_directory(ctx.workspace, RENDER, request)
-    session = render_validation.Session(ctx, directory, "cpu")
+    session = Session(ctx, directory, "cpu")
     session.write(session.render(lambda what: None))
     write_stamp(ctx.workspace, RENDER, request, session.finish(), 0.0, 0, newest=not ctx.step)
     session.forget_samples()
@@ -123,7 +124,7 @@ def _check_mlflow(bench: Bench, directory: Path, evaluations: int) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
-    run = train_lora.tracker(bench.ctx, directory).run_id
+    run = tracker(bench.ctx, directory).run_id
     for name in ("eval_loss", "eval_video_loss", "eval_video_loss_sigma_0.4"):
         found = client.get_metric_history(run, name)
         assert found[0].step == 0
@@ -181,14 +182,14 @@ def test_holding_out_nothing_or_everything_is_refused(bench: Bench) -> None:
     snapshot, _ = bench.probe()
     with pytest.raises(
         ConfigError, match=r"eval_share 1e-09: holds out none of the 5 clips; a share of"
-    ) as told:
+    ) as caught:
         held_out(EvaluationSettings(eval_share=1e-9), snapshot)
-    advised = float(str(told.value).split("a share of ")[1].split(" ")[0])
+    advised = float(str(caught.value).split("a share of ")[1].split(" ")[0])
     assert held_out(EvaluationSettings(eval_share=advised), snapshot)
     with pytest.raises(ConfigError, match="all 5 clips are held out"):
         held_out(EvaluationSettings(eval_datasets=("clips",)), snapshot)
     with pytest.raises(ConfigError, match="all 5 clips"):
-        train_lora.request(with_section(bench, "evaluation", eval_datasets=["clips"]).ctx)
+        train_lora_request(with_section(bench, "evaluation", eval_datasets=["clips"]).ctx)
 
 
 def test_evaluation_is_in_the_key_where_clips_are_held_out_and_nowhere_else(bench: Bench) -> None:
@@ -196,7 +197,7 @@ def test_evaluation_is_in_the_key_where_clips_are_held_out_and_nowhere_else(benc
 
     def key(**evaluation: Any) -> str:
         return request_fingerprint(
-            TRAIN, train_lora.request(with_section(bench, "evaluation", **evaluation).ctx)
+            TRAIN, train_lora_request(with_section(bench, "evaluation", **evaluation).ctx)
         )
 
     assert key() == key(eval_step_interval=7, eval_sigmas=(0.5,))
@@ -204,7 +205,7 @@ def test_evaluation_is_in_the_key_where_clips_are_held_out_and_nowhere_else(benc
     assert key() != key(eval_share=share)
     assert key(eval_share=share) != key(eval_share=share, early_stop_patience=3)
     sampled = with_section(bench, "validation", validation_step_interval=2)
-    assert request_fingerprint(TRAIN, train_lora.request(sampled.ctx)) == key()
+    assert request_fingerprint(TRAIN, train_lora_request(sampled.ctx)) == key()
 
 
 def test_the_best_lora_is_exported_where_that_is_asked_for(
@@ -228,6 +229,11 @@ def test_the_best_lora_is_exported_where_that_is_asked_for(
     written = load_file(directory / "lora" / LORA)
     assert all(torch.equal(written[f"transformer.{name}"], best[name]) for name in best)
     assert any(not torch.equal(best[name], last[name]) for name in best)
+    # Without that checkpoint a damaged LoRA cannot be exported again, and the refusal says what can be done.
+    shutil.rmtree(directory / "checkpoint-2")
+    (directory / "lora" / LORA).unlink()
+    with pytest.raises(BrokenCheckpoint, match=r"checkpoint-2 .*export: last.* or delete .*trains from the"):
+        train(bench)
 
 
 def test_steps_that_are_sampled() -> None:
@@ -301,7 +307,7 @@ def _check_pictures_in_mlflow(bench: Bench, training: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
-    run = train_lora.tracker(bench.ctx, training).run_id
+    run = tracker(bench.ctx, training).run_id
     assert "samples/step-000002/disc-lora.mp4" in _paths(client, run, "samples/step-000002")
     gallery = _paths(client, run, "gallery/steps")
     assert gallery == ["gallery/steps/step-000002", "gallery/steps/step-000004"]
@@ -360,7 +366,7 @@ def _check_average_in_mlflow(bench: Bench, directory: Path, averages: list[float
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
-    run = train_lora.tracker(bench.ctx, directory).run_id
+    run = tracker(bench.ctx, directory).run_id
     assert [m.value for m in client.get_metric_history(run, "ema")] == averages
     assert len(client.get_metric_history(run, "ema_eval_video_loss_sigma_0.4")) == len(averages)
     assert "gallery/disc-ema.mp4" in _paths(client, run, "gallery")
@@ -387,16 +393,16 @@ def test_the_base_is_not_rendered_again(bench: Bench, monkeypatch: pytest.Monkey
     train(bench)
     first = render(bench.ctx)
     pictures = (first / "disc-base.mp4").read_bytes()
-    told: list[str] = []
-    session = render_validation.Session(bench.ctx, first, "cpu")
-    session.render(told.append)
-    assert {what.split(", ")[1] for what in told} == {"LoRA"}
+    messages: list[str] = []
+    session = Session(bench.ctx, first, "cpu")
+    session.render(messages.append)
+    assert {what.split(", ")[1] for what in messages} == {"LoRA"}
     (base,) = (bench.ctx.workspace.stages / "render-validation").glob("base-*/rendering.safetensors")
     base.write_bytes(base.read_bytes()[:-9])
-    told.clear()
-    session = render_validation.Session(bench.ctx, first, "cpu")
-    session.write(session.render(told.append))
-    assert {what.split(", ")[1] for what in told} == {"base", "LoRA"}, "a broken one is made again"
+    messages.clear()
+    session = Session(bench.ctx, first, "cpu")
+    session.write(session.render(messages.append))
+    assert {what.split(", ")[1] for what in messages} == {"base", "LoRA"}, "a broken one is made again"
     assert (first / "disc-base.mp4").read_bytes() == pictures
 
 
@@ -405,7 +411,7 @@ def test_samples_of_a_step_that_was_not_reached_are_refused(bench: Bench) -> Non
     with pytest.raises(
         MissingInput, match=r"the LoRA of step 3 of training .* run the stage train-lora first"
     ):
-        render_validation.Session(replace(bench.ctx, step=3), bench.root, "cpu")
+        Session(replace(bench.ctx, step=3), bench.root, "cpu")
 
 
 def test_adapters_of_others_are_rendered_beside_the_plain_prompt(bench: Bench) -> None:
@@ -419,7 +425,7 @@ def test_adapters_of_others_are_rendered_beside_the_plain_prompt(bench: Bench) -
         "validation",
         validation_adapter_config=[{"name": "fast", "path": str(other), "scale": 40}],
     )
-    session = render_validation.Session(bench.ctx, bench.root / "gallery", "cpu")
+    session = Session(bench.ctx, bench.root / "gallery", "cpu")
     assert session.denoising_steps == 2 * (2 + 8), "a distilled LoRA renders in its eight steps"
     session.write(session.render(lambda what: None))
     measures = json.loads((bench.root / "gallery/measures.json").read_text())
@@ -427,7 +433,7 @@ def test_adapters_of_others_are_rendered_beside_the_plain_prompt(bench: Bench) -
     assert (bench.root / "gallery/disc-base.mp4").read_bytes() != (
         bench.root / "gallery/disc-fast-base.mp4"
     ).read_bytes()
-    before = render_validation.request(bench.ctx)
+    before = render_validation_request(bench.ctx)
     other.write_bytes((directory / "lora" / LORA).read_bytes() + b"\0" * 0)
-    assert render_validation.request(bench.ctx) == before, "the same content is the same adapter"
+    assert render_validation_request(bench.ctx) == before, "the same content is the same adapter"
     assert list(before["adapters"]) == [str(other)]

@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.models.source import prepare_model
-from ltxcore.models.tiny import write_tiny
-from ltxcore.stages.context import Context
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT
-from ltxcore.stages.explain import explain_clip, explain_stages
-from ltxcore.stages.run import find_result
+from ltxcore.execution.execution import find_result
+from ltxcore.jobs.explain.explain import explain_clip, explain_stages
+from ltxcore.models.files.encoders import encoder_weights
+from ltxcore.models.files.source import ModelSource, prepare_model
+from ltxcore.models.tiny.model import write_tiny
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT
 from tests.stages.conftest import DATASETS, Bench
 
 NOTHING = (0, {"video": 0, "audio": 0}, 0)
@@ -154,6 +156,32 @@ def test_another_vae_encodes_all_latents_and_no_text(bench: Bench, tmp_path: Pat
     assert rerun(changed) == (0, {"video": 5, "audio": 4}, 0)
     # Back again: what was encoded before is still there.
     assert rerun(bench) == NOTHING
+
+
+def test_moving_on_to_a_version_with_the_same_encoders_encodes_no_latent(
+    bench: Bench, tinies: dict[str, ModelSource], tmp_path: Path
+) -> None:
+    """As from 2.3 to 2.5: other decoders, another vocoder and another text encoder, the same encoders."""
+    older = tinies["2.3"].root
+    newer = tmp_path / "newer"
+    shutil.copytree(tinies["2.5"].root, newer)
+    for part in ("vae", "audio_vae"):
+        (kept,) = tinies["2.3"].weight_files(part)
+        (file,) = (newer / part).glob("*.safetensors")
+        encoders = encoder_weights(load_file(kept))
+        save_file(load_file(file) | encoders, file, {"format": "pt"})
+
+    def on(root: Path) -> Bench:
+        model = bench.recipe.model.model_copy(update={"pretrained_model_name_or_path": str(root)})
+        return Bench(bench.root, bench.recipe.model_copy(update={"model": model}))
+
+    on(older).prepare()
+    assert on(older).ctx.source.fingerprint("vae") != on(newer).ctx.source.fingerprint("vae")
+    _, encoded, embedded = rerun(on(newer))
+    assert encoded == {"video": 0, "audio": 0}
+    assert embedded > 0, "another text encoder makes other features"
+    stages = {report.stage: report for report in explain_stages(on(newer).ctx)}
+    assert len(stages[LATENTS.name].why) == 1, "no latent is to be encoded"
 
 
 def test_two_workspaces_share_one_store(bench: Bench, tmp_path: Path, bucket: str) -> None:

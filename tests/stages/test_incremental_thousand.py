@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from ltxcore.config.recipe import Recipe
+from ltxcore.jobs.explain.explain import explain_clip
 from ltxcore.media import audio, decode
 from ltxcore.media.probe import probe
-from ltxcore.models import audio_latents, video_latents
-from ltxcore.stages import probe_media, vae_backoff
-from ltxcore.stages.explain import explain_clip
+from ltxcore.models.vae import audio_latents, video_latents
+from ltxcore.stages.encode_latents import vae_backoff
+from ltxcore.stages.probe_media.memo import PROBES
 from tests.stages.conftest import Bench
-from tests.unit.media_clips import ffmpeg
+from tests.unit.media.clips import ffmpeg
 
 CLIPS = 1000
 DATASETS = """
@@ -56,7 +57,7 @@ def once(work: Callable[..., Any]) -> Callable[..., Any]:
 def prepare(bench: Bench) -> None:
     """Everything that training needs of a thousand clips, with one decode and one encode for all of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(probe_media.PROBES, "video", once(probe))
+        patch.setitem(PROBES, "video", once(probe))
         patch.setattr(decode, "decode_frames", once(decode.decode_frames))
         patch.setattr(audio, "decode_audio", once(audio.decode_audio))
         encode_one = once(lambda vae, clip: video_latents.encode_videos(vae, [clip])[0])

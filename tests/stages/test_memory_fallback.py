@@ -1,4 +1,4 @@
-"""Trainings and renderings placed by the planner: equal to the bit in every placing, and after setbacks."""
+"""Trainings and renderings are equal to the bit in every arrangement, and after running out of memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ltxcore.models.vae_ways import LARGE_TILES
-from ltxcore.stages import render_validation, train_lora
-from ltxcore.stages.contract import RENDER, TRAIN
-from ltxcore.stages.enforce import StageOutOfMemory, enforced
-from ltxcore.stages.memory_plans import plan_stage
-from ltxcore.stages.run import StageRun, find_result
-from ltxcore.stages.setbacks import MemoryRetry, Setbacks
-from ltxcore.stages.stamp import request_fingerprint, write_stamp
-from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose
+from ltxcore.execution.execution import Execution, find_result
+from ltxcore.execution.memory_budget import StageOutOfMemory, memory_budget
+from ltxcore.execution.memory_plans import plan_stage
+from ltxcore.execution.strategies import AS_ASKED, NoPlanLeft, choose
+from ltxcore.models.vae.ways import LARGE_TILES
+from ltxcore.pipeline.base.contract import RENDER, TRAIN
+from ltxcore.pipeline.base.stamp import request_fingerprint, write_stamp
+from ltxcore.pipeline.plan.out_of_memory_record import MemoryRetry, OutOfMemoryRecord
+from ltxcore.stages.render_validation.session import Session
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.training import Training
 from tests.stages.conftest import Bench, make_bench
 from tests.stages.simulated_card import simulated_card
 
@@ -55,7 +57,7 @@ def changed(bench: Bench, section: str, **values: object) -> Bench:
 
 def trained(bench: Bench, folder: str) -> dict[str, torch.Tensor]:
     """The adapter of a training in a folder of its own."""
-    training = train_lora.Training(bench.ctx, bench.root / folder, train_lora.request(bench.ctx), "cpu")
+    training = Training(bench.ctx, bench.root / folder, train_lora_request(bench.ctx), "cpu")
     training.run(lambda metrics: None, lambda: False)
     return load_file(bench.root / folder / "lora" / "pytorch_lora_weights.safetensors")
 
@@ -74,11 +76,11 @@ def assert_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor])
     ],
     ids=lambda memory: ", ".join(f"{key}: {value}" for key, value in memory.items()),
 )
-def test_every_placing_trains_the_same_adapter(
+def test_every_arrangement_trains_the_same_adapter(
     prepared: Bench, undisturbed: dict[str, torch.Tensor], memory: dict[str, Any]
 ) -> None:
     bench = changed(prepared, "memory", **memory)
-    assert train_lora.request(bench.ctx) == train_lora.request(prepared.ctx), "how it is placed is in no key"
+    assert train_lora_request(bench.ctx) == train_lora_request(prepared.ctx), "how it is placed is in no key"
     folder = "-".join(map(str, memory.values()))
     assert_equal(trained(bench, folder), undisturbed)
     assert not (bench.root / folder / "connected").exists(), "the connectors' outputs are deleted"
@@ -87,22 +89,32 @@ def test_every_placing_trains_the_same_adapter(
 def test_captions_that_were_connected_before_are_not_connected_again(
     prepared: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ltxcore.stages import connected
+    from ltxcore.stages.train_lora import connected_captions
 
     captions = ["", *sorted(prepared.ctx.snapshot.captions())]
-    first = connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32)
+    first = connected_captions.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32)
     first.compute(captions, "cpu")
     assert len(list((tmp_path / "connected").iterdir())) == len(captions)
-    monkeypatch.setattr(connected, "load_connectors", lambda *args: pytest.fail("loaded again"))
-    connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32).compute(captions, "cpu")
-    other = connected.ConnectedCaptions(prepared.ctx, tmp_path, torch.bfloat16)
+    monkeypatch.setattr(connected_captions, "connecting", lambda *args: pytest.fail("loaded again"))
+    connected_captions.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32).compute(captions, "cpu")
+    other = connected_captions.ConnectedCaptions(prepared.ctx, tmp_path, torch.bfloat16)
     with pytest.raises(FileNotFoundError):
         other.load(captions[1])
+    whole = [first.load(caption).video.clone() for caption in captions]
+    for file in (tmp_path / "connected").iterdir():
+        data = file.read_bytes()
+        file.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    for caption in captions:
+        with pytest.raises(connected_captions.DamagedConnected, match="start the training again"):
+            first.load(caption)
+    monkeypatch.undo()
+    connected_captions.ConnectedCaptions(prepared.ctx, tmp_path, torch.float32).compute(captions, "cpu")
+    assert all(torch.equal(first.load(c).video, video) for c, video in zip(captions, whole, strict=True))
 
 
-def opened(bench: Bench, stage: Any) -> StageRun:
+def opened(bench: Bench, stage: Any) -> Execution:
     ctx = bench.ctx
-    return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+    return Execution(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
 
 
 def fail_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -125,12 +137,12 @@ def test_a_training_out_of_memory_goes_on_from_its_checkpoint_with_smaller_plans
     bench = Bench(tmp_path / "bench", prepared.recipe)
     plans, began_at = [], []
 
-    def work(run: StageRun) -> train_lora.Training:
+    def work(run: Execution) -> Training:
         steps: list[int] = []
-        with enforced(run) as plan:
+        with memory_budget(run) as plan:
             assert plan is not None
             plans.append(plan)
-            training = train_lora.Training(run.ctx, run.directory, run.request, "cpu", plan)
+            training = Training(run.ctx, run.directory, run.request, "cpu", plan)
             try:
                 result = training.run(lambda metrics: steps.append(metrics.step), lambda: False)
             finally:
@@ -139,13 +151,13 @@ def test_a_training_out_of_memory_goes_on_from_its_checkpoint_with_smaller_plans
         return training
 
     with simulated_card():
-        retry = MemoryRetry(Setbacks(opened(bench, TRAIN).directory, bench.recipe.memory))
+        retry = MemoryRetry(OutOfMemoryRecord(opened(bench, TRAIN).directory, bench.recipe.memory))
         fail_at(monkeypatch, 2)
         with pytest.raises(StageOutOfMemory, match=r"CUDA out of memory\. Tried"):
             work(opened(bench, TRAIN))
-        told = retry()
-        assert told is not None
-        assert told.endswith("it is started again with the next plan")
+        reason = retry()
+        assert reason is not None
+        assert reason.endswith("it is started again with the next plan")
         fail_at(monkeypatch, -1)
         last = opened(bench, TRAIN)
         work(last)
@@ -163,28 +175,28 @@ def test_a_training_out_of_memory_goes_on_from_its_checkpoint_with_smaller_plans
     assert_equal(lora, undisturbed)
 
 
-def test_setbacks_end(prepared: Bench, tmp_path: Path) -> None:
+def test_plans_that_can_fail_come_to_an_end(prepared: Bench, tmp_path: Path) -> None:
     """Past the smallest plan there is none; a forced strategy that leaves nothing smaller says so."""
-    setbacks = Setbacks(tmp_path, prepared.recipe.memory)
+    record = OutOfMemoryRecord(tmp_path, prepared.recipe.memory)
     with simulated_card():
         for _ in range(2):
-            plan = choose(prepared.ctx, TRAIN, "cpu", setbacks.all()).plan
-            setbacks.note(plan.strategy, "CUDA out of memory", "device", plan)
+            plan = choose(prepared.ctx, TRAIN, "cpu", record.all()).plan
+            record.note(plan.strategy, "CUDA out of memory", "device", plan)
         assert plan.arrangement.connectors != "resident"
         with pytest.raises(NoPlanLeft, match="no plan takes less; allow more memory or use"):
-            choose(prepared.ctx, TRAIN, "cpu", setbacks.all())
+            choose(prepared.ctx, TRAIN, "cpu", record.all())
         forced = changed(prepared, "memory", strategy="resident").ctx
         with pytest.raises(NoPlanLeft, match=r"set memory\.strategy: auto instead of resident"):
-            choose(forced, TRAIN, "cpu", setbacks.all())
+            choose(forced, TRAIN, "cpu", record.all())
 
 
 @pytest.fixture(scope="module")
 def pictures(prepared: Bench, undisturbed: dict[str, torch.Tensor]) -> Any:
     """A stamp of the undisturbed training, and what is rendered of it with all weights resident."""
     ctx = prepared.ctx
-    request = train_lora.request(ctx)
+    request = train_lora_request(ctx)
     folder = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
-    training = train_lora.Training(ctx, folder, request, "cpu")
+    training = Training(ctx, folder, request, "cpu")
     write_stamp(
         ctx.workspace, TRAIN, request, training.finish(training.run(lambda m: None, lambda: False)), 0, 0
     )
@@ -192,7 +204,7 @@ def pictures(prepared: Bench, undisturbed: dict[str, torch.Tensor]) -> Any:
 
 
 def rendered(bench: Bench, plan: Any = None) -> list[Any]:
-    session = render_validation.Session(bench.ctx, bench.root / "rendered", "cpu", plan)
+    session = Session(bench.ctx, bench.root / "rendered", "cpu", plan)
     found = session.render(lambda what: None)
     return [rendering for prompt in found for rendering in (prompt.base, *prompt.loras)]
 
@@ -208,7 +220,7 @@ def rendered(bench: Bench, plan: Any = None) -> list[Any]:
     ],
     ids=lambda memory: ", ".join(f"{key}: {value}" for key, value in memory.items()),
 )
-def test_every_placing_renders_the_same_pictures_and_sound(
+def test_every_arrangement_renders_the_same_pictures_and_sound(
     prepared: Bench, pictures: list[Any], memory: dict[str, Any]
 ) -> None:
     found = rendered(changed(prepared, "memory", **memory))
@@ -229,13 +241,13 @@ def test_a_rendering_out_of_memory_is_placed_smaller(
         with monkeypatch.context() as patch:
             patch.setattr(Renderer, "render", lambda *args, **more: (_ for _ in ()).throw(OUT_OF_MEMORY))
             run = opened(prepared, RENDER)
-            with pytest.raises(StageOutOfMemory), enforced(run) as plan:
+            with pytest.raises(StageOutOfMemory), memory_budget(run) as plan:
                 rendered(prepared, plan)
         again = opened(prepared, RENDER)
-        with enforced(again) as plan:
+        with memory_budget(again) as plan:
             assert plan is not None
             assert plan.total_bytes < first.total_bytes
             found = rendered(prepared, plan)
-        assert again.setbacks
+        assert again.failed_plans
     assert all(np.array_equal(a.frames, b.frames) for a, b in zip(found, pictures, strict=True))
     assert LARGE_TILES.size > 64, "the pictures are smaller than a tile"

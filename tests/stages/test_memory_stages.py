@@ -15,26 +15,40 @@ import torch
 
 from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.recipe import Recipe
+from ltxcore.execution.execution import Execution, find_result
+from ltxcore.execution.memory_budget import StageOutOfMemory, memory_budget
+from ltxcore.execution.memory_plans import host_limit_bytes, plan_rows, plan_stage
+from ltxcore.execution.runner import run_work
+from ltxcore.execution.strategies import AS_ASKED, NoPlanLeft, choose, strategies
 from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.memory.watchdog import host_use_bytes
-from ltxcore.models import loading
-from ltxcore.models.source import resolve_model
-from ltxcore.models.vae_ways import LARGE_TILES, SMALL_TILES, VaeWay
-from ltxcore.stages import embed_text, encode_latents
-from ltxcore.stages.contract import LATENTS, PROBE, RENDER, TEXT, TRAIN
-from ltxcore.stages.enforce import StageOutOfMemory, enforced
-from ltxcore.stages.keys import LatentSpaces
-from ltxcore.stages.memory_plans import LAYERED_TOKENS, plan_rows, plan_stage
-from ltxcore.stages.run import StageRun, find_result, logic
-from ltxcore.stages.setbacks import MAX_SETBACKS, MemoryRetry, Setback, Setbacks
-from ltxcore.stages.stamp import write_stamp
-from ltxcore.stages.strategies import AS_ASKED, NoPlanLeft, choose, strategies
-from ltxcore.stages.vae_backoff import VaeBackOff
-from ltxcore.stages.vae_room import VaeRoom
+from ltxcore.models.files import loading
+from ltxcore.models.files.source import resolve_model
+from ltxcore.models.vae.ways import LARGE_TILES, SMALL_TILES, VaeWay
+from ltxcore.pipeline.base.contract import LATENTS, PROBE, RENDER, TEXT, TRAIN
+from ltxcore.pipeline.base.stamp import Stamp, write_stamp
+from ltxcore.pipeline.data.keys import LatentSpaces
+from ltxcore.pipeline.plan.out_of_memory_record import (
+    MAX_FAILED_PLANS,
+    FailedPlan,
+    MemoryRetry,
+    OutOfMemoryRecord,
+)
+from ltxcore.pipeline.plan.vae_room import VaeRoom
+from ltxcore.stages.embed_text.memory import LAYERED_TOKENS
+from ltxcore.stages.embed_text.request import keyed_texts
+from ltxcore.stages.embed_text.request import to_do as embed_text_to_do
+from ltxcore.stages.embed_text.work import Embedder
+from ltxcore.stages.encode_latents.request import request as encode_latents_request
+from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.encode_latents.vae_backoff import VaeBackOff
+from ltxcore.stages.encode_latents.work import Encoder
+from ltxcore.stages.encode_latents.work import plan_batches as encode_latents_plan_batches
+from ltxcore.stages.probe_media.request import request as probe_media_request
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.texts import TextStore
 from ltxcore.validation.decoding import decode_within_memory
-from tests.stages.conftest import Bench, make_bench
+from tests.stages.conftest import Bench, make_bench, work_of
 
 
 def changed(bench: Bench, section: str, **values: object) -> Bench:
@@ -42,13 +56,13 @@ def changed(bench: Bench, section: str, **values: object) -> Bench:
     return Bench(bench.root, bench.recipe.model_copy(update={section: settings}))
 
 
-def opened(bench: Bench, stage: Any = LATENTS) -> StageRun:
+def opened(bench: Bench, stage: Any = LATENTS) -> Execution:
     ctx = bench.ctx
-    return StageRun(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
+    return Execution(stage, ctx, find_result(stage, ctx)[0], bench.root / "run")
 
 
-def setback(plan: str) -> Setback:
-    return Setback(plan=plan, reason="it held too much", at_s=0.0)
+def failed_plan(plan: str) -> FailedPlan:
+    return FailedPlan(plan=plan, reason="it held too much", at_s=0.0)
 
 
 class CappedDevice:
@@ -75,7 +89,7 @@ def vae(tiny_models: Path) -> Any:
 def probed(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
     """A bench with its clips probed and their sound split. Tests leave the store as it is."""
     bench = make_bench(tmp_path_factory.mktemp("probed"), sample_clips, tiny_models)
-    bench.probe()
+    bench.look()
     bench.split()
     return bench
 
@@ -112,7 +126,7 @@ def test_another_error_is_no_want_of_memory(vae: Any) -> None:
 
 
 def test_pieces_and_batches_change_no_key_and_no_latent(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     bench.split()
     spaces = LatentSpaces.of(bench.ctx.source, bench.ctx.recipe)
     keys = [spaces.video_key(sample) for sample in bench.ctx.snapshot.samples]
@@ -143,29 +157,29 @@ def test_tiles_are_found_under_their_own_key_and_are_part_of_the_request(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles of 32 pixels: the clips of the bench are then larger than one tile."""
-    from ltxcore.models import vae_ways
+    from ltxcore.models.vae import ways
 
-    tiles = vae_ways.Tiles(32, 32)
-    monkeypatch.setattr(vae_ways, "WAYS", (VaeWay(), VaeWay(8, tiles)))
-    monkeypatch.setattr("ltxcore.stages.keys.TILINGS", (tiles.name,))
-    bench.probe()
+    tiles = ways.Tiles(32, 32)
+    monkeypatch.setattr(ways, "WAYS", (VaeWay(), VaeWay(8, tiles)))
+    monkeypatch.setattr("ltxcore.pipeline.data.keys.TILINGS", (tiles.name,))
+    bench.look()
     bench.split()
     ctx = bench.ctx
-    before = encode_latents.request(ctx)
-    encoder = encode_latents.Encoder(ctx, "cpu")
-    batches = encode_latents.plan_batches(ctx, encoder.store)
+    before = encode_latents_request(ctx)
+    encoder = Encoder(ctx, "cpu")
+    batches = encode_latents_plan_batches(ctx, encoder.store)
     CappedDevice(encoder.vae.encoder, 3 * 17 * 32 * 32)
     for batch in batches:
         encoder.encode_batch(batch, lambda: None)
     assert encoder.backoff.steps
-    spaces = encode_latents.spaces_of(bench.ctx, LatentStore(bench.ctx.store))
+    spaces = spaces_of(bench.ctx, LatentStore(bench.ctx.store))
     first = bench.ctx.snapshot.samples[0]
     assert spaces.video_key(first).inputs["tiling"] == "32/32"
     assert spaces.video_key(first).value in LatentStore(bench.ctx.store).index
-    assert encode_latents.plan_batches(bench.ctx, LatentStore(bench.ctx.store)) == [], (
+    assert encode_latents_plan_batches(bench.ctx, LatentStore(bench.ctx.store)) == [], (
         "nothing is encoded again"
     )
-    after = encode_latents.request(bench.ctx)
+    after = encode_latents_request(bench.ctx)
     assert set(after["tiled"]) == {sample.id for sample in bench.ctx.snapshot.samples}
     assert before == {name: value for name, value in after.items() if name != "tiled"}
 
@@ -190,15 +204,15 @@ def test_a_rendering_that_does_not_fit_is_decoded_in_tiles(vae: Any) -> None:
 
 
 def test_captions_layer_by_layer_give_the_stored_features_of_the_whole_model(bench: Bench) -> None:
-    bench.probe()
+    bench.look()
     layered = changed(bench, "model", text_encoder_loading="layer_by_layer")
-    waiting = embed_text.to_do(bench.ctx, TextStore(bench.ctx.store))
-    embedder = embed_text.Embedder(layered.ctx, "cpu")
+    waiting = embed_text_to_do(bench.ctx, TextStore(bench.ctx.store))
+    embedder = Embedder(layered.ctx, "cpu")
     assert [list(batch) for batch in embedder.batches(waiting)] == [waiting]
     embedder.embed_batch(waiting)
     assert layered.embed() == bench.embed() == 0, "how Gemma was loaded is in no key"
     store = TextStore(bench.ctx.store)
-    assert all(store.read(key).video.size for key in embed_text._keys(bench.ctx))
+    assert all(store.read(key).video.size for key in keyed_texts(bench.ctx))
 
 
 def test_strategies_are_the_recipes_own_keys(probed: Bench) -> None:
@@ -232,11 +246,11 @@ def test_the_fastest_plan_that_fits_is_chosen(probed: Bench) -> None:
     assert choice.strategy.name == AS_ASKED, "fewer clips at once need no other recipe"
     assert choice.plan.total_bytes < need
     # What has failed is passed over, and the end of the list is an error.
-    after = choose(poor.ctx, LATENTS, "cpu", [setback(AS_ASKED)])
+    after = choose(poor.ctx, LATENTS, "cpu", [failed_plan(AS_ASKED)])
     assert after.strategy.name == after.plan.strategy == "encode.vae_batch_size: 1"
     last = strategies(LATENTS, poor.recipe)[-1].name
     with pytest.raises(NoPlanLeft, match=r"its smallest plan: .* allow more or use smaller clips"):
-        choose(poor.ctx, LATENTS, "cpu", [setback(last)])
+        choose(poor.ctx, LATENTS, "cpu", [failed_plan(last)])
 
 
 def test_each_size_of_clip_goes_the_fastest_way_that_fits(vae: Any) -> None:
@@ -269,23 +283,39 @@ def test_each_size_of_clip_goes_the_fastest_way_that_fits(vae: Any) -> None:
         assert (ours.float() - theirs.float()).abs().max() <= 2**-7 * theirs.float().abs().max()
 
 
-def test_the_layered_plan_counts_two_layers_and_one_pass_of_captions(probed: Bench) -> None:
-    plan = plan_stage(changed(probed, "model", text_encoder_loading="layer_by_layer").ctx, TEXT)
-    # 48 wide: bf16 states and float32 sums of every token.
-    assert plan.activations_bytes > LAYERED_TOKENS * 48 * 6
-    # 2 layers of q, k, v, o, gate, up, down and norms, and the projection of 4 states, once in bf16 and a
-    # layer's part in float32.
+@pytest.mark.parametrize(("dtype", "value_bytes"), [("bf16", 2), ("fp32", 4)])
+def test_the_layered_plan_counts_two_layers_and_one_pass_of_captions(
+    probed: Bench, dtype: str, value_bytes: int
+) -> None:
+    model = {"text_encoder_loading": "layer_by_layer", "text_encoder_dtype": dtype}
+    plan = plan_stage(changed(probed, "model", **model).ctx, TEXT)
+    # 48 wide: the states and float32 sums of every token.
+    assert plan.activations_bytes > LAYERED_TOKENS * 48 * (value_bytes + 4)
+    # 2 layers of q, k, v, o, gate, up, down and norms, and the projection of 4 states, once in the dtype and
+    # a layer's part in float32.
     layer = 48 * (48 + 24 + 24 + 48) + 3 * 48 * 96 + 4 * 48 + 2 * 12
-    assert plan.weights_bytes == 2 * layer * 2 + 48 * 48 * 4 * 2 + 48 * 48 * 4
+    assert plan.weights_bytes == 2 * layer * value_bytes + 48 * 48 * 4 * value_bytes + 48 * 48 * 4
     assert plan.strategy == "layer by layer"
+
+
+def test_weights_are_counted_as_they_are_computed_with(probed: Bench) -> None:
+    for stage, section, half, whole in (
+        (LATENTS, "encode", {"vae_dtype": "bf16"}, {"vae_dtype": "fp32"}),
+        (RENDER, "training", {"mixed_precision": "bf16"}, {"mixed_precision": "no"}),
+    ):
+        ctxs = [changed(probed, section, **values).ctx for values in (half, whole)]
+        small, large = (plan_stage(ctx, stage) for ctx in ctxs)
+        assert large.weights_bytes == 2 * small.weights_bytes
+        limits = [host_limit_bytes(ctx, stage) for ctx in ctxs]
+        assert limits[1] - limits[0] == small.weights_bytes
 
 
 def test_half_a_gibibyte_is_refused_before_anything_loads(probed: Bench) -> None:
     small = changed(probed, "memory", ram_gib=0.5)
     for stage in (LATENTS, TEXT):
         run = opened(small, stage)
-        told = rf"{stage.name} needs 0\.9 GiB of host memory .* allows 0\.5"
-        with pytest.raises(OverBudget, match=told), enforced(run):
+        message = rf"{stage.name} needs 0\.9 GiB of host memory .* allows 0\.5"
+        with pytest.raises(OverBudget, match=message), memory_budget(run):
             pytest.fail("the stage began")
         assert not (run.directory / "memory").exists()
     for stage in (TRAIN, RENDER):
@@ -296,85 +326,81 @@ def test_half_a_gibibyte_is_refused_before_anything_loads(probed: Bench) -> None
 def test_a_stage_that_outgrows_its_budget_fails_and_the_next_process_takes_the_next_plan(
     bench: Bench,
 ) -> None:
-    bench.probe()
+    bench.look()
     bench.split()
     small = changed(bench, "memory", ram_gib=max(1.0, host_use_bytes() / GIB + 0.4))
     run = opened(small)
-    setbacks = Setbacks(run.directory, small.recipe.memory)
-    retry = MemoryRetry(setbacks)
+    record = OutOfMemoryRecord(run.directory, small.recipe.memory)
+    retry = MemoryRetry(record)
     assert retry() is None, "it has not failed yet"
 
     held = []
     with pytest.raises(StageOutOfMemory, match=r"plan 'as the recipe says': .* GiB of host memory"):
         _outgrow(run, held)
     held.clear()
-    assert [setback.plan for setback in setbacks.all()] == [AS_ASKED]
-    told = retry()
-    assert told is not None
-    assert told.startswith("out of memory with as the recipe says (it held ")
-    assert retry() is None, "one setback is one retry"
+    assert [failed_plan.plan for failed_plan in record.all()] == [AS_ASKED]
+    reason = retry()
+    assert reason is not None
+    assert reason.startswith("out of memory with as the recipe says (it held ")
+    assert retry() is None, "one failed plan is one retry"
 
     again = opened(small)
-    with enforced(again) as plan:
-        assert plan is not None
-        assert again.ctx.recipe.encode.vae_enable_patch_conv
-        assert again.request == run.request
-        encoder = encode_latents.Encoder(again.ctx, "cpu")
-        for batch in encode_latents.plan_batches(again.ctx, encoder.store):
-            encoder.encode_batch(batch, lambda: None)
-    stamp = again.finish(encode_latents.outcome(again.ctx, encoder, encoder.store))
+    stamp = run_work(again)
+    assert isinstance(stamp, Stamp)
+    assert again.ctx.recipe.encode.vae_enable_patch_conv
+    assert again.request == run.request
     assert stamp.outcome.facts["memory"]["strategy"] == "encode.vae_enable_patch_conv: true"
     assert stamp.outcome.facts["memory"]["predicted_bytes"] > 0
     assert again.why.endswith("for want of memory encode.vae_enable_patch_conv: true")
     # With another budget the fastest plan is tried again.
-    with enforced(opened(bench)) as plan:
+    with memory_budget(opened(bench)) as plan:
         assert plan is not None
         assert plan.strategy == "resident"
 
 
-def _outgrow(run: StageRun, held: list[np.ndarray]) -> None:
-    with enforced(run):
+def _outgrow(run: Execution, held: list[np.ndarray]) -> None:
+    with memory_budget(run):
         for _ in range(100):
             held.append(np.ones(50 << 20, dtype=np.uint8))
             time.sleep(0.05)
 
 
-def test_an_error_of_the_device_is_a_setback_and_another_is_not(probed: Bench) -> None:
+def test_an_error_of_the_device_is_a_failed_plan_and_another_is_not(probed: Bench) -> None:
     run = opened(probed)
-    with pytest.raises(StageOutOfMemory, match="CUDA out of memory"), enforced(run):
+    with pytest.raises(StageOutOfMemory, match="CUDA out of memory"), memory_budget(run):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
-    with pytest.raises(ValueError, match="broken"), enforced(run):
+    with pytest.raises(ValueError, match="broken"), memory_budget(run):
         raise ValueError("broken")
-    setbacks = Setbacks(run.directory, probed.recipe.memory)
-    assert [s.reason for s in setbacks.all()] == ["CUDA out of memory. Tried to allocate 2.00 GiB"]
-    retry = MemoryRetry(setbacks)
-    for _ in range(MAX_SETBACKS):
-        setbacks.note("some plan", "again")
+    record = OutOfMemoryRecord(run.directory, probed.recipe.memory)
+    assert [s.reason for s in record.all()] == ["CUDA out of memory. Tried to allocate 2.00 GiB"]
+    retry = MemoryRetry(record)
+    for _ in range(MAX_FAILED_PLANS):
+        record.note("some plan", "again")
     assert retry() is None, "enough is enough"
 
 
 def test_a_process_that_was_killed_full_counts_and_one_that_was_not_does_not(tmp_path: Path) -> None:
-    setbacks = Setbacks(tmp_path, MemorySettings(ram_gib=4))
+    record = OutOfMemoryRecord(tmp_path, MemorySettings(ram_gib=4))
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     child.wait()
     for used, counted in ((3.8, 1), (1.0, 1)):
-        setbacks.begin("resident")
-        setbacks.used(int(used * GIB), 4 * GIB)
-        setbacks.settle()
-        assert len(setbacks.all()) < 2, "a process that is alive has not been killed"
+        record.begin("resident")
+        record.used(int(used * GIB), 4 * GIB)
+        record.settle()
+        assert len(record.all()) < 2, "a process that is alive has not been killed"
         file = next((tmp_path / "memory").glob("*-running.json"))
         file.write_text(file.read_text().replace(f'"process":{os.getpid()}', f'"process":{child.pid}'))
         file.write_text(file.read_text().replace(f'"process": {os.getpid()}', f'"process": {child.pid}'))
-        setbacks.settle()
-        assert len(setbacks.all()) == counted
+        record.settle()
+        assert len(record.all()) == counted
         assert not file.exists()
-    assert setbacks.all()[0].reason == "it was killed while it held 3.80 of 4.00 GiB of host memory"
-    assert Setbacks(tmp_path, MemorySettings(ram_gib=8)).all() == []
+    assert record.all()[0].reason == "it was killed while it held 3.80 of 4.00 GiB of host memory"
+    assert OutOfMemoryRecord(tmp_path, MemorySettings(ram_gib=8)).all() == []
 
 
 def test_a_stage_without_models_is_watched_too(probed: Bench) -> None:
     ctx = probed.ctx
-    run = StageRun(PROBE, ctx, logic(PROBE).request(ctx), probed.root / "run")
+    run = Execution(PROBE, ctx, probe_media_request(ctx), probed.root / "run")
     held: list[np.ndarray] = []
     run.ctx = changed(probed, "memory", ram_gib=host_use_bytes() / GIB + 0.2).ctx
     with pytest.raises(StageOutOfMemory, match=r"probe-media ran out of memory"):
@@ -386,13 +412,13 @@ def test_predictions_stand_beside_what_was_measured(probed: Bench) -> None:
     assert rows["encode-latents"]["measured GiB"] == 1.0
     assert rows["train-lora"]["measured GiB"] == ""
     run = opened(probed)
-    with enforced(run):
+    with memory_budget(run):
         pass
     stamp = write_stamp(
         run.ctx.workspace,
         LATENTS,
         run.request,
-        encode_latents.outcome(run.ctx, None, LatentStore(run.ctx.store)),
+        work_of(LATENTS, run.ctx).outcome().outcome,
         time.time(),
         0,
     )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from flows.child_process import ROOT, start_child
 from flows.environment import worker_environment
-from flows.leash import ROOT, start_leashed
 from flows.server import LocalServer, stop
+from tests.e2e.serving import until
 from tests.stages.conftest import make_bench
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
+LIMIT_S = 600
 FLOWS = {
     "first-stage": "fake_flows.py:first_stage",
     "second-stage": "fake_flows.py:second_stage",
@@ -48,8 +51,9 @@ def prefect_file(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
-    workspace = tmp_path_factory.mktemp("workspace")
+def server(tmp_path_factory: pytest.TempPathFactory, fresh_workspace: Path) -> Iterator[LocalServer]:
+    workspace = tmp_path_factory.mktemp("served") / "workspace"
+    shutil.copytree(fresh_workspace, workspace)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
         with LocalServer(workspace) as running:
@@ -59,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
             deploy(prefect_file(workspace), running.environment)
             worker = start_worker(running)
             yield running
-            stop(worker, 10)
+            stop(worker, 60)
 
 
 def start_worker(server: LocalServer) -> subprocess.Popen[bytes]:
@@ -72,7 +76,7 @@ def start_worker(server: LocalServer) -> subprocess.Popen[bytes]:
         "PYTHONPATH": str(ROOT),
     }
     with (server.workspace / "logs" / "worker.log").open("ab") as log:
-        return start_leashed(command, environment, log=log)
+        return start_child(command, environment, log=log)
 
 
 def start_run(workspace: Path, mode: str) -> Any:
@@ -106,20 +110,23 @@ def children(workspace: Path) -> dict[str, Any]:
     return found
 
 
-def until(condition: Callable[[], bool], limit_s: float) -> float:
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < limit_s, f"it did not come in {limit_s} s"
-        time.sleep(0.2)
-    return time.monotonic() - start
-
-
 def set_state(run_id: Any, kind: str, name: str) -> None:
     from prefect import get_client
     from prefect.client.schemas.objects import State, StateType
 
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(run_id, State(type=StateType(kind), name=name))
+
+
+def suspend(run_id: Any) -> None:
+    """What the button Suspend of the UI asks for."""
+    from prefect import get_client
+    from prefect.client.schemas.objects import State, StateDetails, StateType
+
+    details = StateDetails(pause_timeout=datetime.now(UTC) + timedelta(hours=1), pause_reschedule=True)
+    with get_client(sync_client=True) as client:
+        state: State[Any] = State(type=StateType.PAUSED, name="Suspended", state_details=details)
+        client.set_flow_run_state(run_id, state)
 
 
 def is_final(run_id: Any) -> Callable[[], bool]:
@@ -133,7 +140,7 @@ def trace(root: Path) -> list[list[str]]:
 
 def test_a_retried_parent_reruns_only_what_failed(server: LocalServer, tmp_path: Path) -> None:
     run = start_run(tmp_path, "kill")
-    until(is_final(run.id), 60)
+    until(is_final(run.id), LIMIT_S)
     failed = read(run.id)
     assert failed.state.name == "Failed"
     assert "second-stage crashed" in failed.state.message
@@ -144,29 +151,47 @@ def test_a_retried_parent_reruns_only_what_failed(server: LocalServer, tmp_path:
 
     (tmp_path / "mended").touch()
     set_state(run.id, "SCHEDULED", "AwaitingRetry")
-    until(lambda: read(run.id).state.is_completed(), 60)
+    until(lambda: read(run.id).state.is_completed(), LIMIT_S)
     after = children(tmp_path)
     assert {name: r.id for name, r in after.items()} == {name: r.id for name, r in before.items()}
     assert {name: r.run_count for name, r in after.items()} == {"first-stage": 1, "second-stage": 2}
     assert [name for name, _, _ in trace(tmp_path)] == ["parent", "first", "second", "parent", "second"]
 
 
+def test_a_suspended_parent_starts_no_further_stage_until_it_is_resumed(
+    server: LocalServer, tmp_path: Path
+) -> None:
+    from prefect import get_client
+
+    run = start_run(tmp_path, "wait")
+    until(lambda: [name for name, _, _ in trace(tmp_path)] == ["parent", "first"], LIMIT_S)
+    suspend(run.id)
+    (tmp_path / "go").touch()
+    parent = int(trace(tmp_path)[0][1])
+    until(lambda: not Path(f"/proc/{parent}").exists(), LIMIT_S)
+    assert read(run.id).state.name == "Suspended"
+    assert set(children(tmp_path)) == {"first-stage"}
+    with get_client(sync_client=True) as client:
+        client.resume_flow_run(run.id)
+    until(lambda: read(run.id).state.is_completed(), LIMIT_S)
+    assert [name for name, _, _ in trace(tmp_path)] == ["parent", "first", "parent", "second"]
+
+
 @pytest.mark.parametrize("mode", ["sleep", "train"])
 def test_cancelling_the_parent_cancels_its_stage(server: LocalServer, tmp_path: Path, mode: str) -> None:
     run = start_run(tmp_path, mode)
-    until(lambda: [name for name, _, _ in trace(tmp_path)] == ["parent", "first", "second"], 60)
-    time.sleep(1)
+    until((tmp_path / "at-work").exists, LIMIT_S)
     set_state(run.id, "CANCELLING", "Cancelling")
     child = children(tmp_path)["second-stage"]
-    assert until(is_final(child.id), 30) < 20
-    until(is_final(run.id), 15)
+    until(is_final(child.id), LIMIT_S)
+    until(is_final(run.id), LIMIT_S)
     assert read(run.id).state.name == "Cancelled"
     # The engine reports the signal as a crash; the worker, which sent it, then says what it was.
-    until(lambda: read(child.id).state.name == "Cancelled", 15)
+    until(lambda: read(child.id).state.name == "Cancelled", LIMIT_S)
     if mode == "train":
         assert (tmp_path / "checkpoint").read_text() == "whole"
     process = int(trace(tmp_path)[-1][1])
-    until(lambda: not Path(f"/proc/{process}").exists(), 10)
+    until(lambda: not Path(f"/proc/{process}").exists(), LIMIT_S)
 
 
 def test_preparing_and_deploying_again_changes_nothing(server: LocalServer) -> None:
@@ -195,14 +220,17 @@ def test_preparing_and_deploying_again_changes_nothing(server: LocalServer) -> N
 
 def test_a_worker_stops_on_sigterm(server: LocalServer) -> None:
     """A worker started with SIGINT ignored could be stopped by SIGKILL only."""
+    log = server.workspace / "logs" / "worker.log"
+    before = log.stat().st_size
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker = start_worker(server)
     finally:
         signal.signal(signal.SIGINT, handler)
-    time.sleep(4)
+    # It says so when its handlers are set.
+    until(lambda: b"started!" in log.read_bytes()[before:] or worker.poll() is not None, LIMIT_S)
     worker.terminate()
-    assert worker.wait(15) == 0
+    assert worker.wait(LIMIT_S) == 0
 
 
 def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
@@ -213,19 +241,18 @@ def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
     from prefect.deployments import run_deployment
 
-    from ltxcore.stages.contract import TRAIN
-    from ltxcore.stages.run import find_result
+    from ltxcore.execution.execution import find_result
+    from ltxcore.pipeline.base.contract import TRAIN
 
     bench = make_bench(tmp_path, sample_clips, tiny_models)
     bench.prepare()
-    parameters = {
-        "workspace": str(bench.root / "workspace"),
-        "recipe": bench.recipe.model_dump(mode="json"),
-    }
+    recipe = bench.root / "recipe.json"
+    recipe.write_text(bench.recipe.model_dump_json())
+    parameters = {"workspace": str(bench.root / "workspace"), "recipe_file": str(recipe)}
     started = run_deployment(
         "parent-of-a-training/parent-of-a-training", parameters=parameters, timeout=0, as_subflow=False
     )
-    until(is_final(started.id), 600)
+    until(is_final(started.id), LIMIT_S)
     assert read(started.id).state.is_completed(), read(started.id).state.message
     with get_client(sync_client=True) as client:
         runs = [

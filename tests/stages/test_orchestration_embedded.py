@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,17 +13,20 @@ from pathlib import Path
 
 import pytest
 
-from flows.leash import ROOT
-from flows.server import LocalServer, ServerError, find_server
+from flows.child_process import ROOT
+from flows.readiness import ServerError
+from flows.server import LocalServer, find_server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, fresh_workspace: Path) -> Iterator[LocalServer]:
+    workspace = tmp_path_factory.mktemp("served") / "workspace"
+    shutil.copytree(fresh_workspace, workspace)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
-        with LocalServer(tmp_path_factory.mktemp("workspace")) as running:
+        with LocalServer(workspace) as running:
             yield running
 
 
@@ -31,7 +35,7 @@ def trace(root: Path) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[1])) for line in lines]
 
 
-def until(condition: object, limit_s: float = 30) -> None:
+def until(condition: object, limit_s: float = 600) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not come"
@@ -54,6 +58,15 @@ def last_run(name: str):
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_filter=FlowFilter.model_validate({"name": {"any_": [name]}}))
         return max(runs, key=lambda r: r.created)
+
+
+def slots_taken() -> int:
+    from prefect import get_client
+
+    from flows.gpu_lease import gpu_limit_name
+
+    with get_client(sync_client=True) as client:
+        return client.read_global_concurrency_limit_by_name(gpu_limit_name()).active_slots
 
 
 def test_each_stage_has_its_own_process_and_run(server: LocalServer, tmp_path: Path) -> None:
@@ -113,9 +126,11 @@ def test_a_stage_out_of_memory_is_started_again_in_new_processes(
     assert len(set(tries)) == 3
     assert states("second-stage")[-1] == "Completed"
     assert last_run("second-stage").run_count == 3
-    told = [record.message for record in caplog.records if "out of memory with plan" in record.message]
-    assert len(told) == 2, "each step down is in the parent's log"
-    assert "out of memory with plan 1 (it held too much); it is started again with the next plan" in told[1]
+    messages = [record.message for record in caplog.records if "out of memory with plan" in record.message]
+    assert len(messages) == 2, "each step down is in the parent's log"
+    assert (
+        "out of memory with plan 1 (it held too much); it is started again with the next plan" in messages[1]
+    )
 
 
 def run_parent(server: LocalServer, workspace: Path, mode: str) -> subprocess.Popen[bytes]:
@@ -126,10 +141,9 @@ def run_parent(server: LocalServer, workspace: Path, mode: str) -> subprocess.Po
 
 def test_an_interrupted_parent_lets_its_stage_write_a_checkpoint(server: LocalServer, tmp_path: Path) -> None:
     parent = run_parent(server, tmp_path, "train")
-    until(lambda: (tmp_path / "trace").exists() and len(trace(tmp_path)) == 3)
-    time.sleep(0.5)
+    until((tmp_path / "at-work").exists)
     parent.send_signal(signal.SIGINT)
-    parent.wait(20)
+    parent.wait(600)
     assert (tmp_path / "checkpoint").read_text() == "whole"
     assert states("second-stage")[-1] == "Crashed"
     assert states("two-stages")[-1] == "Crashed"
@@ -137,11 +151,11 @@ def test_an_interrupted_parent_lets_its_stage_write_a_checkpoint(server: LocalSe
 
 def test_a_stage_dies_with_a_killed_parent(server: LocalServer, tmp_path: Path) -> None:
     parent = run_parent(server, tmp_path, "sleep")
-    until(lambda: (tmp_path / "trace").exists() and len(trace(tmp_path)) == 3)
+    until((tmp_path / "at-work").exists)
     stage = dict(trace(tmp_path))["second"]
     parent.kill()
     parent.wait()
-    until(lambda: not alive(stage), 15)
+    until(lambda: not alive(stage))
 
 
 def alive(pid: int) -> bool:
@@ -185,9 +199,8 @@ def test_leftovers_of_a_killed_run_are_put_right(tmp_path: Path, monkeypatch: py
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    start = time.monotonic()
     with LocalServer(tmp_path):
         assert states("second-stage") == ["Crashed"]
+        assert slots_taken() == 0
         two_stages(workspace=str(tmp_path), mode="lease")
-    assert time.monotonic() - start < 45
     assert [name for name, _ in trace(tmp_path)][-1] == "leased"

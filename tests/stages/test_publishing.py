@@ -10,9 +10,9 @@ from huggingface_hub import ModelCard, constants
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
-from ltxcore.stages.finished_run import open_run
-from ltxcore.stages.publication import publication, publish, read_published
+from flows.cli.app import app
+from ltxcore.jobs.publish.finished_run import open_run
+from ltxcore.jobs.publish.publication import publication, publish, read_published
 from tests.hub_server import FakeHub
 from tests.published_run import CAPTION, CLIP, RUN, FinishedRun
 from tests.stages.conftest import Bench
@@ -137,9 +137,10 @@ def test_ltx2_push_uploads_the_newest_run_and_says_where(
     tmp_path: Path, hub: FakeHub, tags: dict[str, str]
 ) -> None:
     made = FinishedRun(tmp_path, hub={})
-    told = ltx2_push(made)
-    assert told.exit_code == 2
-    assert "write hub.hub_model_id" in told.output or "hub_model_id: my-name/my-lora" in told.output
+    result = ltx2_push(made)
+    assert result.exit_code == 2
+    assert "say where to: `ltx2 push --hub-model-id my-name/my-lora`" in result.output
+    assert "push_to_hub" not in result.output, "the recipe has no such key"
     done = ltx2_push(made, "--hub-model-id", "club/lora", "--public")
     assert done.exit_code == 0, done.output
     assert "club/lora: 8 files sent" in done.output
@@ -152,11 +153,11 @@ def test_ltx2_push_uploads_the_newest_run_and_says_where(
     assert "club/lora is public" in private.output
 
 
-@pytest.mark.parametrize(("name", "told"), [("newest", "has no run yet"), ("other", "has no run other")])
-def test_ltx2_push_names_what_is_missing(tmp_path: Path, hub: FakeHub, name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("newest", "has no run yet"), ("other", "has no run other")])
+def test_ltx2_push_names_what_is_missing(tmp_path: Path, hub: FakeHub, name: str, message: str) -> None:
     done = CliRunner().invoke(app, ["push", name, "--workspace", str(tmp_path / "empty")])
     assert done.exit_code == 2
-    assert told in done.output
+    assert message in done.output
 
 
 def test_ltx2_push_needs_a_finished_training(tmp_path: Path, hub: FakeHub) -> None:
@@ -184,9 +185,25 @@ def test_validate_says_whether_there_is_a_token(
 
     assert validate().exit_code == 0, validate().output
     monkeypatch.delenv("HF_TOKEN")
-    told = validate()
-    assert told.exit_code == 1
-    assert "there is no token of the hub; set HF_TOKEN" in told.output
+    result = validate()
+    assert result.exit_code == 1
+    assert "there is no token of the hub; set HF_TOKEN" in result.output
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE forbids" in validate().output
     assert hub.requests == [], "the hub itself is not asked"
+
+
+def test_ltx2_push_uploads_nothing_of_a_run_with_a_damaged_file(
+    tmp_path: Path, hub: FakeHub, tags: dict[str, str]
+) -> None:
+    made = FinishedRun(tmp_path)
+    (video,) = made.workspace.stages.glob("render-validation/*/sea-lora.mp4")
+    whole = video.read_bytes()
+    video.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    refused = ltx2_push(made)
+    assert refused.exit_code == 1
+    assert f"{video} is not what was written" in refused.output
+    assert "`ltx2 verify --repair` sets it aside" in refused.output
+    assert not hub.repositories
+    video.write_bytes(whole)
+    assert ltx2_push(made).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from flows.server import LocalServer
+from ltxcore.jobs.publish.finished_run import open_run
 from ltxcore.publishing.errors import HubRefused
-from ltxcore.stages.finished_run import open_run
 from tasks import hub as tasks
 from tests.hub_server import FakeHub
 from tests.published_run import FinishedRun
@@ -21,10 +22,12 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+def server(tmp_path_factory: pytest.TempPathFactory, fresh_workspace: Path) -> Iterator[LocalServer]:
+    workspace = tmp_path_factory.mktemp("served") / "workspace"
+    shutil.copytree(fresh_workspace, workspace)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PREFECT_API_URL", raising=False)
-        with LocalServer(tmp_path_factory.mktemp("workspace")) as running:
+        with LocalServer(workspace) as running:
             yield running
 
 
@@ -51,7 +54,7 @@ def artifact() -> str:
 
 def database_with(server: LocalServer, *words: str) -> str:
     """All of Prefect's database, once it holds these words: logs arrive a little later."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while True:
         with sqlite3.connect(server.workspace / "prefect" / "prefect.db") as database:
             written = "\n".join(database.iterdump())
@@ -79,12 +82,12 @@ def test_an_upload_that_fails_says_where_the_lora_lies(
 ) -> None:
     made = FinishedRun(tmp_path)
     hub.fail(COMMIT, 503, times=99)
-    with pytest.raises(tasks.UploadFailed) as told:
+    with pytest.raises(tasks.UploadFailed) as caught:
         publish(made)
     assert hub.count(COMMIT) == 4
-    assert "503" in str(told.value)
+    assert "503" in str(caught.value)
     lora = next(made.workspace.stages.rglob("lora"))
-    assert f"It lies in {lora}. Running again does nothing but the upload" in str(told.value)
+    assert f"It lies in {lora}. Running again does nothing but the upload" in str(caught.value)
     hub.faults.clear()
     publish(made)
     assert len(hub.repositories["me/my-lora"].commits) == 2

@@ -5,23 +5,30 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
-from ltxcore.stages import encode_latents, probe_media, sweep
-from ltxcore.stages.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
-from ltxcore.stages.needs import publish_needs
-from ltxcore.stages.run import StageRun, find_result, note_up_to_date
-from ltxcore.stages.stamp import Outcome, request_fingerprint, stage_directory, why_stale
+from flows.cli.app import app
+from ltxcore.execution import sweep
+from ltxcore.execution.execution import Execution, find_result, note_up_to_date
+from ltxcore.execution.needed_keys import publish_needs
+from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
+from ltxcore.pipeline.base.stamp import Outcome, stage_directory, why_stale
+from ltxcore.stages.encode_latents.request import all_keys as encode_latents_all_keys
+from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.probe_media.request import request as probe_media_request
+from ltxcore.stages.probe_media.work import snapshot_outcome
+from ltxcore.store import workspace as workspace_module
 from ltxcore.store.blobs import write_json
-from ltxcore.store.latents import LatentStore
-from ltxcore.store.locks import in_use
+from ltxcore.store.latents import LatentStore, orphans, row_of
 from ltxcore.store.refs import Refs, workspace_of
+from ltxcore.store.texts import TextStore
 from ltxcore.store.verify import verify
+from ltxcore.store.waveforms import WaveformStore
 from tests.stages.conftest import Bench
 
 
@@ -36,14 +43,14 @@ def run_pipeline(bench: Bench, name: str) -> None:
         if found is not None:
             note_up_to_date(stage, ctx, found, run)
             return
-        execution = StageRun(stage, ctx, request, run)
+        execution = Execution(stage, ctx, request, run)
         work()  # type: ignore[operator]
         execution.finish(outcome)
 
     ctx = bench.ctx
-    execution = StageRun(PROBE, ctx, probe_media.request(ctx), run)
+    execution = Execution(PROBE, ctx, probe_media_request(ctx), run)
     snapshot, probed = bench.probe()
-    execution.finish(probe_media.outcome(snapshot, probed))
+    execution.finish(snapshot_outcome(snapshot, probed))
     stamp(AUDIO, bench.split, Outcome())
     stamp(LATENTS, bench.encode, Outcome())
     stamp(TEXT, bench.embed, Outcome())
@@ -96,16 +103,42 @@ def latents(bench: Bench) -> int:
 
 def test_a_dry_run_names_what_would_go_and_changes_nothing(swept: Bench) -> None:
     before = sorted(p for p in swept.root.rglob("*") if p.is_file())
-    told = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace"), "--days", "0"])
-    assert told.exit_code == 0, told.output
-    assert "would remove run runs/slow-and-old" in told.output
-    assert "latents: would remove 5 samples that nothing needs and 5 files; 5 samples kept" in told.output
-    assert "--apply" in told.output
+    result = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace"), "--days", "0"])
+    assert result.exit_code == 0, result.output
+    assert "would remove run runs/slow-and-old" in result.output
+    assert "latents: would remove 5 samples that nothing needs and 5 files; 5 samples kept" in result.output
+    assert "--apply" in result.output
     assert sorted(p for p in swept.root.rglob("*") if p.is_file()) == before
 
 
 def test_what_is_young_is_kept(swept: Bench) -> None:
     assert sweep.plan(swept.ctx.workspace, 30).nothing
+
+
+def test_what_is_needed_stays_however_old_it_is(swept: Bench) -> None:
+    """The next day: everything is older than what is still at work, and nothing that is needed goes."""
+    workspace, now = swept.ctx.workspace, time.time()
+    for path in (workspace.root / "store").rglob("*"):
+        os.utime(path, (now - 90_000, now - 90_000))
+    place = ["--workspace", str(workspace.root)]
+    result = CliRunner().invoke(app, ["gc", *place, "--days", "0", "--apply"])
+    assert result.exit_code == 0, result.output
+    kept = CliRunner().invoke(app, ["verify", *place])
+    assert kept.exit_code == 0, kept.output
+    assert verify(swept.ctx.store).checked == sum(count for _, count in parts(swept))
+    assert all(count for _, count in parts(swept)), parts(swept)
+    assert (swept.split(), swept.encode(), swept.embed()) == (0, {"video": 0, "audio": 0}, 0)
+
+
+def parts(bench: Bench) -> list[tuple[str, int]]:
+    """Committed samples whose bytes are there, by part."""
+    blobs = bench.ctx.store
+    stores = {"latents": LatentStore(blobs), "audio": WaveformStore(blobs), "text": TextStore(blobs)}
+    found = []
+    for part, store in stores.items():
+        keys = [key for key, _ in store.index.items()]
+        found.append((part, len(keys) - len(store.missing(keys))))
+    return found
 
 
 def test_a_sweep_takes_the_old_run_and_nothing_that_the_new_one_needs(swept: Bench) -> None:
@@ -136,8 +169,8 @@ def test_a_sweep_takes_the_old_run_and_nothing_that_the_new_one_needs(swept: Ben
 
 def test_a_pinned_run_keeps_all_that_it_needs(swept: Bench) -> None:
     place = ["--workspace", str(swept.root / "workspace")]
-    told = CliRunner().invoke(app, ["gc", *place, "--days", "0", "--apply", "--keep", "slow-and-old"])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["gc", *place, "--days", "0", "--apply", "--keep", "slow-and-old"])
+    assert result.exit_code == 0, result.output
     assert latents(swept) == 10
     assert sweep.plan(swept.ctx.workspace, 0).nothing, "a pin holds for later sweeps, too"
     unknown = CliRunner().invoke(app, ["gc", *place, "--keep", "nobody"])
@@ -164,23 +197,50 @@ def test_what_another_workspace_needs_is_kept_until_it_is_forgotten(swept: Bench
     assert latents(swept) == 5
 
 
-def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_told(swept: Bench) -> None:
+def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_noted(swept: Bench) -> None:
     ctx = swept.ctx
     run = ctx.workspace.run("slow-and-old")
     # Its last stage has told what it needs, and has written no stamp yet.
     request = {"of": "a stage that is at work"}
     publish_needs(ctx, LATENTS, request, {"latents": ["some-key"]})
-    told = f"refs/{ctx.workspace.id}/stages.encode-latents.{request_fingerprint(LATENTS, request)[:16]}.json"
-    with in_use(ctx.workspace.run_lock(run)):
+    directory = ctx.workspace.relative(stage_directory(ctx.workspace, LATENTS, request))
+    with ctx.workspace.going_on(run):
         # A probe-media at work leaves its pages before its stamp.
         at_work = ctx.workspace.stages / "probe-media/0123456789abcdef/dataset-report.csv"
         write_json(at_work, {})
         found = sweep.apply(ctx.workspace, 0)
         assert run not in found.runs
         assert at_work.exists()
-        assert told in Refs(ctx.store).load()
+        assert Refs(ctx.store).has(ctx.workspace.id, directory)
     assert run in sweep.apply(ctx.workspace, 0).runs
-    assert told not in Refs(ctx.store).load()
+    assert not Refs(ctx.store).has(ctx.workspace.id, directory)
+
+
+def test_a_run_that_begins_beside_a_sweep_waits_until_nothing_goes_any_more(
+    swept: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = swept.ctx.workspace
+    going, found, reached = workspace.run("slow-and-old"), [], threading.Event()
+    monkeypatch.setattr(workspace_module, "_say_waiting", lambda holder: reached.set())
+
+    def begin() -> None:
+        with workspace.going_on(workspace.run("next")):
+            found.append(going.exists())
+            reached.set()
+
+    beginner = threading.Thread(target=begin)
+    whole = shutil.rmtree
+
+    def removing(folder: Path) -> None:
+        if not beginner.ident:
+            beginner.start()
+            assert reached.wait(60)
+        whole(folder)
+
+    monkeypatch.setattr(sweep.shutil, "rmtree", removing)
+    sweep.apply(workspace, 0)
+    beginner.join(60)
+    assert found == [False]
 
 
 def test_a_workspace_that_was_moved_keeps_what_it_stands_on(swept: Bench) -> None:
@@ -207,22 +267,24 @@ def test_a_workspace_that_was_moved_keeps_what_it_stands_on(swept: Bench) -> Non
 def test_a_damaged_reference_stops_the_sweep(swept: Bench) -> None:
     name = next(iter(Refs(swept.ctx.store).load()))
     (swept.root / "workspace/store" / name).write_text("{")
-    told = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace")])
-    assert told.exit_code == 2
-    assert f"{name} in " in told.output
-    assert "delete it and run the pipeline" in told.output
+    result = CliRunner().invoke(app, ["gc", "--workspace", str(swept.root / "workspace")])
+    assert result.exit_code == 2
+    assert f"{name} in " in result.output
+    assert "delete it and run the pipeline" in result.output
 
 
-def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
+def test_compaction_leaves_one_segment_and_no_file_that_no_record_names(swept: Bench) -> None:
     sweep.apply(swept.ctx.workspace, 0)
     before = {
         key: LatentStore(swept.ctx.store).read(key).tobytes()
-        for key in encode_latents.all_keys(swept.ctx, LatentStore(swept.ctx.store))
+        for key in encode_latents_all_keys(swept.ctx, LatentStore(swept.ctx.store))
     }
-    told = CliRunner().invoke(app, ["compact", "--workspace", str(swept.root / "workspace")])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(app, ["compact", "--workspace", str(swept.root / "workspace")])
+    assert result.exit_code == 0, result.output
     store = LatentStore(swept.ctx.store)
-    assert all(rows == set(range(len(rows))) for rows in store.arrays().values())
+    chunks = [name for name in swept.ctx.store.walk("latents") if row_of(name) is not None]
+    assert chunks
+    assert not orphans(chunks, store.arrays())
     for part in ("latents/index", "audio/index", "text/index", "media/files", "media/probes"):
         assert len(list((swept.root / "workspace/store" / part).glob("*.json"))) == 1
     assert {key: store.read(key).tobytes() for key in before} == before
@@ -233,16 +295,16 @@ def test_compaction_leaves_one_segment_and_no_hole(swept: Bench) -> None:
 def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Bench) -> None:
     place = ["--workspace", str(swept.root / "workspace")]
     spaces, sample = (
-        encode_latents.spaces_of(swept.ctx, LatentStore(swept.ctx.store)),
+        spaces_of(swept.ctx, LatentStore(swept.ctx.store)),
         swept.ctx.snapshot.samples[0],
     )
     record = LatentStore(swept.ctx.store).index[spaces.video_key(sample).value]
-    name = f"{record['array']}/c.{record['row']}" + ".0" * 4
+    name = f"{record.array}/c.{record.row}" + ".0" * 4
     chunk = swept.root / "workspace/store" / name
     chunk.write_bytes(chunk.read_bytes()[::-1])
-    told = CliRunner().invoke(app, ["verify", *place])
-    assert told.exit_code == 1
-    assert f"of {sample.id}: {name} is not what was written" in told.output
+    result = CliRunner().invoke(app, ["verify", *place])
+    assert result.exit_code == 1
+    assert f"of {sample.id}: {name} is not what was written" in result.output
     assert swept.encode() == {"video": 0, "audio": 0}, "nobody reads what it does not need"
     repaired = CliRunner().invoke(app, ["verify", *place, "--repair"])
     assert "latents: 1 marked as missing" in repaired.output
@@ -250,20 +312,20 @@ def test_verify_names_the_broken_clip_and_repair_has_it_encoded_again(swept: Ben
     assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
 
 
-def test_a_damaged_index_is_told_and_mended_by_verify(swept: Bench) -> None:
+def test_a_damaged_index_is_reported_and_mended_by_verify(swept: Bench) -> None:
     place = ["--workspace", str(swept.root / "workspace")]
     segment = max((swept.root / "workspace/store/latents/index").iterdir())
     whole = segment.read_bytes()
     segment.write_bytes(whole[: len(whole) - 200])
     with_datasets = [*place, "--datasets", str(swept.root / "datasets.yaml")]
     for command in (["explain", *with_datasets], ["validate", *with_datasets], ["gc", *place]):
-        told = CliRunner().invoke(app, command)
-        assert told.exit_code == 2, told.output
-        assert f"latents/index/{segment.name}" in told.output
-        assert "ltx2 verify --repair" in told.output
-    told = CliRunner().invoke(app, ["verify", *place])
-    assert told.exit_code == 1
-    assert f"latents/index/{segment.name} is not what was written" in told.output
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 2, result.output
+        assert f"latents/index/{segment.name}" in result.output
+        assert "ltx2 verify --repair" in result.output
+    result = CliRunner().invoke(app, ["verify", *place])
+    assert result.exit_code == 1
+    assert f"latents/index/{segment.name} is not what was written" in result.output
     assert CliRunner().invoke(app, ["verify", *place, "--repair"]).exit_code == 0
     assert 0 < sum(swept.encode().values()) < 9, "what could be read is not encoded again"
     assert CliRunner().invoke(app, ["verify", *place]).exit_code == 0
@@ -280,21 +342,21 @@ def test_a_damaged_stamp_is_none_and_another_file_says_what_to_do(swept: Bench) 
     assert why_stale(swept.ctx.workspace, LATENTS, request) == "its last result is gone or damaged"
     snapshot = swept.ctx.workspace.snapshots / f"{swept.ctx.snapshot.id}.json"
     snapshot.write_text("{}")
-    told = CliRunner().invoke(app, ["explain", *place])
-    assert told.exit_code == 2, told.output
-    assert f"{snapshot} is damaged" in told.output
-    assert "delete it" in told.output
+    result = CliRunner().invoke(app, ["explain", *place])
+    assert result.exit_code == 2, result.output
+    assert f"{snapshot} is damaged" in result.output
+    assert "delete it" in result.output
     file.write_text(whole)
     swept.ctx.workspace.store_file.write_text("")
-    told = CliRunner().invoke(app, ["gc", *place[:2]])
-    assert "`ltx2 use-store URL` writes it again" in told.output
+    result = CliRunner().invoke(app, ["gc", *place[:2]])
+    assert "`ltx2 use-store URL` writes it again" in result.output
 
 
 def test_explain_on_the_command_line(swept: Bench) -> None:
     place = ["--workspace", str(swept.root / "workspace"), "--datasets", str(swept.root / "datasets.yaml")]
-    told = CliRunner().invoke(app, ["explain", "clips/red-disc-right.mp4", *place, "--json"])
-    assert told.exit_code == 0, told.output
-    report = json.loads(told.output)
+    result = CliRunner().invoke(app, ["explain", "clips/red-disc-right.mp4", *place, "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.output)
     assert report["verdict"] == "in"
     assert [key["what"] for key in report["keys"]][:2] == ["video latents", "waveform"]
     assert {"media", "frames", "geometry", "vae", "dtype"} <= set(report["keys"][0]["inputs"])

@@ -16,21 +16,22 @@ from safetensors import safe_open
 
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.models.loading import load_connectors, load_transformer, load_video_vae
-from ltxcore.stages.explain import explain_clip
-from ltxcore.stages.prompts import validation_prompts
-from ltxcore.stages.samples import StoredSamples
-from ltxcore.stages.validation_clips import HeldClips, plan_of_clips
+from ltxcore.jobs.explain.explain import explain_clip
+from ltxcore.models.files.loading import load_connectors, load_transformer, load_video_vae
+from ltxcore.pipeline.data.prompts import validation_prompts
+from ltxcore.pipeline.data.rendering_size import settings_of_clips
+from ltxcore.stages.render_validation.given_clips import GivenClips
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.stored_samples import StoredSamples
 from ltxcore.store.snapshot import Sample
 from ltxcore.training.adapters import take_adapter
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.loop import train
 from ltxcore.training.lora import lora_parameters
 from ltxcore.training.metrics import METRICS_FILE, StepMetrics, read_metrics
-from ltxcore.validation.plan import plan_rendering
 from tests.stages.conftest import TINY, Bench
-from tests.unit.media_clips import ffmpeg
-from tests.unit.media_files import caption, tone
+from tests.unit.media.clips import ffmpeg
+from tests.unit.media.files import caption, tone
 
 RECIPES = TINY.parent
 FRAMES = 121
@@ -55,6 +56,7 @@ REFERENCES = {
 MASKS = {
     "id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask", "instance_data_dir": "masks"
 }  # fmt: skip
+LOSS_MASKS = {**MASKS, "id": "loss-masks", "conditioning_type": "loss_mask"}
 SOUNDS = {
     "id": "sounds", "dataset_type": "audio", "instance_data_dir": "sounds", "audio": {"audio_only": True}
 }  # fmt: skip
@@ -79,6 +81,7 @@ MODES = (
     Mode("extend-forwards"),
     Mode("extend-backwards"),
     Mode("outpainting"),
+    Mode("masked-loss", ({**CLIPS, "conditioning_data": "loss-masks"}, LOSS_MASKS)),
     Mode("inpainting", ({**CLIPS, "conditioning_data": "masks"}, MASKS)),
     Mode("ic-lora", ({**CLIPS, "conditioning_data": "references"}, REFERENCES)),
     Mode(
@@ -233,6 +236,25 @@ def test_references_and_masks_go_through_the_store(modes: Bench) -> None:
     assert sum(again.values()) == 0, "what is committed is not made again"
 
 
+def test_loss_masks_weigh_the_loss_and_share_their_measure_with_masks(modes: Bench) -> None:
+    linked = {**CLIPS, "conditioning_data": ["masks", "loss-masks"]}
+    bench = adapted("inpainting", modes, (linked, MASKS, LOSS_MASKS), probability=None)
+    bench.prepare()
+    plain = adapted("inpainting", modes, ({**CLIPS, "conditioning_data": "masks"}, MASKS), probability=None)
+    plain.probe()
+    assert plain.encode() == {"video": 0, "audio": 0}, "the same files, measured already"
+    assert "loss_mask_probability" not in train_lora_request(plain.ctx)["training"]
+    bench = adapted("inpainting", modes, (linked, MASKS, LOSS_MASKS), probability=None)
+    bench.probe()
+    assert train_lora_request(bench.ctx)["training"]["loss_mask_probability"] == 1.0
+    sample = StoredSamples(bench.ctx).load("clips/one.mp4", None)
+    right = np.broadcast_to(np.array([[0.0, 1.0], [0.0, 1.0]], np.float32), (LATENT_FRAMES, 2, 2))
+    assert sample.loss_mask is not None
+    assert np.array_equal(sample.loss_mask.float().numpy(), right)
+    tracks = explain_clip(bench.ctx, "clips/one.mp4").tracks
+    assert "loss masks" in {track.what for track in tracks}
+
+
 def test_a_changed_mask_alone_is_measured_again(modes: Bench, tmp_path: Path) -> None:
     linked = {**CLIPS, "conditioning_data": "masks"}
     bench = adapted("inpainting", modes, (linked, MASKS), probability=None)
@@ -279,7 +301,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ("wide", "another shape than the clip's 64x64"),
         ("short", "is too short"),
@@ -288,7 +310,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
     ],
 )
 def test_a_reference_that_does_not_fit_rejects_its_clip(
-    modes: Bench, tmp_path: Path, wrong: str, told: str
+    modes: Bench, tmp_path: Path, wrong: str, message: str
 ) -> None:
     folder = tmp_path / "references"
     shutil.copytree(modes.root / "references", folder)
@@ -302,7 +324,7 @@ def test_a_reference_that_does_not_fit_rejects_its_clip(
         (folder / "two.mkv").write_text("this is no video")
     sets = ({**CLIPS, "conditioning_data": "references"}, {**REFERENCES, "instance_data_dir": str(folder)})
     found = reasons(adapted("ic-lora", modes, sets, probability=None))
-    assert any(told in reason for reason in found.values()), found
+    assert any(message in reason for reason in found.values()), found
     assert "clips/two.mp4" in found
     assert "clips/one.mp4" not in found
 
@@ -314,8 +336,8 @@ def test_a_recipe_that_the_data_cannot_follow_is_refused_before_anything_is_read
 
 
 def test_tokens_of_a_reference_are_in_the_plan(modes: Bench) -> None:
-    from ltxcore.stages.reports import reference_tokens, video_tokens
-    from ltxcore.stages.training_plan import workload_of
+    from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
+    from ltxcore.pipeline.plan.transformer_plan import workload_of
 
     bench = adapted("ic-lora", modes, ({**CLIPS, "conditioning_data": "references"}, REFERENCES), None)
     snapshot, _ = bench.probe()
@@ -349,9 +371,9 @@ def test_renderings_are_given_what_the_training_gives(
     bench.prepare()
     ctx = bench.ctx
     assert validation_prompts(recipe, ctx.snapshot) == {"one": "a caption of one", "two": "a caption of two"}
-    plan = plan_of_clips(ctx, plan_rendering(recipe.validation))
+    (plan,) = settings_of_clips(ctx)
     assert (plan.width, plan.height, plan.num_frames, plan.fps) == (64, 64, FRAMES, 25)
-    clips = HeldClips(ctx)
+    clips = GivenClips(ctx)
     held = clips.of("one", load_video_vae(ctx.source, torch.float32, "cpu"))
     assert held is not None
     assert (0 if held.video is None else int(held.video.given.sum())) == pictures

@@ -19,23 +19,25 @@ from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.processes_settings import ProcessSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.memory.out_of_memory import is_out_of_memory
-from ltxcore.stages import train_lora
-from ltxcore.stages.contract import TRAIN
-from ltxcore.stages.stamp import request_fingerprint
-from ltxcore.stages.training_team import ProcessFailed, ProcessOutOfMemory
+from ltxcore.pipeline.base.contract import TRAIN
+from ltxcore.pipeline.base.stamp import request_fingerprint
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.team import ProcessFailed, ProcessOutOfMemory
+from ltxcore.stages.train_lora.training import Training
 from ltxcore.training.checkpoints import latest
 from ltxcore.training.early_stop import read_evaluations
-from ltxcore.training.loop import TrainingInterrupted
-from tests.stages.conftest import Bench
+from tests.rounding import bound
+from tests.stages.conftest import Bench, make_bench
 from tests.stages.test_guidance_stages import some_share
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "deploy" / "accelerate"
+TINY_TERMS = 7_300
+"""`terms_of` the tiny transformer and its connectors."""
 
 
-def with_processes(bench: Bench, count: int, config: str | None = None, **training: object) -> Bench:
+def with_processes(bench: Bench, count: int, file: Path | None = None, **training: object) -> Bench:
     """The bench's recipe for `count` processes, at two batches a step in all."""
-    file = None if config is None else CONFIGS / config
     changes = {
         "processes": ProcessSettings(count=count, accelerate_config=file),
         "training": bench.recipe.training.model_copy(
@@ -50,12 +52,12 @@ def with_processes(bench: Bench, count: int, config: str | None = None, **traini
     return Bench(bench.root, bench.recipe.model_copy(update=changes))
 
 
-def run(bench: Bench, name: str, stop_after: int | None = None) -> tuple[Path, list[int]]:
-    request = train_lora.request(bench.ctx)
+def run(bench: Bench, name: str, pause_at: int = 0) -> tuple[Path, list[int]]:
+    request = train_lora_request(bench.ctx)
     directory = bench.root / name
-    training = train_lora.Training(bench.ctx, directory, request, "cpu")
+    training = Training(bench.ctx, directory, request, "cpu")
     steps: list[int] = []
-    training.run(lambda m: steps.append(m.step), lambda: stop_after is not None and len(steps) >= stop_after)
+    training.run(lambda m: steps.append(m.step), lambda: False, pause_at)
     return directory, steps
 
 
@@ -65,7 +67,9 @@ def series(directory: Path, name: str) -> list[float]:
 
 def assert_same_training(one: Path, other: Path) -> None:
     for name in ("loss", "grad_norm", "learning_rate"):
-        assert series(one, name) == pytest.approx(series(other, name), rel=2e-4), name
+        # Four steps, forwards and backwards; each starts from weights that differ by the rounding before.
+        allowed = bound(4 * 2 * TINY_TERMS, 1.0)
+        assert series(one, name) == pytest.approx(series(other, name), rel=allowed), name
     assert series(one, "sample_ids") == series(other, "sample_ids")
     ours, theirs = (load_file(d / "lora" / "pytorch_lora_weights.safetensors") for d in (one, other))
     assert ours.keys() == theirs.keys()
@@ -73,60 +77,74 @@ def assert_same_training(one: Path, other: Path) -> None:
         torch.testing.assert_close(tensor, theirs[name], rtol=2e-2, atol=2e-5)
 
 
-@pytest.mark.parametrize("config", ["ddp.yaml", "fsdp2.yaml"])
-def test_two_processes_train_as_one_that_accumulates(bench: Bench, config: str) -> None:
-    bench.prepare()
-    alone, _ = run(with_processes(bench, 1), "alone")
-    together, steps = run(with_processes(bench, 2, config), "together")
-    assert steps == [1, 2, 3, 4]
-    assert_same_training(alone, together)
+AVERAGED = {"use_ema": True, "ema_decay": 0.5, "learning_rate": 0.02}
 
 
-@pytest.mark.parametrize("config", ["ddp.yaml", "gathered.yaml"])
-def test_two_processes_measure_the_average_as_one_does(bench: Bench, config: str) -> None:
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
+    """A bench that holds clips out; `alone` in its folder is a training with an average in one process."""
+    bench = make_bench(tmp_path_factory.mktemp("measured"), sample_clips, tiny_models)
+    held = EvaluationSettings(eval_share=some_share(bench), eval_step_interval=2, eval_sigmas=(0.5,))
+    bench = Bench(bench.root, bench.recipe.model_copy(update={"evaluation": held}))
     # A model that stays gathered would not see by itself that the shares have changed.
     shared = (CONFIGS / "fsdp2.yaml").read_text()
     gathered = shared.replace("reshard_after_forward: true", "reshard_after_forward: false")
     assert gathered != shared
     (bench.root / "gathered.yaml").write_text(gathered)
-    file = str(bench.root / config) if config == "gathered.yaml" else config
-    held = EvaluationSettings(eval_share=some_share(bench), eval_step_interval=2, eval_sigmas=(0.5,))
-    bench = Bench(bench.root, bench.recipe.model_copy(update={"evaluation": held}))
-    bench.prepare()
-    keys = {"use_ema": True, "ema_decay": 0.5, "learning_rate": 0.02}
-    alone, _ = run(with_processes(bench, 1, **keys), "alone")
-    together, _ = run(with_processes(bench, 2, file, **keys), "together")
-    assert_same_training(alone, together)
-    ours, theirs = (read_evaluations(d / "evaluations.jsonl") for d in (alone, together))
+    run(with_processes(bench, 1, **AVERAGED), "alone")
+    return bench
+
+
+def assert_as_alone(measured: Bench, other: Path) -> None:
+    """Its losses, its weights, and what it measured of them and of their average."""
+    alone = measured.root / "alone"
+    assert_same_training(alone, other)
+    ours, theirs = (read_evaluations(d / "evaluations.jsonl") for d in (alone, other))
     assert [e.step for e in theirs] == [0, 2, 4]
-    for one, other in zip(ours, theirs, strict=True):
-        assert other.eval_loss == pytest.approx(one.eval_loss, rel=1e-5)
-        assert other.ema == pytest.approx(one.ema, rel=1e-5)
+    for one, another in zip(ours, theirs, strict=True):
+        allowed = bound(4 * 2 * TINY_TERMS, 1.0)
+        assert another.eval_loss == pytest.approx(one.eval_loss, rel=allowed)
+        assert another.ema == pytest.approx(one.ema, rel=allowed)
     assert all(abs(e.ema - e.eval_loss) > 1e-4 * e.eval_loss for e in theirs[1:] if e.ema is not None)
-    (one, other) = (load_file(d / "lora" / "pytorch_lora_weights_ema.safetensors") for d in (alone, together))
-    assert all(torch.allclose(one[name], other[name], rtol=2e-2, atol=2e-5) for name in one)
+    (one, another) = (load_file(d / "lora" / "pytorch_lora_weights_ema.safetensors") for d in (alone, other))
+    assert all(torch.allclose(one[name], another[name], rtol=2e-2, atol=2e-5) for name in one)
+
+
+def test_two_processes_train_and_measure_as_one_that_accumulates(
+    measured: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Threads of torch and gloo that live on can abort a process on Python's way out; it must not matter.
+    (tmp_path / "sitecustomize.py").write_text("import atexit, os\natexit.register(os.abort)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    together, steps = run(with_processes(measured, 2, CONFIGS / "fsdp2.yaml", **AVERAGED), "together")
+    assert steps == [1, 2, 3, 4]
+    assert_as_alone(measured, together)
+    noted = json.loads((together / "resume.json").read_text())
+    assert noted["threads"] == torch.get_num_threads(), "the stage's number, not the environment's"
 
 
 def test_the_number_of_processes_is_no_part_of_the_request(bench: Bench) -> None:
     bench.prepare()
-    one, two = (train_lora.request(with_processes(bench, count).ctx) for count in (1, 2))
+    one, two = (train_lora_request(with_processes(bench, count).ctx) for count in (1, 2))
     assert one == two
     more = with_processes(bench, 2, gradient_accumulation_steps=2)
-    assert request_fingerprint(TRAIN, train_lora.request(more.ctx)) != request_fingerprint(TRAIN, two)
+    assert request_fingerprint(TRAIN, train_lora_request(more.ctx)) != request_fingerprint(TRAIN, two)
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_another_number_of_processes_continues(bench: Bench, first: int, then: int) -> None:
-    bench.prepare()
-    straight, _ = run(with_processes(bench, 1), "straight")
-    with pytest.raises(TrainingInterrupted):
-        run(with_processes(bench, first, checkpoint_step_interval=1), "changed", stop_after=1)
-    stopped = latest(bench.root / "changed")
+@pytest.mark.parametrize(("first", "then", "config"), [(2, 1, "ddp.yaml"), (1, 2, "gathered.yaml")])
+def test_another_number_of_processes_continues(measured: Bench, first: int, then: int, config: str) -> None:
+    file = (measured.root if config == "gathered.yaml" else CONFIGS) / config
+    keys = {**AVERAGED, "checkpoint_step_interval": 1}
+    name = f"{first}-then-{then}"
+    # A pause and not an interruption: on a busy machine all four steps may be done before that is heard.
+    changed, _ = run(with_processes(measured, first, file, **keys), name, pause_at=2)
+    stopped = latest(changed)
     assert stopped is not None
-    assert 1 <= stopped.step < 4
-    changed, steps = run(with_processes(bench, then), "changed")
+    assert stopped.step == 2
+    _, steps = run(with_processes(measured, then, file, **keys), name)
     assert steps[0] == stopped.step + 1
-    assert_same_training(straight, changed)
+    assert_as_alone(measured, changed)
 
 
 def test_what_one_process_says_ends_all(bench: Bench) -> None:
@@ -151,7 +169,7 @@ def test_a_process_that_is_killed_is_named(bench: Bench) -> None:
         return False
 
     several = with_processes(bench, 2, max_train_steps=5000)
-    training = train_lora.Training(several.ctx, directory, train_lora.request(several.ctx), "cpu")
+    training = Training(several.ctx, directory, train_lora_request(several.ctx), "cpu")
     with pytest.raises(ProcessFailed, match="process 1 of 2 ended with status -9"):
         training.run(lambda metrics: None, kill)
     assert not leftovers(directory)
@@ -192,19 +210,19 @@ def test_a_killed_stage_takes_its_processes_along(bench: Bench) -> None:
     wait_for(lambda: not leftovers(directory))
 
 
-def wait_for(met: object, seconds: float = 120) -> None:
+def wait_for(met: object, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not met():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.2)
 
 
-def test_want_of_memory_in_a_process_is_told_as_such() -> None:
+def test_want_of_memory_in_a_process_is_reported_as_such() -> None:
     assert is_out_of_memory(ProcessOutOfMemory("process 1 of 2: CUDA out of memory"))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("distributed_type: DEEPSPEED\n", "has distributed_type DEEPSPEED; give MULTI_GPU, or FSDP"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}\n", "has fsdp_version 1; give 2"),
@@ -212,10 +230,10 @@ def test_want_of_memory_in_a_process_is_told_as_such() -> None:
         ("- a\n", "is no config of accelerate"),
     ],
 )
-def test_a_config_that_is_not_built_is_refused(tmp_path: Path, text: str, told: str) -> None:
+def test_a_config_that_is_not_built_is_refused(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "accelerate.yaml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         ProcessSettings(count=2, accelerate_config=file)
 
 
@@ -229,7 +247,7 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
     [{"memory": {"strategy": "block_streaming"}}, {"model": {"base_model_precision": "int8-quanto"}}],
     ids=["streamed", "quantised"],
 )
-def test_what_cannot_be_shared_out_is_refused(more: dict[str, object]) -> None:
+def test_what_cannot_be_sharded_is_refused(more: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"fsdp2\.yaml shares the transformer out"):
         Recipe.model_validate(
             {"processes": {"count": 2, "accelerate_config": str(CONFIGS / "fsdp2.yaml")}, **more}
@@ -237,7 +255,7 @@ def test_what_cannot_be_shared_out_is_refused(more: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_bf16", "adamw8bit", "prodigy"])
-def test_an_optimizer_of_whole_tensors_is_not_shared_out(optimizer: str) -> None:
+def test_an_optimizer_of_whole_tensors_is_not_sharded(optimizer: str) -> None:
     settings = {"count": 2, "accelerate_config": str(CONFIGS / "fsdp2.yaml")}
     with pytest.raises(ValueError, match=rf"training.optimizer {optimizer} changes whole tensors"):
         Recipe.model_validate({"processes": settings, "training": {"optimizer": optimizer}})

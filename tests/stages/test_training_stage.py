@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +15,34 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.execution.execution import find_result, note_up_to_date
+from ltxcore.execution.memory_plans import plan_stage
+from ltxcore.jobs.estimate.estimate import estimate
+from ltxcore.jobs.explain.explain import explain_stages
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import OverBudget
-from ltxcore.stages import render_validation, train_lora
-from ltxcore.stages.contract import RENDER, TRAIN, MissingInput
-from ltxcore.stages.estimate import estimate
-from ltxcore.stages.run import find_result, note_up_to_date
-from ltxcore.stages.samples import StoredSamples
-from ltxcore.stages.stamp import request_fingerprint, why_stale, write_stamp
-from ltxcore.training.plan import BucketTooSmall
+from ltxcore.pipeline.base.contract import RENDER, TRAIN, MissingInput
+from ltxcore.pipeline.base.stamp import request_fingerprint, why_stale, write_stamp
+from ltxcore.pipeline.data.prompts import validation_prompts
+from ltxcore.pipeline.data.tables import as_csv, dataset_rows
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.render_validation.memory import rendering_workload
+from ltxcore.stages.render_validation.request import request as render_validation_request
+from ltxcore.stages.render_validation.session import Session
+from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.stored_samples import StoredSamples
+from ltxcore.stages.train_lora.tracker import tracker
+from ltxcore.stages.train_lora.training import Training
+from ltxcore.training.batch_schedule import BucketTooSmall
 from tests.stages.conftest import Bench
 
 
 def train(bench: Bench, should_stop_after: int | None = None) -> Path:
     """Train as the stage does and stamp it. Returns the training's directory."""
     ctx = bench.ctx
-    request = train_lora.request(ctx)
+    request = train_lora_request(ctx)
     directory = ctx.workspace.stages / "train-lora" / request_fingerprint(TRAIN, request)[:16]
-    training = train_lora.Training(ctx, directory, request, "cpu")
+    training = Training(ctx, directory, request, "cpu")
     training.plan()
     steps: list[int] = []
     result = training.run(lambda m: steps.append(m.step), lambda: len(steps) == should_stop_after)
@@ -40,9 +52,9 @@ def train(bench: Bench, should_stop_after: int | None = None) -> Path:
 
 def render(bench: Bench) -> Path:
     ctx = bench.ctx
-    request = render_validation.request(ctx)
+    request = render_validation_request(ctx)
     directory = ctx.workspace.stages / "render-validation" / request_fingerprint(RENDER, request)[:16]
-    session = render_validation.Session(ctx, directory, "cpu")
+    session = Session(ctx, directory, "cpu")
     session.write(session.render(lambda what: None))
     write_stamp(ctx.workspace, RENDER, request, session.finish(), 0.0, 0)
     return directory
@@ -67,8 +79,29 @@ def test_samples_come_from_the_store_as_training_wants_them(bench: Bench) -> Non
     assert len(source.load("clips/blue-box-up.mp4", None).features.video) == 1, "the empty caption is BOS"
 
 
+def with_sizes(bench: Bench, sizes: str) -> Bench:
+    validation = bench.recipe.validation.model_copy(update={"validation_resolution": sizes})
+    return Bench(bench.root, bench.recipe.model_copy(update={"validation": validation}))
+
+
+def edges(video: Path) -> tuple[int, int]:
+    command = ["ffprobe", "-v", "error", "-show_entries", "stream=width,height", "-of", "json", str(video)]
+    streams = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["streams"]
+    return next((stream["width"], stream["height"]) for stream in streams if "width" in stream)
+
+
 def test_the_pipeline_from_clips_to_gallery(bench: Bench) -> None:
+    one_size, bench = bench, with_sizes(bench, "192x128,64x64")
     bench.prepare()
+    expected = {stage.stage.name: stage.to_do for stage in estimate(bench.ctx).stages}[RENDER.name]
+    reversed_sizes = with_sizes(bench, "64x64,192x128").ctx
+    assert (
+        rendering_workload(reversed_sizes).width,
+        plan_stage(reversed_sizes, RENDER).activations_bytes,
+    ) == (
+        192,
+        plan_stage(one_size.ctx, RENDER).activations_bytes,
+    ), "memory is planned for the largest"
     trained = train(bench)
     assert [line["step"] for line in metrics(trained)] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "video_loss", "audio_loss", "learning_rate", "step_s", "peak_rss_bytes"} <= set(
@@ -76,17 +109,26 @@ def test_the_pipeline_from_clips_to_gallery(bench: Bench) -> None:
     )
     gallery = render(bench)
     page = (gallery / "index.html").read_text()
-    prompts = render_validation.validation_prompts(bench.recipe, bench.ctx.snapshot)
+    prompts = validation_prompts(bench.recipe, bench.ctx.snapshot)
     assert len(prompts) == 2
     for name in prompts:
         assert f"{name}-base.mp4" in page
         assert f"{name}-lora.mp4" in page
+        for side in ("base", "lora"):
+            assert f"{name}-64x64-{side}.mp4" in page
+            assert edges(gallery / f"{name}-{side}.mp4") == (192, 128), "the first size has the plain name"
+            assert edges(gallery / f"{name}-64x64-{side}.mp4") == (64, 64)
+    assert "192x128, 64x64" in page
     measures = json.loads((gallery / "measures.json").read_text())
     assert all(entry["differences"]["lora"] > 0 for entry in measures.values()), (
         "the LoRA must change the picture"
     )
     for stage in (TRAIN, RENDER):
-        assert find_result(stage, bench.ctx)[1] is not None, f"{stage.name} must be up to date now"
+        stamp = find_result(stage, bench.ctx)[1]
+        assert stamp is not None, f"{stage.name} must be up to date now"
+    assert stamp.outcome.counts["renderings"] == expected == 2 * 2 * len(prompts)
+    alone = Session(one_size.ctx, gallery, "cpu")
+    assert alone.bases.load() is not None, "what the base rendered at a size does not depend on the others"
     _check_mlflow(bench, trained)
 
 
@@ -98,7 +140,7 @@ def _check_mlflow(bench: Bench, trained: Path) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{bench.ctx.workspace.mlflow}/mlflow.db")
-    run_id = train_lora.tracker(bench.ctx, trained).run_id
+    run_id = tracker(bench.ctx, trained).run_id
     assert run_id is not None
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -120,6 +162,10 @@ def _check_mlflow(bench: Bench, trained: Path) -> None:
         "gallery/index.html",
         "report/dataset-report.csv",
     } <= kept
+    # Frames a second as probe-media has measured them, which its own table says, too.
+    snapshot = bench.ctx.snapshot
+    table = dataset_rows(snapshot, rates=Memo(bench.ctx).rates(snapshot.samples))
+    assert (trained / "dataset-report.csv").read_bytes() == as_csv(table)
 
 
 def test_a_stopped_training_continues_to_the_same_bits(bench: Bench, tmp_path: Path) -> None:
@@ -131,6 +177,8 @@ def test_a_stopped_training_continues_to_the_same_bits(bench: Bench, tmp_path: P
     straight = train(other)
     with pytest.raises(TrainingInterrupted):
         train(bench, should_stop_after=3)
+    found = next(report for report in explain_stages(bench.ctx) if report.stage == TRAIN.name)
+    assert found.why == ["was stopped after step 3, and continues there"]
     resumed = train(bench)
     assert resumed.name == straight.name
     for file in ("pytorch_lora_weights.safetensors", "ltx2_lora_comfyui.safetensors"):
@@ -178,7 +226,7 @@ def test_a_longer_training_and_a_new_trigger_continue_what_is_there(bench: Bench
             assert opened.metadata()["trigger"] == "a zork"
 
 
-def test_a_broken_newest_checkpoint_is_told_in_the_facts(bench: Bench) -> None:
+def test_a_broken_newest_checkpoint_is_reported_in_the_facts(bench: Bench) -> None:
     from ltxcore.training.loop import TrainingInterrupted
 
     bench.prepare()
@@ -218,7 +266,7 @@ def test_the_average_is_written_and_rendered(bench: Bench) -> None:
         "ltx2_lora_ema_comfyui.safetensors",
     }
     ctx = beside.ctx
-    session = render_validation.Session(ctx, directory, "cpu")
+    session = Session(ctx, directory, "cpu")
     assert session.lora.file.name == "pytorch_lora_weights_ema.safetensors"
     average = load_file(session.lora.file)
     last = load_file(directory / "lora" / "pytorch_lora_weights.safetensors")
@@ -270,14 +318,16 @@ def test_training_refuses_a_hole(bench: Bench) -> None:
         train(bench)
 
 
-def test_training_goes_on_without_a_quarantined_clip_and_knows_it(bench: Bench) -> None:
+def test_training_goes_on_without_a_quarantined_clip_and_knows_it(
+    bench: Bench, undecodable: Callable[[str], None]
+) -> None:
     bench.probe()
     bench.split()
-    (bench.clips / "blue-box-up.mp4").write_bytes(b"no longer a clip")
+    undecodable("blue-box-up.mp4")
     bench.encode()
     bench.embed()
     assert len(StoredSamples(bench.ctx).entries()) == 4
-    assert train_lora.request(bench.ctx)["quarantined"] == ["clips/blue-box-up.mp4"]
+    assert train_lora_request(bench.ctx)["quarantined"] == ["clips/blue-box-up.mp4"]
 
 
 def test_rendering_without_its_training_says_so(bench: Bench) -> None:

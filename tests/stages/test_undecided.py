@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from ltxcore.execution.execution import find_result
+from ltxcore.execution.runner import open_execution, run_work
 from ltxcore.media import decode, ffmpeg_process
 from ltxcore.media.errors import ToolMissing
-from ltxcore.stages import encode_latents, probe_media, split_audio
-from ltxcore.stages.contract import PROBE
-from ltxcore.stages.run import StageRun, find_result
-from ltxcore.stages.stamp import newest_stamp, why_stale
-from ltxcore.stages.trainable import NothingToTrain
-from ltxcore.stages.undecided import ClipsUndecided
+from ltxcore.pipeline.base.clips_undecided import ClipsUndecided
+from ltxcore.pipeline.base.contract import PROBE
+from ltxcore.pipeline.base.stamp import Stamp, newest_stamp, why_stale
+from ltxcore.stages.encode_latents.request import quarantined as encode_latents_quarantined
+from ltxcore.stages.probe_media import memo as probe_media_memo_module
+from ltxcore.stages.probe_media.media_files import MediaFile, find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.stages.probe_media.trainable import NothingToTrain
+from ltxcore.stages.split_audio.request import to_do as split_audio_to_do
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.waveforms import WaveformStore
@@ -24,15 +29,10 @@ from tests.stages.conftest import CLIPS, Bench
 
 def run_probe(bench: Bench) -> Snapshot:
     """The stage as it is run, with its stamp."""
-    ctx = bench.ctx
-    memo, files = probe_media.Memo(ctx), probe_media.find_files(ctx)
-    unknown = memo.unknown(files)
-    execution = StageRun(PROBE, ctx, probe_media.request(ctx), ctx.workspace.run("a"))
-    memo.probe_batch(unknown, lambda: None)
-    snapshot = probe_media.make_snapshot(ctx, memo, files)
-    ctx.workspace.save_snapshot(snapshot)
-    execution.finish(probe_media.outcome(snapshot, len(unknown), memo.undecided))
-    return snapshot
+    execution = open_execution(PROBE, bench.ctx, bench.ctx.workspace.run("a"))
+    assert execution is not None
+    assert isinstance(run_work(execution), Stamp)
+    return bench.ctx.snapshot
 
 
 def hang_at(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
@@ -48,7 +48,7 @@ def hang_at(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str) -> None:
     monkeypatch.setattr(ffmpeg_process, "PROBE_TIMEOUT_S", 2.0)
 
 
-def test_a_probe_that_hangs_is_told_and_tried_again_on_the_next_run(
+def test_a_probe_that_hangs_is_reported_and_tried_again_on_the_next_run(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -69,9 +69,9 @@ def test_a_probe_that_hangs_is_told_and_tried_again_on_the_next_run(
     assert find_result(PROBE, bench.ctx)[1] is not None
 
 
-def unknown(bench: Bench) -> list[probe_media.MediaFile]:
+def unknown(bench: Bench) -> list[MediaFile]:
     ctx = bench.ctx
-    return probe_media.Memo(ctx).unknown(probe_media.find_files(ctx))
+    return Memo(ctx).unknown(find_files(ctx))
 
 
 def test_a_missing_programme_fails_the_stage_and_says_how_to_install_it(
@@ -102,7 +102,7 @@ def test_a_missing_ffmpeg_quarantines_nothing(
         with pytest.raises(ToolMissing, match="ffmpeg is not installed"):
             bench.encode()
     assert bench.encode()["video"] > 0
-    assert encode_latents.quarantined(bench.ctx, LatentStore(bench.ctx.store)) == {}
+    assert encode_latents_quarantined(bench.ctx, LatentStore(bench.ctx.store)) == {}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_programme_that_gets_no_memory_is_no_verdict(
 def test_a_disk_that_fails_is_no_verdict_and_want_of_files_fails_the_stage(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = probe_media.hash_file
+    whole = probe_media_memo_module.hash_file
 
     def failing(number: int) -> object:
         def hash_file(path: Path) -> str:
@@ -139,13 +139,13 @@ def test_a_disk_that_fails_is_no_verdict_and_want_of_files_fails_the_stage(
         return hash_file
 
     with monkeypatch.context() as patched:
-        patched.setattr(probe_media, "hash_file", failing(errno.EIO))
+        patched.setattr(probe_media_memo_module, "hash_file", failing(errno.EIO))
         snapshot, _ = bench.probe()
     assert {r.path: r.reason for r in snapshot.rejections} == {
         "twin.mov": "cannot be read: no luck; it is tried again on the next run"
     }
     with monkeypatch.context() as patched:
-        patched.setattr(probe_media, "hash_file", failing(errno.EMFILE))
+        patched.setattr(probe_media_memo_module, "hash_file", failing(errno.EMFILE))
         with pytest.raises(OSError, match="no luck"):
             bench.probe()
     assert len(bench.probe()[0].samples) == len(CLIPS)
@@ -158,12 +158,29 @@ def test_a_decode_that_hangs_keeps_the_others_and_stops_the_stage(
     bench.split()
     with monkeypatch.context() as patched:
         patched.setattr(decode, "DECODE_TIMEOUT_S", 0.001)
-        with pytest.raises(ClipsUndecided, match=r"(?s)0\.001 s and was stopped.*Run again") as told:
+        with pytest.raises(ClipsUndecided, match=r"(?s)0\.001 s and was stopped.*Run again") as caught:
             bench.encode()
-    assert "clips/" in str(told.value)
+    assert "clips/" in str(caught.value)
     ctx = bench.ctx
-    assert encode_latents.quarantined(ctx, LatentStore(ctx.store)) == {}
+    assert encode_latents_quarantined(ctx, LatentStore(ctx.store)) == {}
     assert bench.encode()["video"] > 0
+
+
+def test_a_folder_that_is_gone_is_reported_once(bench: Bench) -> None:
+    bench.probe()
+    bench.split()
+    bench.clips.rename(bench.root / "moved")
+    with pytest.raises(ClipsUndecided) as caught:
+        bench.encode()
+    text = str(caught.value)
+    assert text.count("is gone") == 1
+    assert f"the folder {bench.clips} is gone ({len(CLIPS)} clips)" in text
+    assert "write its new place as instance_data_dir" in text
+    assert "take them out" not in text
+    (bench.root / "moved").rename(bench.clips)
+    (bench.clips / "red-disc-right.mp4").unlink()
+    with pytest.raises(ClipsUndecided, match=r"(?s)red-disc-right\.mp4: cannot be read now: .*take them out"):
+        bench.encode()
 
 
 def test_a_sound_that_hangs_keeps_the_others_and_stops_the_stage(
@@ -171,12 +188,12 @@ def test_a_sound_that_hangs_keeps_the_others_and_stops_the_stage(
 ) -> None:
     bench.probe()
     ctx, store = bench.ctx, WaveformStore(bench.ctx.store)
-    waiting = split_audio.to_do(ctx, store)
+    waiting = split_audio_to_do(ctx, store)
     with monkeypatch.context() as patched:
         hang_at(patched, tmp_path / "bin", "red-disc-right.mp4")
         with pytest.raises(ClipsUndecided, match="1 clips could not be decoded"):
             bench.split()
-    left = split_audio.to_do(bench.ctx, WaveformStore(bench.ctx.store))
+    left = split_audio_to_do(bench.ctx, WaveformStore(bench.ctx.store))
     assert [sample.path for sample in left] == ["red-disc-right.mp4"]
     assert len(waiting) > 1
     assert bench.split() == 1

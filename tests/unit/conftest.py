@@ -1,4 +1,4 @@
-"""Tiny models in every layout, for the tests of how models are read."""
+"""The tiny model as the tests of LoRA files need it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from ltxcore.models.combined_writer import write_combined
-from ltxcore.models.source import ModelSource
-from ltxcore.models.tiny import write_tiny
-from tests.unit.combined_files import FILES, resolve
+from ltxcore.models.files.source import ModelSource
 
 
-@pytest.fixture(scope="module")
-def tinies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSource]:
-    """A tiny model of each version in the diffusers layout."""
-    root = tmp_path_factory.mktemp("tinies")
-    for version in ("2.0", "2.3"):
-        write_tiny(root / version, version)
-    return {version: resolve(root / version, root) for version in ("2.0", "2.3")}
+@pytest.fixture(scope="session")
+def lora_base(tinies: dict[str, ModelSource]) -> Path:
+    """The directory of the tiny 2.0, which LoRA files are read, made and taken over for."""
+    return tinies["2.0"].root
 
 
-@pytest.fixture(scope="module")
-def combined(tinies: dict[str, ModelSource], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every storage of every version, in one directory, with nothing beside them."""
-    root = tmp_path_factory.mktemp("combined")
-    for version, source in tinies.items():
-        for storage in FILES:
-            write_combined(source, root / f"{version}-{storage}.safetensors", storage)
-    return root
+@pytest.fixture(scope="session")
+def layer_shapes(lora_base: Path) -> dict[str, tuple[int, int]]:
+    """Layer -> [out, in] of its transformer."""
+    from tests.unit.models.lora_files import shapes_of
+    from tests.unit.training.test_lora import load_transformer
+
+    return shapes_of(load_transformer(lora_base))

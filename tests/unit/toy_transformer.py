@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ltxcore.config.lora_settings import LoraSettings
-from ltxcore.models.call import predict_velocity
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.predict_velocity import predict_velocity
 from ltxcore.models.versions import VERSIONS
 from ltxcore.training.adapters import Reading, in_place
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules

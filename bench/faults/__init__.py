@@ -1,0 +1,1 @@
+"""Failing the n-th call of every path that commits something."""

@@ -1,0 +1,88 @@
+"""`ltx2 buckets`: a few sizes and lengths that waste least of the clips, from the probe alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from flows.cli.options import (
+    STORE_FAULTS,
+    AgainOption,
+    DatasetsOption,
+    WorkspaceOption,
+    read_recipe,
+    recipe_again,
+    refuse,
+)
+from flows.tables import table as empty_table
+from ltxcore.config.errors import ConfigError
+from ltxcore.jobs.report.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.data.tables import counted
+from ltxcore.stages.probe_media.media_files import find_files
+from ltxcore.stages.probe_media.memo import Memo
+from ltxcore.store.workspace import Workspace
+
+console = Console()
+
+
+def buckets(
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: AgainOption = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Number of buckets. Default: as many as each save enough."),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Most latent tokens of a sample. Default: those of the largest configured bucket."
+        ),
+    ] = None,
+) -> None:
+    """Propose buckets WxHxF that waste the fewest pixels and frames, next to the configured ones."""
+    try:
+        ctx = Context(Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets)
+        files, memo = find_files(ctx), Memo(ctx)
+        unknown = memo.unknown(files)
+        advice = advise(ctx, memo, files, count, max_tokens)
+    except (ConfigError, NothingProbed, ValueError, *STORE_FAULTS) as error:
+        raise refuse(error) from None
+    if unknown:
+        console.print(
+            f"[yellow]{len(unknown)} of {len(files)} files have not been looked at;[/] "
+            "`ltx2 stage probe-media` does that"
+        )
+    for found in advice:
+        _print(found)
+
+
+def _print(advice: BucketAdvice) -> None:
+    console.print(
+        f"[bold]{escape(advice.dataset)}[/]: {counted(advice.clips, 'clip')}, "
+        f"at most {advice.max_tokens} tokens a sample",
+        highlight=False,
+    )
+    rows = advice_rows(advice)
+    # Two words of a heading stand above each other, so that the sizes have room.
+    table = empty_table(
+        {name.replace(" ", "\n"): "words" if name in ("plan", "sizes") else "figures" for name in rows[0]}
+    )
+    for row in rows:
+        style = "bold" if row["plan"] in ("as configured", "proposed") else None
+        table.add_row(*(str(value) for value in row.values()), style=style)
+    console.print(table)
+    console.print(advice.trade if advice.chosen is None else f"proposed, {advice.trade}", highlight=False)
+    if advice.chosen is None:
+        return
+    console.print(
+        f"To have what is proposed and nothing else, write into [bold]{escape(advice.dataset)}[/]:",
+        highlight=False,
+    )
+    # As it is to be copied: on one line, however long.
+    console.print(f"  {paste_line(advice.chosen)}", soft_wrap=True, markup=False, highlight=False)

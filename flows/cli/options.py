@@ -1,0 +1,79 @@
+"""Options and error output that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from ltxcore.config.recipe import Recipe, load_recipe
+from ltxcore.execution.kept_job import kept_recipe_file
+from ltxcore.store.blobs import DamagedFile
+from ltxcore.store.index import IndexDamaged
+from ltxcore.store.refs import RefDamaged
+from ltxcore.store.workspace import StoreUnknown, UnknownSnapshot, Workspace
+
+WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
+DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
+RecipeOption = Annotated[Path | None, typer.Option(help="The recipe file. Default: the tiny job.")]
+AgainOption = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="The recipe file. Default: the recipe of the newest run in the workspace."),
+]
+"""The recipe of commands that look at what was run, or run a part of it again."""
+
+BAD_CONFIGURATION: Final = 2
+STORE_FAULTS: Final = (DamagedFile, IndexDamaged, RefDamaged, StoreUnknown, UnknownSnapshot)
+"""What of a workspace or its store cannot be read; each says what to do."""
+errors = Console(stderr=True)
+
+
+def read_recipe(path: Path | None) -> Recipe:
+    """The recipe of a file, or the defaults."""
+    return Recipe() if path is None else load_recipe(path)
+
+
+def recipe_again(path: Path | None, workspace: Path) -> Path | None:
+    """The recipe file that was named, or the one of the workspace's newest run; None: there is neither.
+
+    Where it takes the newest run's, it says so on the error stream.
+
+    Raises:
+        DamagedFile: what names the newest run, or what that run keeps, is not what was written.
+    """
+    if path is not None:
+        return path
+    space = Workspace(workspace)
+    newest = space.newest_run
+    file = None if newest is None else kept_recipe_file(space.run(newest))
+    if file is None or not file.is_file():
+        return None
+    errors.print(f"recipe of the newest run: {file}", markup=False, highlight=False, soft_wrap=True)
+    return file
+
+
+class NoWorkspace(LookupError):
+    """There is nothing at the path of a workspace."""
+
+
+def existing_workspace(path: Path) -> Workspace:
+    """The workspace at a path, for a command that looks after what is there.
+
+    Raises:
+        NoWorkspace: nothing was ever run there.
+    """
+    space = Workspace(path)
+    if not space.exists:
+        raise NoWorkspace(
+            f"there is no workspace at {space.root}; name the one of your runs: --workspace FOLDER"
+        )
+    return space
+
+
+def refuse(error: Exception, status: int = BAD_CONFIGURATION) -> typer.Exit:
+    """Print why a command was refused; returns the exit to raise."""
+    errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
+    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    return typer.Exit(status)

@@ -1,0 +1,84 @@
+"""`ltx2 run` and `ltx2 stage`: the whole pipeline, or one stage of it, on this machine."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.cli.options import (
+    STORE_FAULTS,
+    AgainOption,
+    DatasetsOption,
+    RecipeOption,
+    WorkspaceOption,
+    read_recipe,
+    recipe_again,
+    refuse,
+)
+from flows.hub_token import may_be_token
+from flows.local_run import LocalRun
+from ltxcore.config.errors import ConfigError
+from ltxcore.jobs.checks.job_checks import JobRefused, check_job, check_stage
+from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.contract import AUDIO, UnknownStage, asked_stages, stage_named
+from ltxcore.pipeline.base.here import Here
+from ltxcore.publishing.token import local_token
+from ltxcore.store.workspace import LATEST, Workspace
+
+console = Console()
+
+
+def run(
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: RecipeOption = None,
+) -> None:
+    """Run the whole pipeline here, without a server or worker running."""
+    try:
+        chosen = read_recipe(recipe)
+        # Before a server starts: the parent flow asks the same again.
+        check_job(Context(Workspace(workspace), chosen, datasets), Here(hub_token=may_be_token(workspace)))
+        parameters = {
+            "datasets": str(datasets.resolve()),
+            "recipe_file": "" if recipe is None else str(recipe.resolve()),
+        }
+    except (ConfigError, JobRefused, *STORE_FAULTS) as error:
+        raise refuse(error) from None
+    blocks = chosen.hub.push_to_hub and local_token() is None
+    local = LocalRun(Workspace(workspace), _run_name(), console, blocks=blocks)
+    raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in asked_stages(chosen)]))
+
+
+def stage(
+    name: Annotated[str, typer.Argument(help="probe-media, split-audio, encode-latents, …")],
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: AgainOption = None,
+    snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
+) -> None:
+    """Run one stage alone. If inputs are missing, it names the stage that makes them."""
+    try:
+        wanted = stage_named(name)
+        recipe = recipe_again(recipe, workspace)
+        chosen = read_recipe(recipe)
+        parameters: dict[str, object] = {}
+        if wanted is not AUDIO:
+            parameters["recipe_file"] = "" if recipe is None else str(recipe.resolve())
+        if wanted.inputs:
+            parameters["snapshot"] = snapshot
+        else:
+            parameters["datasets"] = str(datasets.resolve())
+        check_stage(Context(Workspace(workspace), chosen, datasets, snapshot), wanted)
+    except (ConfigError, JobRefused, UnknownStage, *STORE_FAULTS) as error:
+        raise refuse(error) from None
+    local = LocalRun(Workspace(workspace), _run_name(), console)
+    raise typer.Exit(local.execute(wanted.name, parameters, [wanted.name]))
+
+
+def _run_name() -> str:
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

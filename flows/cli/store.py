@@ -1,0 +1,313 @@
+"""`ltx2 explain`, `gc`, `compact`, `verify` and `use-store`: looking after what the pipeline has stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.cli.options import (
+    STORE_FAULTS,
+    AgainOption,
+    DatasetsOption,
+    NoWorkspace,
+    WorkspaceOption,
+    existing_workspace,
+    read_recipe,
+    recipe_again,
+    refuse,
+)
+from ltxcore.config.errors import ConfigError
+from ltxcore.execution import sweep
+from ltxcore.execution.drawn_seed import expected_seeds
+from ltxcore.jobs.checks.output_damage import check_outputs, set_aside
+from ltxcore.jobs.explain.explain import ClipReport, UnknownClip, explain_clip, explain_stages
+from ltxcore.jobs.explain.lift_quarantine import lift_quarantine
+from ltxcore.memory.plan import GIB
+from ltxcore.models.errors import ModelError
+from ltxcore.models.files.damage import check_models
+from ltxcore.models.files.damage import set_aside as set_model_aside
+from ltxcore.pipeline.base.context import Context
+from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
+from ltxcore.store.compact import Compacted
+from ltxcore.store.compact import compact as compact_part
+from ltxcore.store.file_hashes import GONE
+from ltxcore.store.index import Overtaken, damaged, mend
+from ltxcore.store.lease import NotExclusive, writing
+from ltxcore.store.verify import Verified, forget_broken
+from ltxcore.store.verify import verify as verify_store
+from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+SHOWN = 40
+PARTS = ("media", "audio", "text", "latents")
+
+
+def explain(
+    clip: Annotated[str, typer.Argument(help="A clip's id or path. Default: explain every stage.")] = "",
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsOption = Path("datasets.yaml"),
+    recipe: AgainOption = None,
+    snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the inputs of each key.")] = False,
+) -> None:
+    """Show for a clip whether it is used and why, what would be computed again and why, and which
+    snapshots and runs contain it."""
+    with _refusals():
+        chosen = read_recipe(recipe_again(recipe, workspace))
+        ctx = expected_seeds(Context(Workspace(workspace), chosen, datasets, snapshot))
+        if clip:
+            report = explain_clip(ctx, clip)
+            console.print_json(json.dumps(report.as_json())) if as_json else _print_clip(report)
+            return
+        if ctx.decided:
+            _say(ctx.decided)
+        for stage in explain_stages(ctx):
+            _say(f"{stage.stage}: {stage.state}" + (f": {stage.why[0]}" if stage.why else ""))
+            for line in stage.why[1:]:
+                _say(f"    {line}")
+
+
+def _print_clip(report: ClipReport) -> None:
+    _say(f"{report.clip}  ({report.file})")
+    _say(f"  {report.verdict}" + (f": {report.reason}" if report.reason else ""))
+    for track in report.tracks:
+        _say(f"  {track.what}: {track.state}, key {track.key.value}")
+        inputs = {name: str(value)[:64] for name, value in track.key.inputs.items()}
+        _say(f"      made of {json.dumps(inputs, ensure_ascii=False)}")
+    for title, lines in (
+        ("a run now would do", report.work or ["nothing"]),
+        ("snapshots that name it", report.snapshots or ["none"]),
+        ("runs that saw it", report.runs or ["none"]),
+    ):
+        _say(f"  {title}:")
+        for line in lines:
+            _say(f"      {line}")
+
+
+def gc(
+    workspace: WorkspaceOption = Path("workspace"),
+    days: Annotated[
+        float, typer.Option(min=0, help="Keep everything younger than this number of days.")
+    ] = 30.0,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Delete. Without this, only show what would be deleted.")
+    ] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Pin a run: keep everything that it needs, until --release.")
+    ] = None,
+    release: Annotated[list[str] | None, typer.Option(help="A run that is no longer pinned.")] = None,
+    forget: Annotated[
+        list[str] | None, typer.Option(help="Id of a workspace that shared the store and no longer exists.")
+    ] = None,
+) -> None:
+    """Show, or with --apply delete, what no kept run, snapshot or stage needs, and what killed processes
+    left."""
+    with _refusals():
+        space = existing_workspace(workspace)
+        for run in keep or ():
+            sweep.pin(space, run)
+        for run in release or ():
+            sweep.pin(space, run, keep=False)
+        if apply:
+            found = sweep.apply(space, days, forget or (), _say_waiting)
+        else:
+            found = sweep.plan(space, days, forget or ())
+    _print_sweep(found, space, "removed" if apply else "would remove")
+    if not apply and not found.nothing:
+        _say("nothing was changed; `--apply` does it")
+
+
+def _print_sweep(found: sweep.Sweep, space: Workspace, verb: str) -> None:
+    for title, paths in (
+        ("run", found.runs),
+        ("stage directory", found.stages),
+        ("snapshot", found.snapshots),
+        ("leftover", found.temporary),
+    ):
+        for path in paths[:SHOWN]:
+            _say(f"{verb} {title} {path.relative_to(space.root)}")
+        if len(paths) > SHOWN:
+            _say(f"{verb} {len(paths) - SHOWN} more of these")
+    if found.refs or found.remote_temporary:
+        _say(f"{verb} {len(found.refs)} references, {len(found.remote_temporary)} leftovers of the store")
+    for part in found.parts:
+        _say(
+            f"{part.part}: {verb} {len(part.keys)} samples that nothing needs and {len(part.unnamed)} files; "
+            f"{part.kept} samples kept"
+        )
+    for owner, place in found.others.items():
+        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it is no more)")
+    _say(f"{verb} {found.bytes / GIB:.3f} GiB in all")
+
+
+def compact(workspace: WorkspaceOption = Path("workspace")) -> None:
+    """Merge the store's index segments and small files, and remove files that no record names."""
+    done = Compacted()
+    with _refusals():
+        space = existing_workspace(workspace)
+        for part in PARTS:
+            with writing(space.store, part, f"compact of {space.root}", on_wait=_say_waiting):
+                compact_part(space.store, part, done)
+    _say(
+        f"{done.segments} index segments merged, "
+        f"{done.text_files} text files rewritten, {done.trimmed} unnamed files removed"
+    )
+
+
+def verify(
+    workspace: WorkspaceOption = Path("workspace"),
+    repair: Annotated[
+        bool, typer.Option(help="Set damaged files aside or mark them; the next run makes them again.")
+    ] = False,
+) -> None:
+    """Check stages' files, model files, every index and every sample; exits with 1 if any is damaged."""
+    with _refusals():
+        space = existing_workspace(workspace)
+        outputs_whole = _outputs_whole(space, repair) & _models_whole(space, repair)
+        if not _indexes_whole(space, repair):
+            raise typer.Exit(1)
+        with console.status("reading every committed sample"):
+            found = verify_store(space.store)
+        _print_broken(found, space)
+        if repair:
+            for part in sorted({broken.part for broken in found.broken}):
+                with writing(space.store, part, f"verify of {space.root}", on_wait=_say_waiting):
+                    marked = forget_broken(space.store, part, found.broken)
+                _say(f"{part}: {marked} marked as missing; the next run makes them again")
+    raise typer.Exit(0 if outputs_whole and (repair or not found.broken) else 1)
+
+
+def _outputs_whole(space: Workspace, repair: bool) -> bool:
+    """Name what stages left and is damaged and, to repair, set it aside. Whether nothing is left to do."""
+    with console.status("reading every file that a stage left"):
+        found = check_outputs(space)
+    for damage in found.damaged:
+        _say(f"{damage.fault.file.relative_to(space.root)} {damage.fault.fault}")
+    for directory in found.at_work:
+        _say(f"{directory.relative_to(space.root)} is being written and was not checked")
+    _say(f"{found.checked} outputs of stages checked, {len(found.damaged)} files damaged")
+    if not found.damaged:
+        return True
+    if not repair:
+        _say("`--repair` sets aside what is damaged, and the next run makes it again")
+        return False
+    moved = set_aside(space, found.damaged)
+    for before, now in moved.items():
+        _say(f"{before.relative_to(space.root)} is now {now.name}; the next run makes it again")
+    left = [damage for damage in found.damaged if damage.whole not in moved and damage.fault.fault != GONE]
+    for damage in left:
+        _say(f"{damage.whole.relative_to(space.root)} stays where it is: it is in use, or cannot be read")
+    return not left
+
+
+def _models_whole(space: Workspace, repair: bool) -> bool:
+    """Name the model files that are not what was hashed and, to repair, set aside what is made anew."""
+    with console.status("reading every model file"):
+        found = check_models(space.models)
+    left = 0
+    for fault in found.faults:
+        _say(str(fault))
+        aside = set_model_aside(space.models, fault) if repair else None
+        if aside is not None:
+            _say(f"{fault.file} is now {aside.name} and is made again when it is needed")
+        else:
+            left += 1
+            _say("`--repair` sets aside what can be made again; delete and download other model files again")
+    _say(f"{found.checked} model files checked, {len(found.faults)} damaged")
+    return not left
+
+
+def _indexes_whole(space: Workspace, repair: bool) -> bool:
+    """Name the segments that are damaged and, to repair, keep what is whole of them."""
+    found = {part: damaged(space.store, part) for part in PARTS}
+    for part, segments in found.items():
+        for name, segment in segments.items():
+            _say(f"{name} is not what was written; {len(segment.records)} records of it are whole")
+        if segments and repair:
+            with writing(space.store, part, f"verify of {space.root}", on_wait=_say_waiting):
+                _say(f"{part}: {mend(space.store, part)} segments written with what is whole of them")
+    if repair or not any(found.values()):
+        return True
+    _say("`--repair` keeps what is whole, and the next run makes the rest again")
+    return False
+
+
+def _print_broken(found: Verified, space: Workspace) -> None:
+    clips: dict[str, str] = {}
+    if found.broken:
+        try:
+            clips = {sample.media_id: sample.id for sample in space.load_snapshot().samples}
+        except UnknownSnapshot:
+            _say("there is no snapshot to name the clips by")
+    for broken in found.broken:
+        clip = clips.get(str(broken.inputs.get("media")), broken.inputs.get("kind", broken.part))
+        _say(f"{broken.part} {broken.key} of {clip}: {broken.file} {broken.fault}")
+    _say(f"{found.checked} samples checked, {len(found.broken)} broken")
+
+
+def use_store(
+    url: Annotated[str, typer.Argument(help="A directory, or a URL such as s3://bucket/prefix.")],
+    workspace: WorkspaceOption = Path("workspace"),
+) -> None:
+    """Use another place for this workspace's store: S3, or a directory that other workspaces share."""
+    space = Workspace(workspace)
+    # Taking a lock shows that it can be reached and written, and that it keeps writers apart.
+    with _refusals():
+        require_no_secret(url)
+        with writing(Blobs(url), "refs", f"use-store of {space.root}", wait_s=120):
+            space.use_store(url)
+    _say(f"{space.root} keeps its store at {space.store_url}; what was stored before stays where it is")
+
+
+def retry(
+    clip: Annotated[str, typer.Argument(help="A clip's id, path or file name.")] = "",
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Every quarantined clip.")] = False,
+    workspace: WorkspaceOption = Path("workspace"),
+) -> None:
+    """Lift the quarantine of a clip, or of all: the next run tries to decode them again."""
+    with _refusals():
+        if bool(clip) == quarantined:
+            raise UnknownClip("name one clip, or write --quarantined for all of them")
+        ctx = Context(existing_workspace(workspace))
+        lifted = lift_quarantine(ctx, None if quarantined else clip, _say_waiting)
+    for name in lifted:
+        _say(f"{name}: the next run tries it again")
+    if not lifted:
+        _say("nothing is quarantined")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Say what cannot be done, without a traceback."""
+    try:
+        yield
+    except (
+        ConfigError,
+        ModelError,
+        NoWorkspace,
+        NotExclusive,
+        Overtaken,
+        SecretInAddress,
+        UnknownClip,
+        sweep.UnknownRun,
+        OSError,
+        ImportError,
+        *STORE_FAULTS,
+    ) as error:
+        raise refuse(error) from None
+
+
+def _say_waiting(holder: str) -> None:
+    _say(f"waiting for {holder}")
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False)

@@ -1,0 +1,1 @@
+"""The files of SimpleTuner, read into recipe and datasets."""

@@ -1,0 +1,1 @@
+"""A finished run, and its way to the hub."""

@@ -1,0 +1,1 @@
+"""The pages of a dataset, and the summary of a run."""

@@ -1,0 +1,1 @@
+"""What each way of placing a transformer needs, and the fastest that fits."""

@@ -1,0 +1,1 @@
+"""Weights that come to the device block by block, or group by group."""

@@ -1,0 +1,1 @@
+"""Weights on disk: layouts, hashes, quantising, and loading them."""

@@ -1,0 +1,139 @@
+"""One call of the transformer: latents, sigmas and text in, velocities out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ltxcore.models.versions import TIME_SCALE
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A video that the model is given beside the one it makes (IC-LoRA), clean and at time 0."""
+
+    latents: torch.Tensor
+    """Normalised `[B, C, F', H', W']`."""
+    spatial_factor: int = 1
+    """How many times smaller its edges are than the video's; its positions are multiplied by it."""
+    temporal_factor: int = 1
+    """How many times fewer frames a second it has."""
+
+    def to(self, device: torch.device) -> Reference:
+        """The same with its latents on `device`."""
+        return replace(self, latents=self.latents.to(device))
+
+
+def predict_velocity(
+    transformer: Any,
+    *,
+    video: torch.Tensor,
+    audio: torch.Tensor | None,
+    video_times: torch.Tensor,
+    audio_times: torch.Tensor | None,
+    video_sigma: torch.Tensor,
+    audio_sigma: torch.Tensor | None,
+    video_embeds: torch.Tensor,
+    audio_embeds: torch.Tensor,
+    fps: float | torch.Tensor,
+    isolated: bool = False,
+    reference: Reference | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The velocities that the model predicts.
+
+    Times and sigmas are in [0, 1]; the factor 1000 of the model's time is applied here.
+
+    Args:
+        transformer: `LTX2VideoTransformer3DModel`, with cross modulation installed.
+        video: noisy video latents `[B, C, F, H, W]`.
+        audio: noisy packed audio latents `[B, L, D]`, or None for video alone.
+        video_times: `[B]`, or `[B, F * H * W]` where some tokens are clean and have time 0.
+        audio_times: `[B]` or `[B, L]`; None exactly where `audio` is.
+        video_sigma: `[B]`, the noise level of the video's noisy tokens.
+        audio_sigma: `[B]`; None exactly where `audio` is.
+        video_embeds: `[B, T, Dv]` from the connectors, without a mask: registers fill the padding.
+        audio_embeds: `[B, T, Da]`.
+        fps: the frames a second of the samples, a number or `[B]`.
+        isolated: keep the modalities from seeing each other; always so without audio.
+        reference: its tokens come after the video's own, at the places of the video that they show.
+
+    Returns:
+        Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
+
+    Raises:
+        ValueError: audio, its times and its sigma are not given together.
+    """
+    if len({audio is None, audio_times is None, audio_sigma is None}) != 1:
+        raise ValueError("audio, audio_times and audio_sigma are given together or all None")
+    from diffusers import LTX2Pipeline
+
+    batch, _, frames, height, width = video.shape
+    silent = audio is None
+    if audio is None or audio_times is None or audio_sigma is None:
+        # Both streams are mandatory: one token of silence stands for the sound, and no attention sees it.
+        audio = video.new_zeros(batch, 1, transformer.config.audio_in_channels)
+        audio_times = audio_sigma = torch.zeros_like(video_sigma)
+    rate = fps if isinstance(fps, float | int) else fps.to(video.device, torch.float32).view(-1, 1, 1)
+    length = audio.shape[1]
+    tokens = LTX2Pipeline._pack_latents(video)
+    coords = transformer.rope.prepare_video_coords(batch, frames, height, width, video.device, fps=rate)
+    own = tokens.shape[1]
+    if reference is not None:
+        given = LTX2Pipeline._pack_latents(reference.latents.to(video))
+        video_times = _with_time_zero(video_times, own, given.shape[1])
+        tokens = torch.cat([tokens, given], 1)
+        coords = torch.cat([coords, reference_coords(transformer, reference, rate, video.device)], 2)
+    video_velocity, audio_velocity = transformer(
+        hidden_states=tokens,
+        audio_hidden_states=audio,
+        encoder_hidden_states=video_embeds,
+        audio_encoder_hidden_states=audio_embeds,
+        timestep=video_times * TIME_SCALE,
+        audio_timestep=audio_times * TIME_SCALE,
+        sigma=video_sigma * TIME_SCALE,
+        audio_sigma=audio_sigma * TIME_SCALE,
+        encoder_attention_mask=None,
+        audio_encoder_attention_mask=None,
+        num_frames=frames,
+        height=height,
+        width=width,
+        audio_num_frames=length,
+        video_coords=coords,
+        audio_coords=transformer.audio_rope.prepare_audio_coords(batch, length, video.device),
+        isolate_modalities=isolated or silent,
+        use_cross_timestep=True,
+        return_dict=False,
+    )
+    unpacked = LTX2Pipeline._unpack_latents(video_velocity[:, :own], frames, height, width)
+    return unpacked, None if silent else audio_velocity
+
+
+def reference_coords(
+    transformer: Any, reference: Reference, fps: float | torch.Tensor, device: torch.device
+) -> torch.Tensor:
+    """Where a reference's tokens are in the video that it belongs to: [start, end) in s, rows and columns.
+
+    Its first latent is causal: one frame of the video, whatever the factor in time is. With t the times on
+    the reference's own grid, those in the video are factor * t - (factor - 1) / fps, not below 0 (ltx2-facts
+    section 6).
+
+    Returns:
+        `[B, 3, F' * H' * W', 2]`, in seconds and in pixels of the video.
+    """
+    batch, _, frames, height, width = reference.latents.shape
+    coords: torch.Tensor = transformer.rope.prepare_video_coords(
+        batch, frames, height, width, device, fps=fps
+    )
+    space, time = reference.spatial_factor, reference.temporal_factor
+    coords = coords * coords.new_tensor([time, space, space]).view(1, 3, 1, 1)
+    late = (time - 1) / (fps.view(-1, 1, 1) if isinstance(fps, torch.Tensor) else fps)
+    coords[:, 0] = (coords[:, 0] - late).clamp(min=0)
+    return coords
+
+
+def _with_time_zero(times: torch.Tensor, own: int, given: int) -> torch.Tensor:
+    """Times `[B]` or `[B, N]` with those of the given tokens after them: `[B, N + given]`."""
+    each = times[:, None].expand(-1, own) if times.ndim == 1 else times
+    return torch.cat([each, each.new_zeros(len(each), given)], 1)

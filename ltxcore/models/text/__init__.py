@@ -1,0 +1,1 @@
+"""From captions to the text embeddings of the transformer."""

@@ -1,0 +1,1 @@
+"""Random, tiny models of the real classes."""

@@ -1,0 +1,1 @@
+"""Video and audio VAE: pixels and waveforms to latents."""

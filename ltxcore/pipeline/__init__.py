@@ -1,0 +1,1 @@
+"""What all stages share: contract, context, data, keys and memory plans."""

@@ -1,0 +1,1 @@
+"""What every stage shares: the contract, the context, stamps, progress and batches."""

@@ -1,0 +1,1 @@
+"""What a snapshot says for a recipe, from the files' headers alone."""

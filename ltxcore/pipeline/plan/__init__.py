@@ -1,0 +1,1 @@
+"""Memory plans, from a recipe and a snapshot."""

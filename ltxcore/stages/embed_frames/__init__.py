@@ -1,0 +1,1 @@
+"""embed-frames: frames through CREPA's teacher."""

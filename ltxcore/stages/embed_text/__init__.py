@@ -1,0 +1,1 @@
+"""embed-text: captions and prompts through Gemma."""

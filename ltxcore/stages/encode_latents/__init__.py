@@ -1,0 +1,1 @@
+"""encode-latents: frames and sound through both VAEs."""

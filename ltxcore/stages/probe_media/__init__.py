@@ -1,0 +1,1 @@
+"""probe-media: from the files of the datasets to a snapshot."""

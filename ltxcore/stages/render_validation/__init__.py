@@ -1,0 +1,1 @@
+"""render-validation: base and LoRA side by side."""

@@ -1,0 +1,1 @@
+"""split-audio: the sound that belongs to each sample's frames."""

@@ -1,0 +1,112 @@
+"""`from ltxcore import Job`: the whole pipeline in a process without Prefect, with equal results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ltxcore import Job
+from ltxcore.execution.execution import find_result
+from ltxcore.pipeline.base.contract import STAGES, TRAIN, MissingInput, asked_stages
+from ltxcore.pipeline.base.stamp import read_manifest
+from tests.stages.conftest import Bench, make_bench
+
+WHOLE_JOB = """
+import json, sys
+from pathlib import Path
+from ltxcore import Job
+
+root = Path(sys.argv[1])
+assert not {"torch", "prefect"} & set(sys.modules), "importing the library is light"
+job = Job(root / "workspace", root / "datasets.yaml", root / "recipe.json", run="by-job")
+rows = job.run_all()
+assert "prefect" not in sys.modules
+print(json.dumps(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, sample_clips: Path, tiny_models: Path) -> Bench:
+    """A bench whose whole job was run by `Job`, in a process of its own."""
+    bench = make_bench(tmp_path_factory.mktemp("job"), sample_clips, tiny_models)
+    validation = bench.recipe.validation.model_copy(update={"validation_num_inference_steps": 2})
+    bench = Bench(bench.root, bench.recipe.model_copy(update={"validation": validation}))
+    (bench.root / "recipe.json").write_text(bench.recipe.model_dump_json())
+    ran = subprocess.run(
+        [sys.executable, "-c", WHOLE_JOB, str(bench.root)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    rows = json.loads(ran.stdout.splitlines()[-1])
+    assert [row["stage"] for row in rows] == [stage.name for stage in asked_stages(bench.recipe)]
+    return bench
+
+
+def job_of(bench: Bench, run: str = "again") -> Job:
+    return Job(bench.root / "workspace", bench.root / "datasets.yaml", bench.recipe, run=run)
+
+
+def test_another_job_finds_every_stage_up_to_date(done: Bench) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done.root / "workspace/stages").rglob("*.*")}
+    rows = job_of(done).run_all()
+    assert {row["state"] for row in rows} == {"up to date"}
+    after = {path: path.stat().st_mtime_ns for path in before}
+    report = {path for path in before if path.name == "dataset-report.html"}
+    assert {path for path in before if before[path] != after[path]} <= report
+
+
+def test_a_flow_finds_every_stage_up_to_date(done: Bench) -> None:
+    """What a flow asks: its context, from its parameters, and the stages' results for it."""
+    from tasks import stage as tasks_stage
+
+    root = done.root
+    ctx = tasks_stage.context(
+        str(root / "workspace"),
+        str(root / "recipe.json"),
+        pipeline_run="by-flow",
+        datasets=str(root / "datasets.yaml"),
+    )
+    for stage in asked_stages(done.recipe):
+        assert tasks_stage.open_stage(stage, ctx, "by-flow") is None, stage.name
+        entry = read_manifest(ctx.workspace.run("by-flow"), stage)
+        assert entry is not None
+        assert entry.up_to_date
+
+
+def test_it_shows_what_there_is(done: Bench) -> None:
+    job = job_of(done, "shown")
+    clip = next(sample for sample in job.samples() if sample.audio is not None and sample.kind == "video")
+    latents = job.latents(clip)
+    assert (latents["video"].ndim, latents["audio"].ndim) == (4, 2)
+    assert torch.equal(job.latents(clip.id)["video"], latents["video"])
+    features = job.features(clip.captions[0])
+    assert features.video.ndim == 2
+    assert [row["stage"] for row in job.plan()] == [s.name for s in asked_stages(done.recipe) if s.models]
+    assert job.report().is_file()
+    steps = done.recipe.training.max_train_steps
+    assert [metrics.step for metrics in job.losses()] == list(range(1, steps + 1))
+    assert {path.suffix for path in job.loras()} == {".safetensors"}
+    assert job.gallery().is_file()
+    with pytest.raises(LookupError, match=r"no clip is 'clips/blue-box-ub\.mp4'; did you mean"):
+        job.latents("clips/blue-box-ub.mp4")
+    with pytest.raises(MissingInput, match="embed-text"):
+        job.features("a caption that nobody has written")
+
+
+def test_one_stage_says_which_one_has_to_run_first(bench: Bench) -> None:
+    job = job_of(bench)
+    with pytest.raises(MissingInput, match="probe-media"):
+        job.samples()
+    with pytest.raises(MissingInput, match="probe-media"):
+        job.run("split-audio")
+    stamp = job.run("probe-media")
+    assert stamp.outcome.facts["snapshot"] == job.snapshot.id
+    assert find_result(STAGES[0], bench.ctx)[1] == stamp
+    with pytest.raises(MissingInput, match="encode-latents"):
+        job.latents(job.samples()[0])
+    with pytest.raises(RuntimeError, match=f"{TRAIN.name} has no result yet"):
+        job.loras()

@@ -1,0 +1,128 @@
+"""The stage contract: one place, no cycles, and versions that reach everything downstream."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+import flows.stages
+from flows.stages import STAGE_FLOWS
+from ltxcore.config.crepa_settings import CrepaSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.execution.memory_plans import MEMORY
+from ltxcore.execution.stage_code import REQUESTS
+from ltxcore.execution.works import WORKS
+from ltxcore.pipeline.base import contract
+from ltxcore.pipeline.base.contract import (
+    AUDIO,
+    BY_NAME,
+    FRAMES,
+    LATENTS,
+    PROBE,
+    RENDER,
+    STAGES,
+    TRAIN,
+    asked_stages,
+    stage_named,
+    versions,
+)
+from ltxcore.pipeline.base.stamp import request_fingerprint
+
+
+def test_stages_come_after_what_they_read() -> None:
+    for position, stage in enumerate(STAGES):
+        inputs = {*stage.inputs, *stage.inputs_if_asked}
+        assert {BY_NAME[name] for name in inputs} <= set(STAGES[:position]), stage.name
+
+
+def test_every_stage_is_in_every_table() -> None:
+    names = [stage.name for stage in STAGES]
+    assert list(REQUESTS) == list(WORKS) == list(STAGE_FLOWS) == names
+    assert set(MEMORY) == {stage.name for stage in STAGES if stage.models}
+    for stage in STAGES:
+        assert getattr(flows.stages, stage.name.replace("-", "_")) is STAGE_FLOWS[stage.name]
+
+
+def test_what_writes_to_the_store_says_so() -> None:
+    """A stage whose results are keys of the store has one writer at a time of the part that it writes."""
+    parts = {stage.name: stage.writes for stage in STAGES}
+    assert parts == {
+        "probe-media": "media",
+        "split-audio": "audio",
+        "encode-latents": "latents",
+        "embed-text": "text",
+        "embed-frames": "latents",
+        "train-lora": "",
+        "render-validation": "",
+    }
+
+
+def test_a_new_version_makes_everything_downstream_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {stage.name: request_fingerprint(stage, {}) for stage in STAGES}
+    monkeypatch.setitem(contract.BY_NAME, AUDIO.name, replace(AUDIO, version="next"))
+    stale = {stage.name for stage in STAGES if request_fingerprint(stage, {}) != before[stage.name]}
+    assert stale == {LATENTS.name, TRAIN.name, RENDER.name}
+    assert PROBE.name not in versions(RENDER)
+
+
+def test_the_teachers_features_are_part_of_a_pipeline_with_crepa_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = Recipe()
+    aligned = recipe.model_copy(update={"crepa": CrepaSettings(crepa_enabled=True)})
+    assert set(asked_stages(aligned)) - set(asked_stages(recipe)) == {FRAMES}
+    before = request_fingerprint(TRAIN, {})
+    monkeypatch.setitem(contract.BY_NAME, FRAMES.name, replace(FRAMES, version="next"))
+    assert request_fingerprint(TRAIN, {}) == before, "a training without CREPA has nothing of it in its key"
+
+
+def test_no_two_stages_hold_gemma_and_the_transformer_together() -> None:
+    for stage in STAGES:
+        assert not {"text_encoder", "transformer"} <= set(stage.models)
+
+
+def test_an_unknown_stage_names_the_nearest() -> None:
+    with pytest.raises(contract.UnknownStage, match="did you mean `train-lora`"):
+        stage_named("train-loras")
+
+
+def test_what_a_parent_imports_holds_no_torch() -> None:
+    code = (
+        "import sys, flows.train, flows.embedded\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("stage", "foreign"),
+    [
+        (
+            "train_lora",
+            {"ltxcore.models.vae.video_latents", "ltxcore.media.decode", "ltxcore.validation.render"},
+        ),
+        (
+            "encode_latents",
+            {"ltxcore.training.loop", "ltxcore.models.text.caption_encoder", "ltxcore.validation.render"},
+        ),
+        (
+            "embed_text",
+            {"ltxcore.training.loop", "ltxcore.models.vae.video_latents", "ltxcore.models.predict_velocity"},
+        ),
+        (
+            "embed_frames",
+            {
+                "ltxcore.training.loop",
+                "ltxcore.models.vae.video_latents",
+                "ltxcore.models.text.caption_encoder",
+            },
+        ),
+    ],
+)
+def test_a_stage_does_not_import_what_other_stages_load(stage: str, foreign: set[str]) -> None:
+    code = f"import sys, ltxcore.stages.{stage}.work\nassert not {foreign!r} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
