@@ -11,9 +11,9 @@ from ltxcore.execution.memory_plans import host_limit_bytes
 from ltxcore.execution.strategies import AS_ASKED, Choice, choose
 from ltxcore.execution.threads import with_threads
 from ltxcore.memory.out_of_memory import is_out_of_memory
-from ltxcore.memory.plan import GIB, MemoryPlan
+from ltxcore.memory.plan import GIB, MemoryPlan, machine_bytes
 from ltxcore.memory.planner.fallback import kind_of
-from ltxcore.memory.watchdog import HostMemoryExceeded, Watchdog
+from ltxcore.memory.watchdog import HostMemoryExceeded, Watchdog, host_use_bytes
 from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.plan.out_of_memory_record import MAX_FAILED_PLANS, OutOfMemoryRecord
 
@@ -53,6 +53,10 @@ def memory_budget(run: Execution) -> Iterator[MemoryPlan | None]:
     name = AS_ASKED if choice is None else choice.strategy.name
     plan = None if choice is None else choice.plan
     limit = host_limit_bytes(run.ctx, run.stage)
+    if run.ctx.recipe.memory.ram_gib is None:
+        # A stage's own allowance is for the stage: a notebook or a server that calls it may hold more than
+        # that already. Only a limit which the recipe sets is one for all that the process holds.
+        limit = min(limit + host_use_bytes(), machine_bytes())
     watchdog = Watchdog(
         limit,
         on_breach=lambda use: record.note(name, f"it held {use}", "host", plan),

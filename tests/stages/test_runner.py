@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 
 from ltxcore.config.recipe import Recipe
@@ -17,6 +18,7 @@ from ltxcore.execution.memory_budget import StageOutOfMemory
 from ltxcore.execution.runner import Hooks, open_execution, run_work
 from ltxcore.execution.stage_code import StageCode
 from ltxcore.media.errors import Undecided
+from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.pipeline.base.clips_undecided import ClipsUndecided
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import TEXT, Stage
@@ -176,3 +178,13 @@ def test_the_stamp_is_that_of_the_request_that_was_answered(ctx: Context) -> Non
     assert isinstance(stamp, Stamp)
     assert find_stamp(ctx.workspace, STAGE, {"sheep": 3, "tiled": ["x"]}) == stamp
     assert find_stamp(ctx.workspace, STAGE, ASKED) is None
+
+
+def test_a_process_that_holds_more_than_a_stage_allows_may_call_it(ctx: Context, tmp_path: Path) -> None:
+    """Only a limit that the recipe sets counts what the caller held before."""
+    held = np.ones(int(STAGE.ram_gib * GIB), dtype=np.uint8)
+    assert isinstance(run(ctx, code_with(Troubles())), Stamp)
+    limited = Context(Workspace(tmp_path / "limited"), Recipe.model_validate({"memory": {"ram_gib": STAGE.ram_gib}}))
+    with pytest.raises(OverBudget, match=r"before it has loaded anything, and memory\.ram_gib allows 1\.00"):
+        run(limited, code_with(Troubles()))
+    del held
