@@ -184,7 +184,9 @@ def test_a_process_that_holds_more_than_a_stage_allows_may_call_it(ctx: Context,
     """Only a limit that the recipe sets counts what the caller held before."""
     held = np.ones(int(STAGE.ram_gib * GIB), dtype=np.uint8)
     assert isinstance(run(ctx, code_with(Troubles())), Stamp)
-    limited = Context(Workspace(tmp_path / "limited"), Recipe.model_validate({"memory": {"ram_gib": STAGE.ram_gib}}))
+    limited = Context(
+        Workspace(tmp_path / "limited"), Recipe.model_validate({"memory": {"ram_gib": STAGE.ram_gib}})
+    )
     with pytest.raises(OverBudget, match=r"before it has loaded anything, and memory\.ram_gib allows 1\.00"):
         run(limited, code_with(Troubles()))
     del held
