@@ -37,6 +37,8 @@ from ltxcore.memory.planner.training_planner import (
     TrainingPlan,
     Workload,
 )
+from ltxcore.models.errors import ModelError
+from ltxcore.models.files.locate_weights import find_adapter
 from ltxcore.models.shapes import full_shapes
 from ltxcore.models.teacher import RELEASED
 from ltxcore.models.vae.ways import LARGE_TILES, WAYS, ways_from
@@ -45,6 +47,7 @@ from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS
 from ltxcore.pipeline.plan.arrangements import forced_by
 from ltxcore.pipeline.plan.transformer_plan import released_planner, workload
 from ltxcore.pipeline.plan.vae_room import VaeRoom
+from ltxcore.stages.render_validation.memory import file_bytes
 from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE, settings_of_renderings
 
 console = Console()
@@ -173,7 +176,7 @@ def _stage_table(
     forced: Forced,
 ) -> Table:
     """The other stages with models: the ways that they can run, and which card takes which."""
-    rendering = _rendering(work, recipe)
+    rendering = _rendering(released, work, recipe)
     table = empty_table(
         {
             "\nstage": "name",
@@ -245,7 +248,7 @@ def _teaching(recipe: Recipe) -> dict[str, tuple[float, float]]:
     }
 
 
-def _rendering(work: Workload, recipe: Recipe) -> RenderWorkload:
+def _rendering(released: Version, work: Workload, recipe: Recipe) -> RenderWorkload:
     """A rendering of the recipe's largest size."""
     size = max(settings_of_renderings(recipe.validation), key=lambda plan: plan.width * plan.height)
     return RenderWorkload(
@@ -258,7 +261,21 @@ def _rendering(work: Workload, recipe: Recipe) -> RenderWorkload:
         rank=work.rank,
         targets=work.targets,
         tile_pixels=LARGE_TILES.size,
+        upscale=size.upscale,
+        upsampler_channels=released.upsampler["mid_channels"],
+        second_lora_bytes=_second_lora_bytes(recipe),
     )
+
+
+def _second_lora_bytes(recipe: Recipe) -> int:
+    """Of the second stage's LoRA; nothing as long as it is on the hub."""
+    lora = recipe.validation.upscale_lora
+    if lora is None:
+        return 0
+    try:
+        return file_bytes(find_adapter(lora.path, fetch=False))
+    except ModelError:
+        return 0
 
 
 def _add_rendering(
@@ -273,6 +290,8 @@ def _add_rendering(
     """The plan of a rendering on one card."""
     vae = released.video_vae
     rest = 2 * (_values(shapes["vae"], "") + released.sound_values)
+    if rendering.upscale > 1:
+        rest += 2 * _values(shapes["latent_upsampler"], "")
     render_planner = RenderPlanner(planner, vae["decoder_block_out_channels"][0], rest)
     name, budget = planner.card.name, Budget.of(planner.card)
     try:

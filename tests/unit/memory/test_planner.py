@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -272,3 +273,23 @@ def test_the_command_prints_every_card_it_is_asked_for(monkeypatch: pytest.Monke
     assert "LTX-2.5" in newest.output
     wrong = CliRunner().invoke(app, ["plan", "--size", "830x480"])
     assert wrong.exit_code == 2
+
+
+def test_the_second_stage_of_renderings_is_planned(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from flows.cli import plan as cli_plan
+    from flows.cli.app import app
+
+    monkeypatch.setattr(cli_plan, "console", Console(width=140))
+    recipe, found = tmp_path / "recipe.yaml", {}
+    for upscale in (1, 2):
+        recipe.write_text(f"validation: {{validation_resolution: 768x512, upscale: {upscale}}}\n")
+        run = CliRunner().invoke(app, ["plan", "--recipe", str(recipe), "--card", "h200"])
+        assert run.exit_code == 0, run.output
+        row = next(line for line in run.output.splitlines() if "render-validation" in line)
+        found[upscale] = [float(figure) for figure in re.findall(r"\d+\.\d", row)]
+        assert ("upscaled to 1536x1024" in run.output) == (upscale == 2)
+    (weights, work, _), (more_weights, more_work, _) = found[1], found[2]
+    assert more_weights - weights == pytest.approx(0.93, abs=0.11), "497,867,904 values in bf16"
+    assert 3.5 < more_work / work < 4.1, "four times the tokens, and the same text and sound"
