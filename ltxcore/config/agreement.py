@@ -117,14 +117,25 @@ def _conditioned(given: ConditioningSettings, datasets: Datasets) -> Iterator[Pr
                 f"remove `{there[0]}` from the `conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
+    yield from _factors(datasets)
+
+
+def _factors(datasets: Datasets) -> Iterator[Problem]:
+    """That all clips have references of the same factors, in the same order."""
     factors = {
-        (d.reference_downscale_factor, d.reference_temporal_scale_factor)
-        for d in datasets.conditioning
-        if d.conditioning_type == "reference"
+        dataset.id: tuple(
+            (linked.reference_downscale_factor, linked.reference_temporal_scale_factor)
+            for linked in datasets.conditioning_of(dataset)
+            if linked.conditioning_type == "reference"
+        )
+        for dataset in datasets.media
     }
-    if len(factors) > 1:
+    there = {each for each in factors.values() if each}
+    if len(there) > 1:
+        listed = "; ".join(f"`{name}` has {list(each)}" for name, each in factors.items() if each)
         message = (
-            f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
+            f"differ between the clips' reference datasets: {listed}; a LoRA is trained for one list of "
+            "references"
         )
         yield Problem("reference_downscale_factor, reference_temporal_scale_factor", message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,7 +40,7 @@ def predict_velocity(
     audio_embeds: torch.Tensor,
     fps: float | torch.Tensor,
     isolated: bool = False,
-    reference: Reference | None = None,
+    references: Sequence[Reference] = (),
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The velocities that the model predicts.
 
@@ -57,7 +58,8 @@ def predict_velocity(
         audio_embeds: `[B, T, Da]`.
         fps: the frames a second of the samples, a number or `[B]`.
         isolated: keep the modalities from seeing each other; always so without audio.
-        reference: its tokens come after the video's own, at the places of the video that they show.
+        references: their tokens come after the video's own, in this order, at the places of the video that
+            they show.
 
     Returns:
         Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
@@ -80,11 +82,11 @@ def predict_velocity(
     tokens = LTX2Pipeline._pack_latents(video)
     coords = transformer.rope.prepare_video_coords(batch, frames, height, width, video.device, fps=rate)
     own = tokens.shape[1]
-    if reference is not None:
-        given = LTX2Pipeline._pack_latents(reference.latents.to(video))
-        video_times = _with_time_zero(video_times, own, given.shape[1])
-        tokens = torch.cat([tokens, given], 1)
-        coords = torch.cat([coords, reference_coords(transformer, reference, rate, video.device)], 2)
+    if references:
+        given = [LTX2Pipeline._pack_latents(reference.latents.to(video)) for reference in references]
+        places = [reference_coords(transformer, reference, rate, video.device) for reference in references]
+        tokens, coords = torch.cat([tokens, *given], 1), torch.cat([coords, *places], 2)
+        video_times = _with_time_zero(video_times, own, tokens.shape[1] - own)
     video_velocity, audio_velocity = transformer(
         hidden_states=tokens,
         audio_hidden_states=audio,

@@ -17,6 +17,7 @@ from ltxcore.config.conditioning_settings import (
     VideoCondition,
 )
 from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.models.vae.audio_latents import audio_latent_length
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Batch
@@ -95,13 +96,14 @@ def given_audio(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
     return _union(settings.audio.conditions, batch, draws, batch.audio_mask.cpu() > 0, of_sample)
 
 
-def reference_is_given(batch: Batch, settings: ConditioningSettings, draws: Draws) -> bool:
-    """Whether the batch is computed with its references.
+def given_references(batch: Batch, settings: ConditioningSettings, draws: Draws) -> tuple[Reference, ...]:
+    """The references with which the batch is computed: all that its samples have, or none.
 
     Drawn once for the batch: all its samples have the same number of tokens.
     """
     condition = settings.video.of_type("reference")
-    return condition is not None and batch.reference is not None and draws.happens(condition, EVERY_SAMPLE)
+    asked = condition is not None and draws.happens(condition, EVERY_SAMPLE)
+    return batch.references if asked else ()
 
 
 def prefix_frames(condition: Prefix, draw: Callable[[str], float]) -> int:

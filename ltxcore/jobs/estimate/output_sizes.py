@@ -61,7 +61,7 @@ class LatentSizes:
 
     def tracks(self, sample: Sample) -> list[int]:
         """Bytes of each latent track of a sample, in the order of its keys."""
-        pictures = [] if sample.reference is None else [self._latents(sample.reference) * self.channels]
+        pictures = [self._latents(reference) * self.channels for reference in sample.references]
         pictures += [self._latents(mask) for mask in (sample.mask, sample.loss_mask) if mask is not None]
         pictures += [self._latents(sample) * self.channels]
         if sample.audio is None:

@@ -102,9 +102,9 @@ class LatentSpaces:
 
     def tiled(self, samples: Iterable[Sample]) -> dict[str, str]:
         """Id -> tiling, of the samples and references whose latents are made of tiles."""
-        shown = [
-            picture for sample in samples for picture in (sample, sample.reference) if picture is not None
-        ]
+        shown: list[Sample | ConditioningClip] = []
+        for sample in samples:
+            shown += [sample, *sample.references]
         tilings = ((picture.id, self.video_key(picture).inputs["tiling"]) for picture in shown)
         return {picture_id: tiling for picture_id, tiling in tilings if tiling != NO_TILING}
 

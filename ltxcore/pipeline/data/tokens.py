@@ -7,12 +7,10 @@ from ltxcore.store.snapshot import Sample
 
 
 def video_tokens(sample: Sample) -> int:
-    """Tokens of a sample's video and its reference, which is what a step's time and memory grow with."""
+    """Tokens of a sample's video and its references, which is what a step's time and memory grow with."""
     return GEOMETRY.video_tokens(sample.frames.count, *sample.geometry.target) + reference_tokens(sample)
 
 
 def reference_tokens(sample: Sample) -> int:
-    """Tokens of the video that is given beside a sample's own; 0 where there is none."""
-    if sample.reference is None:
-        return 0
-    return GEOMETRY.video_tokens(sample.reference.frames.count, *sample.reference.geometry.target)
+    """Tokens of the videos that are given beside a sample's own; 0 where there is none."""
+    return sum(GEOMETRY.video_tokens(r.frames.count, *r.geometry.target) for r in sample.references)

@@ -87,8 +87,8 @@ class GivenClips:
             pictures = torch.ones_like(pictures)
         if given.audio.frozen and batch.audio is not None:
             sound = torch.ones(batch.audio.shape[1], dtype=torch.bool)
-        reference = batch.reference if given.video.of_type("reference") is not None else None
-        nothing = reference is None and sound is None and not pictures.any()
+        references = batch.references if given.video.of_type("reference") is not None else ()
+        nothing = not references and sound is None and not pictures.any()
         if nothing and batch.audio is not None:
             sound = torch.ones(batch.audio.shape[1], dtype=torch.bool)
         first = batch.video.shape[-2] * batch.video.shape[-1]
@@ -99,7 +99,7 @@ class GivenClips:
         return Given(
             video=GivenTokens(tokens, pictures) if pictures.any() else None,
             audio=None if batch.audio is None or sound is None else GivenTokens(batch.audio[0], sound),
-            reference=reference,
+            references=references,
         )
 
 

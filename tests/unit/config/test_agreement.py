@@ -64,6 +64,14 @@ def conditions(*given: dict[str, Any], modality: str = "video") -> dict[str, Any
         (conditions({"type": "prefix", "frames": 9}, {"type": "suffix", "frames": 8}), [video()]),
         (conditions({"type": "first_frame"}), [video(), PICTURES]),
         (conditions(REFERENCE), [video(conditioning_data="others"), conditioning("reference")]),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                conditioning("reference", "half", reference_downscale_factor=2),
+            ],
+        ),
         (conditions({"type": "mask"}), [video(conditioning_data=["others"]), conditioning("mask")]),
         (
             conditions({"type": "prefix", "frames": 200}),
@@ -120,6 +128,16 @@ def test_what_the_data_can_give_is_accepted(
                 conditioning("reference", "half", reference_downscale_factor=2),
             ],
             "reference_downscale_factor",
+        ),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                video(id="more", conditioning_data="others"),
+                conditioning("reference", "half"),
+            ],
+            "`clips` has [(1, 1), (1, 1)]; `more` has [(1, 1)]",
         ),
     ],
 )
