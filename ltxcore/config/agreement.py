@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
+    Keyframes,
     Prefix,
     Suffix,
     VideoCondition,
@@ -174,9 +175,22 @@ def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) ->
             message = _too_long(conditions, frames, dataset)
             if message:
                 yield Problem(key, message)
+        yield from _outside(given.video.keyframes, dataset, frames)
     if given.video.conditions and _only_pictures(datasets, given):
-        message = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        message = "gives beginnings, ends or frames alone, but all data are pictures of one frame"
         yield Problem(video_key, message)
+
+
+def _outside(keyframes: Keyframes | None, dataset: VideoDataset, frames: int) -> Iterator[Problem]:
+    """That clips of known length have the frames that are given of them."""
+    longest = max((bucket.frames for bucket in dataset.fixed_buckets), default=frames)
+    outside = [] if keyframes is None else [at for at in keyframes.at if not -longest <= at < longest]
+    if outside:
+        message = (
+            f"keyframes has frame {outside[0]}, and the clips of `{dataset.id}` have {longest} frames; write "
+            f"frames from 0 to {longest - 1}, or -1 for the last"
+        )
+        yield Problem(f"{VIDEO}.conditions", message)
 
 
 def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
@@ -202,5 +216,5 @@ def _most_frames(condition: FirstFrame | Prefix | Suffix) -> int:
 
 
 def _only_pictures(datasets: Datasets, given: ConditioningSettings) -> bool:
-    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix) for c in given.video.conditions)
+    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix | Keyframes) for c in given.video.conditions)
     return in_time and all(isinstance(d, ImageDataset) for d in datasets.media)

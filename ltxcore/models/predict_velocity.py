@@ -13,7 +13,7 @@ from ltxcore.models.versions import TIME_SCALE
 
 @dataclass(frozen=True)
 class Reference:
-    """A video that the model is given beside the one it makes (IC-LoRA), clean and at time 0."""
+    """What the model is given beside the video it makes, clean and at time 0: another one, or a keyframe."""
 
     latents: torch.Tensor
     """Normalised `[B, C, F', H', W']`."""
@@ -21,6 +21,9 @@ class Reference:
     """How many times smaller its edges are than the video's; its positions are multiplied by it."""
     temporal_factor: int = 1
     """How many times fewer frames a second it has."""
+    frame: int | None = None
+    """The one frame of the video that it shows, counted from 0: a keyframe, of one latent. None: a video,
+    from the first frame on (IC-LoRA)."""
 
     def to(self, device: torch.device) -> Reference:
         """The same with its latents on `device`."""
@@ -119,7 +122,7 @@ def reference_coords(
 
     Its first latent is causal: one frame of the video, whatever the factor in time is. With t the times on
     the reference's own grid, those in the video are factor * t - (factor - 1) / fps, not below 0 (ltx2-facts
-    section 6).
+    section 6). A keyframe lasts one frame: [frame, frame + 1) / fps.
 
     Returns:
         `[B, 3, F' * H' * W', 2]`, in seconds and in pixels of the video.
@@ -130,6 +133,9 @@ def reference_coords(
     )
     space, time = reference.spatial_factor, reference.temporal_factor
     coords = coords * coords.new_tensor([time, space, space]).view(1, 3, 1, 1)
+    if reference.frame is not None:
+        coords[:, 0] = coords.new_tensor([reference.frame, reference.frame + 1]) / fps
+        return coords
     late = (time - 1) / (fps.view(-1, 1, 1) if isinstance(fps, torch.Tensor) else fps)
     coords[:, 0] = (coords[:, 0] - late).clamp(min=0)
     return coords

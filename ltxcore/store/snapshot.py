@@ -96,9 +96,9 @@ Kind = Literal["video", "image", "audio"]
 
 
 class ConditioningClip(Strict):
-    """A file of a conditioning dataset that belongs to a clip: its reference, its mask, or its loss mask."""
+    """What is encoded beside a clip: its file of a conditioning dataset, or one of its frames."""
 
-    purpose: Literal["reference", "mask", "loss_mask"]
+    purpose: Literal["reference", "mask", "loss_mask", "keyframe"]
     id: str
     dataset: str
     kind: Kind
@@ -115,7 +115,7 @@ class ConditioningClip(Strict):
     @property
     def measured(self) -> bool:
         """Whether it is a mask, which is measured in the cells of the latents and passes no VAE."""
-        return self.purpose != "reference"
+        return self.purpose in ("mask", "loss_mask")
 
 
 class Sample(Strict):

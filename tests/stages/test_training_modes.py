@@ -17,11 +17,14 @@ from safetensors import safe_open
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.jobs.explain.explain import explain_clip
+from ltxcore.media.decode import decode_frames
 from ltxcore.models.files.loading import load_connectors, load_transformer, load_video_vae
+from ltxcore.models.vae.video_latents import encode_videos
 from ltxcore.pipeline.data.prompts import validation_prompts
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
 from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
 from ltxcore.pipeline.plan.transformer_plan import workload_of
+from ltxcore.stages.encode_latents.request import request as encode_latents_request
 from ltxcore.stages.render_validation.given_clips import GivenClips
 from ltxcore.stages.train_lora.request import request as train_lora_request
 from ltxcore.stages.train_lora.stored_samples import StoredSamples
@@ -88,6 +91,7 @@ MODES = (
     Mode("image-to-video"),
     Mode("extend-forwards"),
     Mode("extend-backwards"),
+    Mode("keyframes"),
     Mode("outpainting"),
     Mode("masked-loss", ({**CLIPS, "conditioning_data": "loss-masks"}, LOSS_MASKS)),
     Mode("inpainting", ({**CLIPS, "conditioning_data": "masks"}, MASKS)),
@@ -361,6 +365,7 @@ def test_tokens_of_a_reference_are_in_the_plan(modes: Bench) -> None:
     [
         ("text-to-video", 0, 121, False),
         ("image-to-video", 4, 0, False),
+        ("keyframes", 4, 0, True),
         ("audio-to-video", 0, 121, False),
         ("video-to-audio", 64, 0, False),
         ("inpainting", 32, 0, False),
@@ -406,7 +411,33 @@ def test_several_references_are_read_encoded_planned_and_given_in_their_order(mo
     assert held is not None
     assert [tuple(r.latents.shape[1:]) for r in held.references] == shapes
     assert [(r.spatial_factor, r.temporal_factor) for r in held.references] == [(1, 1), (2, 2)]
-    assert workload_of(ctx).reference_tokens == LATENT_FRAMES * 4 + 8
+    assert workload_of(ctx).beside_tokens == LATENT_FRAMES * 4 + 8
+
+
+def test_keyframes_alone_are_encoded_for_a_recipe_that_gives_them(modes: Bench) -> None:
+    plain = adapted("text-to-video", modes, (CLIPS,), probability=None)
+    plain.prepare()
+    assert "keyframes" not in encode_latents_request(plain.ctx)
+    bench = adapted("keyframes", modes, (CLIPS,), probability=None)
+    keyed = {"video": {"conditions": [{"type": "keyframes", "at": [0, 60, -1]}]}}
+    bench = Bench(bench.root, Recipe.model_validate({**bench.recipe.model_dump(), "conditioning": keyed}))
+    tracks = {track.what: track.state for track in explain_clip(bench.ctx, "clips/one.mp4").tracks}
+    assert tracks["video latents"] == "stored"
+    bench.encode()
+    ctx = bench.ctx
+    assert encode_latents_request(ctx)["keyframes"] == [0, 60, -1]
+    assert all(track.state == "stored" for track in explain_clip(ctx, "clips/one.mp4").tracks)
+    sample = StoredSamples(ctx).load("clips/one.mp4", None)
+    assert [keyframe.frame for keyframe in sample.keyframes] == [60, 120]
+    vae = load_video_vae(ctx.source, torch.float32, "cpu")
+    clip = next(s for s in ctx.snapshot.samples if s.id == "clips/one.mp4")
+    for keyframe in sample.keyframes:
+        assert keyframe.frame is not None
+        shown = decode_frames(ctx.snapshot.file(clip), clip.frames.only([keyframe.frame]), clip.geometry)
+        (alone,) = encode_videos(vae, [shown])
+        assert torch.equal(keyframe.latents, alone.bfloat16())
+    assert bench.encode() == {"video": 0, "audio": 0}
+    assert workload_of(ctx).beside_tokens == 2 * 4
 
 
 def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from ltxcore.config.conditioning_settings import Keyframes
 from ltxcore.config.geometry import GEOMETRY
+from ltxcore.pipeline.data.keyframes import keyframe_tokens
 from ltxcore.store.snapshot import Sample
 
 
-def video_tokens(sample: Sample) -> int:
-    """Tokens of a sample's video and its references, which is what a step's time and memory grow with."""
-    return GEOMETRY.video_tokens(sample.frames.count, *sample.geometry.target) + reference_tokens(sample)
+def video_tokens(sample: Sample, keyframes: Keyframes | None = None) -> int:
+    """Tokens of a sample's video and of what is given beside it: what a step's time and memory grow with."""
+    size = sample.frames.count, *sample.geometry.target
+    return GEOMETRY.video_tokens(*size) + reference_tokens(sample) + keyframe_tokens(keyframes, *size)
 
 
 def reference_tokens(sample: Sample) -> int:

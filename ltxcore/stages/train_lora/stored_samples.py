@@ -13,6 +13,7 @@ from ltxcore.pipeline.base.contract import FRAMES, LATENTS, TEXT, TRAIN, Missing
 from ltxcore.pipeline.data.batch_entries import batch_entries
 from ltxcore.pipeline.data.class_captions import captions_of, class_captions
 from ltxcore.pipeline.data.held_out import held_out
+from ltxcore.pipeline.data.keyframes import keyframe_clips
 from ltxcore.pipeline.data.keys import TextSpace
 from ltxcore.pipeline.data.learnable import learnable, tell_left_out
 from ltxcore.pipeline.data.prompts import EMPTY
@@ -146,6 +147,10 @@ class StoredSamples:
             references=tuple(
                 Reference(self._read(shown), shown.spatial_factor, shown.temporal_factor)
                 for shown in sample.references
+            ),
+            keyframes=tuple(
+                Reference(self._read(shown), frame=frame)
+                for frame, shown in keyframe_clips(sample, self._spaces.keyframes)
             ),
             mask=None if sample.mask is None else self._read(sample.mask),
             loss_mask=None if sample.loss_mask is None else self._read(sample.loss_mask),

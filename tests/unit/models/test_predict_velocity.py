@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -370,3 +371,22 @@ def test_a_reference_of_fewer_frames_shows_the_frames_that_it_was_made_of(
     assert (coords[:, 0].double() - expected).abs().max() <= rounding
     assert coords[0, 1].tolist() == [[0, 64]] * 6
     assert coords[0, 2].tolist() == [[0, 64], [64, 128]] * 3
+
+
+@pytest.mark.parametrize("frame", [1, 12, 24])
+def test_a_keyframe_is_where_diffusers_places_one(transformer: Any, frame: int) -> None:
+    """`LTX2ConditionPipeline`, which is checked against the reference, for a picture at a frame's index."""
+    from diffusers import LTX2ConditionPipeline
+
+    pipeline = SimpleNamespace(
+        transformer_spatial_patch_size=1,
+        transformer_temporal_patch_size=1,
+        vae_temporal_compression_ratio=8,
+        vae_spatial_compression_ratio=32,
+    )
+    expected = LTX2ConditionPipeline._prepare_keyframe_coords(
+        pipeline, 1, HEIGHT, WIDTH, frame, num_pixel_frames=1, fps=24.0, device=torch.device("cpu")
+    )
+    keyframe = Reference(torch.zeros(1, 16, 1, HEIGHT, WIDTH), frame=frame)
+    found = reference_coords(transformer, keyframe, 24.0, torch.device("cpu"))
+    assert torch.equal(found, expected)

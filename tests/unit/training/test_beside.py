@@ -87,6 +87,50 @@ def test_the_gradient_through_several_references_is_exactly_zero() -> None:
     assert (audio.abs().amax(1) > 0).all()
 
 
+def framed(*frames: int) -> Batch:
+    """A batch of one with its keyframes."""
+    pictures = (torch.randn(16, 1, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(n)) for n in frames)
+    return batch(keyframes=tuple(Reference(p, frame=n) for p, n in zip(pictures, frames, strict=True)))
+
+
+def test_the_gradient_through_keyframes_is_exactly_zero() -> None:
+    """Frame 0 is given in its place, and any other beside the video."""
+    clips = framed(12, 24)
+    noised = noise_batch(clips, SETTINGS, 0, given([{"type": "keyframes", "at": [0, 12, -1]}]))
+    video, audio = Answer(make_transformer(layers=2), clips, noised).gradients()
+    first = HEIGHT * WIDTH
+    assert len(video) == OWN + 2 * first
+    for held in (video[:first], video[OWN:]):
+        assert torch.equal(held, torch.zeros_like(held))
+    assert (video[first:OWN].abs().amax(1) > 0).all()
+    assert (audio.abs().amax(1) > 0).all()
+
+
+def test_a_keyframe_is_seen_and_so_is_its_place_in_time() -> None:
+    clips = framed(12)
+    noised = noise_batch(clips, SETTINGS, 0, given([{"type": "keyframes", "at": 12}]))
+    (keyframe,) = noised.references
+    transformer = make_transformer(layers=2)
+    changes = {"picture": {"latents": keyframe.latents.flip(-1)}, "time": {"frame": 20}}
+    with torch.no_grad():
+        before = float(Answer(transformer, clips, noised).losses.total)
+        for name, change in changes.items():
+            other = replace(noised, references=(replace(keyframe, **change),))
+            assert abs(before - float(Answer(transformer, clips, other).losses.total)) > 1e-6, name
+
+
+def test_keyframes_are_drawn_for_a_whole_batch_with_the_first_frame_among_them() -> None:
+    clips = batch(2, keyframes=framed(24).keyframes[0:0])
+    clips = replace(clips, keyframes=(Reference(torch.randn(2, 16, 1, HEIGHT, WIDTH), frame=24),))
+    asked = given([{"type": "keyframes", "at": [0, 24], "probability": 0.4}])
+    found = [noise_batch(clips, SETTINGS, number, asked) for number in range(400)]
+    drawn = [noised for noised in found if noised.references]
+    assert len(drawn) / 400 == pytest.approx(0.4, abs=0.07)
+    for noised in found:
+        assert (noised.video.clean is not None) is bool(noised.references)
+    assert all(n.video.clean is not None and n.video.clean[:, : HEIGHT * WIDTH].all() for n in drawn)
+
+
 @pytest.mark.parametrize("changed", [0, 1])
 def test_each_of_several_references_is_seen(changed: int) -> None:
     clips = referred(*references())

@@ -283,7 +283,10 @@ def test_lengths_are_drawn_over_the_whole_range() -> None:
         ({"video": {"conditions": [{"type": "spatial_crop", "area": 0}]}}, "conditions.0.area"),
         ({"video": {"conditions": [{"type": "mask", "probability": 0}]}}, "conditions.0.probability"),
         ({"video": {"conditions": [{"type": "mask", "probability": 1.5}]}}, "conditions.0.probability"),
-        ({"video": {"conditions": [{"type": "keyframes"}]}}, "keyframes"),
+        ({"video": {"conditions": [{"type": "keyframes"}]}}, "conditions.0.at: is required"),
+        ({"video": {"conditions": [{"type": "keyframes", "at": []}]}}, "conditions.0.at"),
+        ({"video": {"conditions": [{"type": "keyframes", "at": [3, 3]}]}}, "names frame 3 twice"),
+        ({"video": {"conditions": [{"type": "every_nth"}]}}, "every_nth"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_key(conditioning: dict[str, Any], named: str) -> None:

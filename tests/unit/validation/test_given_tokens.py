@@ -163,6 +163,20 @@ def test_each_of_several_references_changes_the_rendering(
         assert float((made[0].video - other.video).abs().max()) > 0.01
 
 
+@pytest.mark.parametrize("change", ["picture", "time"])
+def test_a_keyframe_changes_the_rendering(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    drawn = [torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    keyframe = Reference(drawn[0], frame=8)
+    other = replace(keyframe, latents=drawn[1]) if change == "picture" else replace(keyframe, frame=3)
+    one, two = (Watched(renderer, Given(references=(given,)), monkeypatch) for given in (keyframe, other))
+    own = FRAMES * HEIGHT * WIDTH
+    assert one.calls[0]["hidden_states"].shape[1] == own + 4
+    assert torch.equal(one.calls[0]["video_coords"][0, 0, own:], torch.tensor([[8 / 50, 9 / 50]] * 4))
+    assert float((one.video - two.video).abs().max()) > 1e-4
+
+
 VIDEO, AUDIO = ("encoder_hidden_states", "attn1"), ("audio_encoder_hidden_states", "audio_attn1")
 
 
