@@ -13,6 +13,7 @@ import torch
 from ltxcore.models.files.latent_upsampler import open_upsampler
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.modulation import install_cross_modulation
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.validation.components import load_components
 from ltxcore.validation.given_tokens import Given, GivenTokens
 from ltxcore.validation.render import Renderer
@@ -172,7 +173,11 @@ def test_what_is_given_is_upscaled_and_held_in_the_second_stage(
     cells = 4
     drawn = torch.randn(cells, 16, generator=torch.Generator().manual_seed(1))
     # One cell of the four of the first latent frame.
-    given = Given(video=GivenTokens(drawn, torch.tensor([False, True, False, False])))
+    beside = torch.randn(1, 16, 1, 2, 2)
+    given = Given(
+        video=GivenTokens(drawn, torch.tensor([False, True, False, False])),
+        references=(Reference(beside), Reference(beside, frame=8)),
+    )
     hook = parts.transformer.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append(dict(kwargs)), with_kwargs=True
     )
@@ -180,10 +185,15 @@ def test_what_is_given_is_upscaled_and_held_in_the_second_stage(
         rendered(renderer, texts, replace(two_stages(), guidance=1.0, audio_guidance=1.0, stg_scale=0.0))
     hook.remove()
     first, second = calls[0], calls[-1]
-    assert (first["timestep"][0] == 0).nonzero().flatten().tolist() == [1]
+    beside_tokens = list(range(8, 16))
+    assert (first["timestep"][0] == 0).nonzero().flatten().tolist() == [1, *beside_tokens]
     # Twice as wide and high: rows of four cells, of which the given one takes the right two of two rows.
-    assert (second["timestep"][0] == 0).nonzero().flatten().tolist() == [2, 3, 6, 7]
-    held = [call["hidden_states"][0][[2, 3, 6, 7]] for call in calls if call["hidden_states"].shape[1] == 32]
+    # Of what is beside it the keyframe has stayed, on the same part of the picture.
+    keyframe = [32, 33, 34, 35]
+    assert (second["timestep"][0] == 0).nonzero().flatten().tolist() == [2, 3, 6, 7, *keyframe]
+    places = [call["video_coords"][0, :, -4:, 1].amax(1).tolist() for call in (first, second)]
+    assert places == [pytest.approx([9 / 50, 64, 64]), pytest.approx([9 / 50, 128, 128])]
+    held = [call["hidden_states"][0][[2, 3, 6, 7]] for call in calls if call["hidden_states"].shape[1] == 36]
     assert len(held) == 3
     assert all(torch.equal(held[0], other) for other in held)
     assert not torch.equal(second["hidden_states"][0][0], held[0][0])
