@@ -189,7 +189,7 @@ def _print(asked: _Asked, answers: list[Answer], *, compared: bool) -> None:
 
 
 def _has_clips(datasets: Path, recipe: Recipe) -> bool:
-    """Whether the dataset file that nobody named can be read; the samples of a fresh clone are not made yet."""
+    """Whether the dataset file that nobody named can be read: a fresh clone has no samples yet."""
     if not datasets.is_file():
         return False
     try:

@@ -278,7 +278,7 @@ def _without_weights(
     ctx: Planned, data: PlannedData, sizes: LatentSizes, rates: Rates, notes: tuple[str, ...]
 ) -> list[StageEstimate]:
     """All that shapes tell; whether something of it is stored already is known with the weights alone."""
-    tracks = [size for sample in data.samples for size in sizes.tracks(sample)]
+    tracks = [size for sample in data.samples for size in sizes.tracks(sample, sample.conditioning_clips)]
     texts, text_sizes = all_texts(ctx.recipe, ctx.snapshot), TextSizes.of(ctx.source, TextStore(ctx.store))
     about = f"disk: about, at {text_sizes.tokens_per_character:.2f} tokens a character"
     captions = data.scaled(sum(text_sizes.caption(text) for text in texts))
