@@ -116,6 +116,12 @@ class RenderSettings:
         return self.width * self.upscale, self.height * self.upscale
 
     @property
+    def pixels(self) -> int:
+        """Of all its frames."""
+        width, height = self.final_size
+        return width * height * self.num_frames
+
+    @property
     def all_steps(self) -> int:
         """Denoising steps of all its stages."""
         return self.steps + (len(SECOND_STAGE_SIGMAS) if self.upscale > 1 else 0)

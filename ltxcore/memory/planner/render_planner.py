@@ -73,6 +73,13 @@ class RenderWorkload:
         """The activations of one denoising step of the first stage; guidance doubles the batch."""
         return self._step(self.width, self.height, self.guided)
 
+    @property
+    def second_stage(self) -> Activations | None:
+        """Those of a step of the second stage, where there is one."""
+        if self.upscale == 1:
+            return None
+        return self._step(*self.final_size, self.guided and not self.second_lora_bytes)
+
     def _step(self, width: int, height: int, guided: bool) -> Activations:
         tokens = Tokens.of(width, height, self.frames, fps=self.fps, audio=True, text=self.text_tokens)
         tokens = replace(tokens, video=tokens.video + self.beside_tokens)
@@ -81,8 +88,7 @@ class RenderWorkload:
     def denoising_bytes(self, sizes: TransformerSizes) -> int:
         """Peak of a pass through the transformer beside its weights, in the larger stage."""
         held = self.activations.rendering_bytes(sizes)
-        if self.upscale > 1:
-            second = self._step(*self.final_size, self.guided and not self.second_lora_bytes)
+        if (second := self.second_stage) is not None:
             held = max(held, second.rendering_bytes(sizes), self._upsampling_bytes(second.tokens.video))
         if self.lycoris is None:
             return held

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.value_types import type_bytes
@@ -12,8 +11,6 @@ from ltxcore.memory.plan import MemoryPlan
 from ltxcore.memory.planner.fallback import Exhausted, next_plan
 from ltxcore.memory.planner.render_planner import RenderingPlan, RenderPlanner, RenderWorkload
 from ltxcore.memory.planner.training_planner import Forced
-from ltxcore.models.files.locate_weights import find_adapter
-from ltxcore.models.files.tensor_file import read_tensor_file
 from ltxcore.models.vae.ways import LARGE_TILES, VaeWay, asked_way
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import RENDER
@@ -32,7 +29,7 @@ from ltxcore.pipeline.plan.stage_plan import (
 )
 from ltxcore.pipeline.plan.transformer_plan import Machine, adapted, planner_of
 from ltxcore.pipeline.plan.vae_room import VaeRoom
-from ltxcore.stages.render_validation.standalone_models import standalone_values, upsampler
+from ltxcore.stages.render_validation.standalone_models import second_lora_bytes, upsampler_size
 from ltxcore.training.targets import default_targets
 from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE
 
@@ -49,7 +46,7 @@ def steps(recipe: Recipe) -> Sequence[Changes]:
 def weights_bytes(ctx: Context) -> int:
     """All of the model but its text encoder, and the models beside it."""
     values = _value_bytes(ctx)
-    return component_bytes(ctx, RENDER.models, values) + standalone_values(ctx) * values
+    return component_bytes(ctx, RENDER.models, values) + upsampler_size(ctx).values * values
 
 
 def plan(ctx: Context, device: str) -> MemoryPlan:
@@ -83,7 +80,7 @@ def plan_on_device(
         planner_of(ctx, machine.card),
         ctx.source.config("vae")["decoder_block_out_channels"][0],
         sum(ctx.source.resident_bytes(name, work.value_bytes) for name in _REST)
-        + standalone_values(ctx) * work.value_bytes,
+        + upsampler_size(ctx).values * work.value_bytes,
     )
     precision = ctx.recipe.model.base_model_precision
     forced = forced_by(ctx.recipe.memory, planner.planner.sizes.blocks, precision, device="cuda")
@@ -103,7 +100,6 @@ def _placed(plan: RenderingPlan, planner: RenderPlanner, forced: Forced, machine
 def rendering_workload(ctx: Context) -> RenderWorkload:
     """A rendering of the largest size; with the adapter on the model, which is the larger of both."""
     recipe, plan = ctx.recipe, max(settings_of_clips(ctx), key=lambda plan: plan.width * plan.height)
-    found, lora = upsampler(ctx), recipe.validation.upscale_lora
     with_sound = any(sample.audio is not None for sample in ctx.snapshot.samples)
     return RenderWorkload(
         plan.width,
@@ -119,19 +115,10 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         tiled=recipe.encode.vae_enable_tiling,
         value_bytes=type_bytes(recipe.training.mixed_precision),
         upscale=plan.upscale,
-        upsampler_channels=0 if found is None else int(found.config["mid_channels"]),
-        second_lora_bytes=0 if lora is None else file_bytes(find_adapter(lora.path, fetch=False)),
+        upsampler_channels=upsampler_size(ctx).channels,
+        second_lora_bytes=second_lora_bytes(ctx),
         beside_tokens=_beside_tokens(ctx),
     )
-
-
-def file_bytes(lora: Path) -> int:
-    """Of the weights in a LoRA's file.
-
-    Raises:
-        ModelError: it is no safetensors file.
-    """
-    return sum(tensor.size_bytes for tensor in read_tensor_file(lora).tensors.values())
 
 
 def _beside_tokens(ctx: Context) -> int:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files.latent_upsampler import UPSAMPLER, upsampler_of
+from ltxcore.models.files.locate_weights import find_adapter
+from ltxcore.models.files.released import ReleasedModel
 from ltxcore.models.files.standalone import Kind, Standalone, find_standalone
+from ltxcore.models.files.tensor_file import read_tensor_file
 from ltxcore.pipeline.base.context import Context
 
 
@@ -57,7 +63,39 @@ def standalone_request(ctx: Context) -> dict[str, str]:
     return {name: m.fingerprint(ctx.workspace.models) for name, m in found.items() if m is not None}
 
 
-def standalone_values(ctx: Context) -> int:
-    """Parameters of all of them."""
-    found = upsampler(ctx)
-    return 0 if found is None else found.values
+@dataclass(frozen=True)
+class UpsamplerSize:
+    """What the memory plan has to know of the upsampler."""
+
+    values: int = 0
+    """Parameters."""
+    channels: int = 0
+    """Of its feature maps."""
+
+
+def upsampler_size(ctx: Context) -> UpsamplerSize:
+    """That of the upsampler's file; of a model that is planned and not here, as it is released.
+
+    Raises:
+        ModelError: as `upsampler`.
+    """
+    source = ctx.source
+    if not _in_two_stages(ctx.recipe):
+        return UpsamplerSize()
+    if isinstance(source, ReleasedModel):
+        values = sum(math.prod(shape) for shape in source.shapes("latent_upsampler").values())
+        return UpsamplerSize(values, source.version.upsampler["mid_channels"])
+    found = upsampler_of(ctx.recipe.model, source)
+    return UpsamplerSize(found.values, int(found.config["mid_channels"]))
+
+
+def second_lora_bytes(ctx: Context) -> int:
+    """Weights of the LoRA that is on in the second stage alone; 0 where it is on the hub still."""
+    lora = ctx.recipe.validation.upscale_lora
+    if lora is None or not _in_two_stages(ctx.recipe):
+        return 0
+    try:
+        file = find_adapter(lora.path, fetch=False)
+    except ModelError:
+        return 0
+    return sum(tensor.size_bytes for tensor in read_tensor_file(file).tensors.values())
