@@ -56,6 +56,8 @@ class RenderWorkload:
     """The LoKr or LoHa, whose changes of the weights are made whole."""
     beside_tokens: int = 0
     """Of what is given beside the video: references and keyframes."""
+    beside_sound_tokens: int = 0
+    """Of the sound that is given beside the rendered one."""
 
     @property
     def activations(self) -> Activations:
@@ -63,7 +65,9 @@ class RenderWorkload:
         tokens = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=True, text=self.text_tokens
         )
-        tokens = replace(tokens, video=tokens.video + self.beside_tokens)
+        tokens = replace(
+            tokens, video=tokens.video + self.beside_tokens, audio=tokens.audio + self.beside_sound_tokens
+        )
         return Activations(tokens, 2 if self.guided else 1, self.value_bytes)
 
     def denoising_bytes(self, sizes: TransformerSizes) -> int:
