@@ -156,3 +156,6 @@ class EmbedFrames(Work[Batch]):
         }
         steps_down = [] if embedder is None else embedder.teacher.steps
         return Result(Outcome(counts=counts, facts={"quarantined": errors, "steps_down": steps_down}))
+
+
+WORK = EmbedFrames

@@ -279,3 +279,6 @@ class EncodeLatents(Work[Batch]):
         outcome = Outcome(counts=counts, facts={"quarantined": errors, "vae_steps_down": steps_down})
         # Latents that had to be made of tiles are part of what was made.
         return Result(outcome, None if encoder is None else request(self.ctx))
+
+
+WORK = EncodeLatents

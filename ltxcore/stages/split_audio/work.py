@@ -108,3 +108,6 @@ class SplitAudio(Work[Sequence[Sample]]):
         }
         seconds = round(sum(s.audio.duration_s for s in sounding if s.audio), 2)
         return Result(Outcome(counts=counts, facts={"seconds_of_sound": seconds}))
+
+
+WORK = SplitAudio

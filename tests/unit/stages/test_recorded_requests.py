@@ -17,7 +17,7 @@ import pytest
 
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.execution import find_result
-from ltxcore.execution.stage_code import REQUESTS
+from ltxcore.execution.stage_code import code_of
 from ltxcore.models.files.source import ModelSource, prepare_model
 from ltxcore.models.teacher import TeacherSource, prepare_teacher
 from ltxcore.pipeline.base.context import Context
@@ -161,7 +161,7 @@ def _requests(root: Path, name: str) -> dict[str, str]:
         request, _ = find_result(stage, ctx)
         if stage is PROBE:
             request["roots"] = {key: Path(path).name for key, path in request["roots"].items()}
-        needed = {part: sorted(keys) for part, keys in REQUESTS[stage.name].needs(ctx).items()}
+        needed = {part: sorted(keys) for part, keys in code_of(stage).request.needs(ctx).items()}
         found[stage.name] = fingerprint([request_fingerprint(stage, request), request, needed])
         if stage is TRAIN:
             outcome = Outcome(counts={"steps": 1}, facts={})
