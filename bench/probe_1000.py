@@ -29,7 +29,7 @@ from typing import NamedTuple
 from bench.machine import describe_machine, write_table
 from ltxcore.execution.runner import do_units
 from ltxcore.media.samples import make_samples
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.contract import PROBE
 from ltxcore.pipeline.base.progress import Progress
 from ltxcore.pipeline.base.work import Assignment
@@ -85,7 +85,7 @@ def loop(code: str, clips: Path) -> None:
 
 
 def look(root: Path) -> None:
-    ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
+    ctx = context_here(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
     work = ProbeMedia(Assignment(ctx, {}, root / "stage", Progress(PROBE.name, root / "run")))
     files = work.total()
     do_units(work)

@@ -20,7 +20,7 @@ from ltxcore.execution.kept_job import keep_job
 from ltxcore.jobs.pipeline import begin_run
 from ltxcore.jobs.whole_run.ending import File, Table, end
 from ltxcore.jobs.whole_run.pass_over import pass_over
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.stamp import ManifestEntry
 from ltxcore.store.workspace import Workspace
 
@@ -44,7 +44,7 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
         if job.datasets is None:
             return False
         kept = job.datasets
-        ctx = Context(workspace, job.recipe, kept.file, datasets_origin=kept.origin)
+        ctx = context_here(workspace, job.recipe, kept.file, datasets_origin=kept.origin)
         passed = pass_over(ctx, run)
     except (ValueError, LookupError, RuntimeError, OSError) as error:
         # The run itself comes upon it, and tells it where it is looked for.

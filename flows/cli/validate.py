@@ -28,7 +28,7 @@ from ltxcore.jobs.estimate.estimate import Estimate, estimate
 from ltxcore.jobs.estimate.figures import StageEstimate
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.pipeline.base.progress import duration
 from ltxcore.pipeline.data.tables import counted
@@ -52,7 +52,7 @@ def validate(
     """
     try:
         chosen = read_recipe(recipe)
-        ctx = expected_seeds(Context(Workspace(workspace), chosen, datasets))
+        ctx = expected_seeds(context_here(Workspace(workspace), chosen, datasets))
         found = ctx.datasets
         said = refusals(ctx, Here(hub_token=partial(token_here, workspace)))
         if any(refusal.check.of == "recipe" for refusal in said):

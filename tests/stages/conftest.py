@@ -14,7 +14,7 @@ from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.runner import do_units
 from ltxcore.execution.stage_code import code_of
 from ltxcore.media.errors import MediaError
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
 from ltxcore.pipeline.base.progress import Progress
 from ltxcore.pipeline.base.work import Assignment, Place, Result, Work
@@ -85,7 +85,7 @@ class Bench:
     @property
     def ctx(self) -> Context:
         """A fresh context, as a new process would have."""
-        return Context(Workspace(self.root / "workspace"), self.recipe, self.root / "datasets.yaml")
+        return context_here(Workspace(self.root / "workspace"), self.recipe, self.root / "datasets.yaml")
 
     def probe(self) -> tuple[Snapshot, int]:
         result = outcome_of(PROBE, self.ctx)

@@ -20,7 +20,7 @@ from ltxcore.execution.execution import find_result
 from ltxcore.execution.stage_code import code_of
 from ltxcore.models.files.source import ModelSource, prepare_model
 from ltxcore.models.teacher import TeacherSource, prepare_teacher
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.contract import PROBE, TRAIN, asked_stages
 from ltxcore.pipeline.base.stamp import Outcome, request_fingerprint, write_stamp
 from ltxcore.store.fingerprint import FileIdentity, fingerprint
@@ -155,7 +155,7 @@ def _requests(root: Path, name: str) -> dict[str, str]:
     (root / "datasets.yaml").write_text(DATASETS)
     workspace, snapshot = Workspace(root / "workspace"), _snapshot(root)
     workspace.save_snapshot(snapshot)
-    ctx = Context(workspace, _recipe(name), root / "datasets.yaml", snapshot.id)
+    ctx = context_here(workspace, _recipe(name), root / "datasets.yaml", snapshot.id)
     found = {}
     for stage in asked_stages(ctx.recipe):
         request, _ = find_result(stage, ctx)
