@@ -56,11 +56,11 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
     begin_run(ctx, run)
     shown = list(end(ctx, run))
     history = History(Journal(prefect_home(workspace.root)), began)
-    history.write(parameters, [_told(entry) for entry in entries], shown)
+    history.write(parameters, [_message(entry) for entry in entries], shown)
     return True
 
 
-def _told(entry: ManifestEntry) -> str:
+def _message(entry: ManifestEntry) -> str:
     return f"{entry.stage} is up to date: {entry.counts.get('hits', 0)} hits"
 
 
@@ -87,8 +87,8 @@ class History:
         self._entry("state", new_state({"type": "COMPLETED"}, now()), run["id"])
         self.journal.close()
 
-    def _entry(self, what: str, told: Any, of: str | None = None) -> None:
-        entry = {"what": what, "told": told} if of is None else {"what": what, "of": of, "told": told}
+    def _entry(self, what: str, content: Any, of: str | None = None) -> None:
+        entry = {"what": what, "told": content} if of is None else {"what": what, "of": of, "told": content}
         self.journal.write(entry, lasting=what == "state")
 
 
