@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
+    Keyframes,
     Prefix,
     Suffix,
     VideoCondition,
@@ -117,14 +118,25 @@ def _conditioned(given: ConditioningSettings, datasets: Datasets) -> Iterator[Pr
                 f"remove `{there[0]}` from the `conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
+    yield from _factors(datasets)
+
+
+def _factors(datasets: Datasets) -> Iterator[Problem]:
+    """That all clips have references of the same factors, in the same order."""
     factors = {
-        (d.reference_downscale_factor, d.reference_temporal_scale_factor)
-        for d in datasets.conditioning
-        if d.conditioning_type == "reference"
+        dataset.id: tuple(
+            (linked.reference_downscale_factor, linked.reference_temporal_scale_factor)
+            for linked in datasets.conditioning_of(dataset)
+            if linked.conditioning_type == "reference"
+        )
+        for dataset in datasets.media
     }
-    if len(factors) > 1:
+    there = {each for each in factors.values() if each}
+    if len(there) > 1:
+        listed = "; ".join(f"`{name}` has {list(each)}" for name, each in factors.items() if each)
         message = (
-            f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
+            f"differ between the clips' reference datasets: {listed}; a LoRA is trained for one list of "
+            "references"
         )
         yield Problem("reference_downscale_factor, reference_temporal_scale_factor", message)
 
@@ -163,9 +175,22 @@ def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) ->
             message = _too_long(conditions, frames, dataset)
             if message:
                 yield Problem(key, message)
+        yield from _outside(given.video.keyframes, dataset, frames)
     if given.video.conditions and _only_pictures(datasets, given):
-        message = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        message = "gives beginnings, ends or frames alone, but all data are pictures of one frame"
         yield Problem(video_key, message)
+
+
+def _outside(keyframes: Keyframes | None, dataset: VideoDataset, frames: int) -> Iterator[Problem]:
+    """That clips of known length have the frames that are given of them."""
+    longest = max((bucket.frames for bucket in dataset.fixed_buckets), default=frames)
+    outside = [] if keyframes is None else [at for at in keyframes.at if not -longest <= at < longest]
+    if outside:
+        message = (
+            f"keyframes has frame {outside[0]}, and the clips of `{dataset.id}` have {longest} frames; write "
+            f"frames from 0 to {longest - 1}, or -1 for the last"
+        )
+        yield Problem(f"{VIDEO}.conditions", message)
 
 
 def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
@@ -191,5 +216,5 @@ def _most_frames(condition: FirstFrame | Prefix | Suffix) -> int:
 
 
 def _only_pictures(datasets: Datasets, given: ConditioningSettings) -> bool:
-    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix) for c in given.video.conditions)
+    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix | Keyframes) for c in given.video.conditions)
     return in_time and all(isinstance(d, ImageDataset) for d in datasets.media)

@@ -9,7 +9,7 @@ from ltxcore.config.geometry import GEOMETRY
 
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?:[x@](\d+))?")
 _SIZE = r"\d+x\d+@\d+"
-_NAMED = re.compile(rf"{_SIZE}(\+{_SIZE})?|audio@[\d.]+s")
+_NAMED = re.compile(rf"{_SIZE}(\+{_SIZE})*|audio@[\d.]+s")
 
 
 @dataclass(frozen=True, order=True)
@@ -64,9 +64,9 @@ def names_frames(text: str) -> bool:
     return match is not None and match[3] is not None
 
 
-def bucket_name(video: Bucket, reference: Bucket | None = None) -> str:
-    """What samples of one shape share: `WxH@F`, and `+WxH@F` of a reference."""
-    return str(video) if reference is None else f"{video}+{reference}"
+def bucket_name(video: Bucket, *references: Bucket) -> str:
+    """What samples of one shape share: `WxH@F`, and `+WxH@F` of each reference."""
+    return "+".join(map(str, (video, *references)))
 
 
 def audio_bucket_name(duration_s: float) -> str:

@@ -42,7 +42,7 @@ def _faults_of_links(
         for name in names
         if name not in sets
     ]
-    for kind in ("reference", "mask", "loss_mask"):
+    for kind in ("mask", "loss_mask"):
         of_kind = [name for name in names if name in sets and sets[name].conditioning_type == kind]
         if len(of_kind) > 1:
             messages.append(f"names {', '.join(of_kind)}, all of conditioning_type {kind}; keep one of them")

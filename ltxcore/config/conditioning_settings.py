@@ -22,6 +22,11 @@ def _range(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _one(value: Any) -> Any:
+    """One number as the list that holds it alone."""
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 FrameRange = Annotated[tuple[int, int], BeforeValidator(_range)]
 ShareRange = Annotated[tuple[float, float], BeforeValidator(_range)]
 
@@ -111,6 +116,38 @@ class Mask(Condition):
     type: Literal["mask"]
 
 
+class Keyframes(Condition):
+    """Single frames are given, anywhere in the clip: interpolation between them.
+
+    Frame 0 is given in its place, as by first_frame. Any other one is encoded by itself, as a picture, and
+    its tokens are given beside the video's, at the frame's time. They are drawn for a whole batch, because
+    its samples have equally many tokens.
+    """
+
+    type: Literal["keyframes"]
+    at: Annotated[tuple[int, ...], BeforeValidator(_one)] = Field(
+        min_length=1,
+        description="Frames of the clip, counted from 0, negative ones from its end: -1 is the last.",
+    )
+
+    @field_validator("at")
+    @classmethod
+    def _each_once(cls, at: tuple[int, ...]) -> tuple[int, ...]:
+        twice = sorted({frame for frame in at if at.count(frame) > 1})
+        if twice:
+            raise ValueError(f"is {list(at)}, which names frame {twice[0]} twice; keep one of them")
+        return at
+
+    def positions(self, frames: int) -> tuple[int, ...]:
+        """The frames of a clip that has so many, in order; one that it does not have is left out."""
+        counted = (frame + frames if frame < 0 else frame for frame in self.at)
+        return tuple(sorted({frame for frame in counted if 0 <= frame < frames}))
+
+    def beside(self, frames: int) -> tuple[int, ...]:
+        """Those of them that are given beside the video: all but frame 0."""
+        return tuple(frame for frame in self.positions(frames) if frame)
+
+
 class Reference(Condition):
     """Another video is given beside the generated one: IC-LoRA.
 
@@ -122,7 +159,7 @@ class Reference(Condition):
 
 
 VideoCondition = Annotated[
-    FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Reference, Field(discriminator="type")
+    FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Keyframes | Reference, Field(discriminator="type")
 ]
 AudioCondition = Annotated[Prefix | Suffix | Mask, Field(discriminator="type")]
 
@@ -145,6 +182,11 @@ class VideoConditioning(Strict):
     def of_type(self, name: str) -> VideoCondition | None:
         """The condition of a type, if there is one."""
         return next((condition for condition in self.conditions if condition.type == name), None)
+
+    @property
+    def keyframes(self) -> Keyframes | None:
+        """The condition that gives single frames, if there is one."""
+        return next((condition for condition in self.conditions if isinstance(condition, Keyframes)), None)
 
     @model_validator(mode="after")
     def _conditions_have_a_place(self) -> VideoConditioning:

@@ -62,9 +62,10 @@ class Datasets(Strict):
         return (*self.media, *self.conditioning)
 
     def conditioning_of(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
-        """The conditioning datasets that a dataset of clips names."""
+        """The conditioning datasets that a dataset of clips names, in its order."""
         names = dataset.conditioning_data if isinstance(dataset, VideoDataset | ImageDataset) else ()
-        return tuple(other for other in self.conditioning if other.id in names)
+        in_use = {other.id: other for other in self.conditioning}
+        return tuple(in_use[name] for name in names if name in in_use)
 
     def directory(self, dataset: Media | ConditioningDataset) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from ltxcore.models.versions import TIME_SCALE
 
 @dataclass(frozen=True)
 class Reference:
-    """A video that the model is given beside the one it makes (IC-LoRA), clean and at time 0."""
+    """What the model is given beside the video it makes, clean and at time 0: another one, or a keyframe."""
 
     latents: torch.Tensor
     """Normalised `[B, C, F', H', W']`."""
@@ -20,6 +21,9 @@ class Reference:
     """How many times smaller its edges are than the video's; its positions are multiplied by it."""
     temporal_factor: int = 1
     """How many times fewer frames a second it has."""
+    frame: int | None = None
+    """The one frame of the video that it shows, counted from 0: a keyframe, of one latent. None: a video,
+    from the first frame on (IC-LoRA)."""
 
     def to(self, device: torch.device) -> Reference:
         """The same with its latents on `device`."""
@@ -39,7 +43,7 @@ def predict_velocity(
     audio_embeds: torch.Tensor,
     fps: float | torch.Tensor,
     isolated: bool = False,
-    reference: Reference | None = None,
+    references: Sequence[Reference] = (),
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The velocities that the model predicts.
 
@@ -57,7 +61,8 @@ def predict_velocity(
         audio_embeds: `[B, T, Da]`.
         fps: the frames a second of the samples, a number or `[B]`.
         isolated: keep the modalities from seeing each other; always so without audio.
-        reference: its tokens come after the video's own, at the places of the video that they show.
+        references: their tokens come after the video's own, in this order, at the places of the video that
+            they show.
 
     Returns:
         Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
@@ -80,11 +85,11 @@ def predict_velocity(
     tokens = LTX2Pipeline._pack_latents(video)
     coords = transformer.rope.prepare_video_coords(batch, frames, height, width, video.device, fps=rate)
     own = tokens.shape[1]
-    if reference is not None:
-        given = LTX2Pipeline._pack_latents(reference.latents.to(video))
-        video_times = _with_time_zero(video_times, own, given.shape[1])
-        tokens = torch.cat([tokens, given], 1)
-        coords = torch.cat([coords, reference_coords(transformer, reference, rate, video.device)], 2)
+    if references:
+        given = [LTX2Pipeline._pack_latents(reference.latents.to(video)) for reference in references]
+        places = [reference_coords(transformer, reference, rate, video.device) for reference in references]
+        tokens, coords = torch.cat([tokens, *given], 1), torch.cat([coords, *places], 2)
+        video_times = _with_time_zero(video_times, own, tokens.shape[1] - own)
     video_velocity, audio_velocity = transformer(
         hidden_states=tokens,
         audio_hidden_states=audio,
@@ -117,7 +122,7 @@ def reference_coords(
 
     Its first latent is causal: one frame of the video, whatever the factor in time is. With t the times on
     the reference's own grid, those in the video are factor * t - (factor - 1) / fps, not below 0 (ltx2-facts
-    section 6).
+    section 6). A keyframe lasts one frame: [frame, frame + 1) / fps.
 
     Returns:
         `[B, 3, F' * H' * W', 2]`, in seconds and in pixels of the video.
@@ -128,6 +133,9 @@ def reference_coords(
     )
     space, time = reference.spatial_factor, reference.temporal_factor
     coords = coords * coords.new_tensor([time, space, space]).view(1, 3, 1, 1)
+    if reference.frame is not None:
+        coords[:, 0] = coords.new_tensor([reference.frame, reference.frame + 1]) / fps
+        return coords
     late = (time - 1) / (fps.view(-1, 1, 1) if isinstance(fps, torch.Tensor) else fps)
     coords[:, 0] = (coords[:, 0] - late).clamp(min=0)
     return coords

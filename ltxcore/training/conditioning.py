@@ -10,13 +10,16 @@ import torch
 from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
+    Keyframes,
     Mask,
     Prefix,
     SpatialCrop,
     Suffix,
     VideoCondition,
 )
+from ltxcore.config.conditioning_settings import Reference as ReferenceCondition
 from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.models.vae.audio_latents import audio_latent_length
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Batch
@@ -39,8 +42,9 @@ class Draws:
         return derive_seed(self._seed, STAGE, self._number, sample_id, purpose) / 2**SEED_BITS
 
     def happens(self, condition: VideoCondition, sample_id: str) -> bool:
-        """Whether a condition is drawn for a sample."""
-        return self.share(sample_id, f"{condition.type} given") < condition.probability
+        """Whether a condition is drawn for a sample, or for its whole batch where it adds tokens."""
+        drawn_for = EVERY_SAMPLE if isinstance(condition, Keyframes | ReferenceCondition) else sample_id
+        return self.share(drawn_for, f"{condition.type} given") < condition.probability
 
 
 def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> torch.Tensor | None:
@@ -70,6 +74,8 @@ def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
             given[:, *_rectangle(condition, height, width, draw)] = True
         elif isinstance(condition, Mask) and batch.mask is not None:
             given = batch.mask[row].cpu() == 0
+        elif isinstance(condition, Keyframes):
+            given[:1] = 0 in condition.positions(GEOMETRY.frames_of(frames))
         return given.flatten()
 
     return _union(settings.video.conditions, batch, draws, learnt, of_sample)
@@ -95,13 +101,17 @@ def given_audio(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
     return _union(settings.audio.conditions, batch, draws, batch.audio_mask.cpu() > 0, of_sample)
 
 
-def reference_is_given(batch: Batch, settings: ConditioningSettings, draws: Draws) -> bool:
-    """Whether the batch is computed with its references.
+def given_references(batch: Batch, settings: ConditioningSettings, draws: Draws) -> tuple[Reference, ...]:
+    """What is given beside the batch: all references of its samples or none, then all keyframes or none.
 
     Drawn once for the batch: all its samples have the same number of tokens.
     """
-    condition = settings.video.of_type("reference")
-    return condition is not None and batch.reference is not None and draws.happens(condition, EVERY_SAMPLE)
+
+    def drawn(condition: VideoCondition | None) -> bool:
+        return condition is not None and draws.happens(condition, EVERY_SAMPLE)
+
+    references = batch.references if drawn(settings.video.of_type("reference")) else ()
+    return references + (batch.keyframes if drawn(settings.video.keyframes) else ())
 
 
 def prefix_frames(condition: Prefix, draw: Callable[[str], float]) -> int:

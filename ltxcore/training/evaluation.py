@@ -118,12 +118,12 @@ def fixed_noise(
             mask = mask * batch.loss_mask.float().cpu().flatten(1)
         video = add_noise(tokens, level, generator("video"), None, mask)
     if batch.audio is None or batch.audio_mask is None:
-        return NoisedBatch(video, None, reference=batch.reference)
+        return NoisedBatch(video, None, references=batch.references)
     if given.audio.frozen:
         audio = frozen(batch.audio)
     else:
         audio = add_noise(batch.audio, level, generator("audio"), None, batch.audio_mask)
-    return NoisedBatch(video, audio, batch.has_video, batch.reference)
+    return NoisedBatch(video, audio, batch.has_video, batch.references)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.predict_velocity import Reference
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.training.conditioning import Draws, given_audio, given_video, reference_is_given
+from ltxcore.training.conditioning import Draws, given_audio, given_references, given_video
 from ltxcore.training.data import Batch
 from ltxcore.training.timesteps import sample_sigmas
 
@@ -56,8 +56,8 @@ class NoisedBatch:
     """Zeros with noise where `has_video` is false; the model does not let the sound see them."""
     audio: Noised | None
     has_video: bool = True
-    reference: Reference | None = None
-    """A video that is given beside this one, in tokens of its own; for every call of the model."""
+    references: tuple[Reference, ...] = ()
+    """What is given beside this video, in tokens of its own; for every call of the model."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def noise_batch(
     else:
         clean = given_video(batch, given, draws)
         noised_video = add_noise(video, sigma, generator("video noise"), clean, mask)
-    reference = batch.reference if reference_is_given(batch, given, draws) else None
+    references = given_references(batch, given, draws)
     if batch.audio is None or batch.audio_mask is None:
-        return NoisedBatch(noised_video, None, reference=reference)
+        return NoisedBatch(noised_video, None, references=references)
 
     if settings.sigma_sampling == "independent" or not batch.has_video:
         sigma = sample_sigmas(settings, batch.audio.shape[1], count, generator("audio sigma"))
@@ -114,7 +114,7 @@ def noise_batch(
     else:
         clean = given_audio(batch, given, draws)
         noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), clean, batch.audio_mask)
-    return NoisedBatch(noised_video, noised_audio, batch.has_video, reference)
+    return NoisedBatch(noised_video, noised_audio, batch.has_video, references)
 
 
 def loss_weights(batch: Batch, probability: float, draws: Draws) -> torch.Tensor:

@@ -69,7 +69,7 @@ def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Pr
             audio_embeds=audio_embeds.to(video.tokens.dtype),
             fps=batch.fps,
             isolated=not batch.has_video,
-            reference=noised.reference,
+            references=noised.references,
         )
         return patchify(video_velocity), audio_velocity
 

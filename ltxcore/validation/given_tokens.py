@@ -74,8 +74,8 @@ class Given:
 
     video: GivenTokens | None = None
     audio: GivenTokens | None = None
-    reference: Reference | None = None
-    """A video beside the one that is rendered, in a batch of one."""
+    references: tuple[Reference, ...] = ()
+    """Videos beside the one that is rendered, in batches of one."""
 
     def whole_streams(self, kwargs: dict[str, Any]) -> list[_Stream]:
         """The streams of which nothing is left to make, for the arguments of one call."""
@@ -180,9 +180,9 @@ def _with_given(transformer: Any, kwargs: dict[str, Any], given: Given) -> dict[
         changed["audio_timestep"] = given.audio.times(audio_times, audio.shape[1])
         if given.audio.is_all(audio.shape[1]):
             changed["audio_sigma"] = torch.zeros_like(kwargs["sigma"])
-    if given.reference is not None:
+    if given.references:
         video, video_times, changed["video_coords"] = _beside(
-            transformer, kwargs, video, video_times, given.reference
+            transformer, kwargs, video, video_times, given.references
         )
     return {**changed, "hidden_states": video, "timestep": video_times}
 
@@ -192,13 +192,14 @@ def _beside(
     kwargs: dict[str, Any],
     video: torch.Tensor,
     times: torch.Tensor,
-    reference: Reference,
+    references: tuple[Reference, ...],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The tokens, times and places with those of a reference after them."""
+    """The tokens, times and places with those of the references after them."""
     own = video.shape[1]
-    tokens = reference.latents.flatten(2).transpose(1, 2).to(video).expand(len(video), -1, -1)
+    tokens = [r.latents.flatten(2).transpose(1, 2).to(video).expand(len(video), -1, -1) for r in references]
     each = times if times.ndim == 2 else times[:, None].repeat(1, own)
-    places = reference_coords(transformer, reference, kwargs["fps"], video.device)
-    coords = torch.cat([kwargs["video_coords"], places.expand(len(video), -1, -1, -1)], 2)
-    zeros = each.new_zeros(len(each), tokens.shape[1])
-    return torch.cat([video, tokens], 1), torch.cat([each, zeros], 1), coords
+    places = [reference_coords(transformer, r, kwargs["fps"], video.device) for r in references]
+    coords = torch.cat([kwargs["video_coords"], *(p.expand(len(video), -1, -1, -1) for p in places)], 2)
+    beside = torch.cat([video, *tokens], 1)
+    zeros = each.new_zeros(len(each), beside.shape[1] - own)
+    return beside, torch.cat([each, zeros], 1), coords

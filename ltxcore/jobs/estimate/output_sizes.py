@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -59,10 +60,9 @@ class LatentSizes:
             audio_width=audio["latent_channels"] * bins,
         )
 
-    def tracks(self, sample: Sample) -> list[int]:
-        """Bytes of each latent track of a sample, in the order of its keys."""
-        pictures = [] if sample.reference is None else [self._latents(sample.reference) * self.channels]
-        pictures += [self._latents(mask) for mask in (sample.mask, sample.loss_mask) if mask is not None]
+    def tracks(self, sample: Sample, beside: Iterable[ConditioningClip]) -> list[int]:
+        """Bytes of each latent track, in the order of the keys: what is encoded beside a sample, and it."""
+        pictures = [self._latents(other) * (1 if other.measured else self.channels) for other in beside]
         pictures += [self._latents(sample) * self.channels]
         if sample.audio is None:
             return pictures

@@ -107,7 +107,9 @@ def _latents(
     tracks = {
         key: size
         for sample in data.samples
-        for key, size in zip(reversed(spaces.keys(sample)), reversed(sizes.tracks(sample)), strict=False)
+        for key, size in zip(
+            reversed(spaces.keys(sample)), reversed(sizes.tracks(sample, spaces.beside(sample))), strict=False
+        )
     }
     waiting = store.missing(tracks)
     to_do = data.scaled(len(waiting))

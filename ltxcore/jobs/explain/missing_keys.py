@@ -39,7 +39,12 @@ WORDS = {
     "teacher": "CREPA's teacher",
     "image_size": "the teacher's image size",
 }
-CONDITIONING_TRACKS = {"reference": "reference latents", "mask": "masks", "loss_mask": "loss masks"}
+CONDITIONING_TRACKS = {
+    "reference": "reference latents",
+    "mask": "masks",
+    "loss_mask": "loss masks",
+    "keyframe": "keyframe latents",
+}
 STORED, MISSING, QUARANTINED = "stored", "missing", "quarantined"
 
 
@@ -82,7 +87,7 @@ class History:
     def tracks(self, sample: Sample) -> list[Track]:
         """Every stored value that a sample needs before it can be trained on."""
         found = []
-        for condition in sample.conditioning_clips:
+        for condition in self._spaces.beside(sample):
             key = self._spaces.picture_key(condition)
             found.append(self._latent(CONDITIONING_TRACKS[condition.purpose], key, condition))
         if sample.kind != "audio":

@@ -54,6 +54,8 @@ class RenderWorkload:
     value_bytes: int = 2
     lycoris: LycorisSettings | None = None
     """The LoKr or LoHa, whose changes of the weights are made whole."""
+    beside_tokens: int = 0
+    """Of what is given beside the video: references and keyframes."""
 
     @property
     def activations(self) -> Activations:
@@ -61,6 +63,7 @@ class RenderWorkload:
         tokens = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=True, text=self.text_tokens
         )
+        tokens = replace(tokens, video=tokens.video + self.beside_tokens)
         return Activations(tokens, 2 if self.guided else 1, self.value_bytes)
 
     def denoising_bytes(self, sizes: TransformerSizes) -> int:

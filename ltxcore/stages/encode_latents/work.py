@@ -21,7 +21,7 @@ from ltxcore.pipeline.base.contract import AUDIO, LATENTS, MissingInput
 from ltxcore.pipeline.base.stamp import Outcome
 from ltxcore.pipeline.base.work import Assignment, Result
 from ltxcore.pipeline.data.content_guard import ContentGuard
-from ltxcore.pipeline.data.keys import SPACE_DIGITS, Key, waveform_key
+from ltxcore.pipeline.data.keys import SPACE_DIGITS, Key, LatentSpaces, waveform_key
 from ltxcore.stages.encode_latents.memory import vae_room
 from ltxcore.stages.encode_latents.request import all_keys, quarantined, request, spaces_of
 from ltxcore.store.bf16 import to_bits
@@ -91,7 +91,7 @@ class Encoder:
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
         waiting: Waiting = {}
-        for shown, frames in self._decoded(shown_by(batch.samples)):
+        for shown, frames in self._decoded(shown_by(batch.samples, self.spaces)):
             asked = self.spaces.picture_key(shown)
             if isinstance(frames, Undecided):
                 undecided[shown.id] = frames
@@ -201,9 +201,9 @@ class Encoder:
         return self.store.array_name(kind, space, encoded.bits.shape)
 
 
-def shown_by(samples: Sequence[Sample]) -> list[Sample | ConditioningClip]:
-    """The samples, and then what belongs to them, sizes together."""
-    conditioning_clips = [condition for sample in samples for condition in sample.conditioning_clips]
+def shown_by(samples: Sequence[Sample], spaces: LatentSpaces) -> list[Sample | ConditioningClip]:
+    """The samples, and then what is encoded beside them, sizes together."""
+    conditioning_clips = [condition for sample in samples for condition in spaces.beside(sample)]
     return [
         *samples,
         *sorted(conditioning_clips, key=lambda c: (c.purpose, c.geometry.target, c.frames.count, c.id)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ltxcore.config.dataset_kinds import ConditioningDataset
 from ltxcore.config.datasets import Datasets
@@ -55,7 +55,7 @@ class ConditioningFiles:
         """
         if isinstance(file.dataset, ConditioningDataset):
             raise TypeError(f"{file.id} is no clip")
-        found: dict[str, ConditioningClip] = {}
+        found: list[ConditioningClip] = []
         notes: list[str] = []
         for dataset in self._datasets.conditioning_of(file.dataset):
             what = dataset.conditioning_type
@@ -63,9 +63,15 @@ class ConditioningFiles:
             if named is None:
                 stem = PurePosixPath(clip.path).with_suffix("")
                 raise MediaError(f"has no {what} in {dataset.id}: expected {stem}.* there")
-            found[what] = conditioning_clip(dataset, named.file, clip)
+            found.append(conditioning_clip(dataset, named.file, clip))
             notes += [named.note] if named.note else []
-        return clip.model_copy(update={**found, "notes": (*clip.notes, *notes)}) if found else clip
+        if not found:
+            return clip
+        references = [shown for shown in found if shown.purpose == "reference"]
+        belonging: dict[str, Any] = {shown.purpose: shown for shown in found if shown.measured}
+        if references:
+            belonging |= {"reference": references[0], "further_references": tuple(references[1:])}
+        return clip.model_copy(update={**belonging, "notes": (*clip.notes, *notes)})
 
     def unused(self, samples: Sequence[Sample]) -> dict[str, str]:
         """Id -> why, of the files that no sample has."""

@@ -14,7 +14,10 @@ from ltxcore.memory.planner.training_planner import Forced
 from ltxcore.models.vae.ways import LARGE_TILES, VaeWay, asked_way
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import RENDER
+from ltxcore.pipeline.data.keyframes import keyframe_tokens
+from ltxcore.pipeline.data.prompts import dataset_clips
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
+from ltxcore.pipeline.data.tokens import reference_tokens
 from ltxcore.pipeline.plan.arrangements import arrangement_of, forced_arrangement, forced_by
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.pipeline.plan.stage_plan import (
@@ -108,7 +111,19 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         tile_pixels=LARGE_TILES.size,
         tiled=recipe.encode.vae_enable_tiling,
         value_bytes=type_bytes(recipe.training.mixed_precision),
+        beside_tokens=_beside_tokens(ctx),
     )
+
+
+def _beside_tokens(ctx: Context) -> int:
+    """The most that a clip's rendering is given beside its own tokens."""
+    given = ctx.recipe.given.video
+    found = [0]
+    for clip in dataset_clips(ctx.recipe, ctx.snapshot).values():
+        referred = reference_tokens(clip) if given.of_type("reference") is not None else 0
+        size = clip.frames.count, *clip.geometry.target
+        found.append(referred + keyframe_tokens(given.keyframes, *size))
+    return max(found)
 
 
 def _decoding_bytes(ctx: Context, value_bytes: int) -> int:

@@ -119,8 +119,10 @@ def _plan_on_host(ctx: Context) -> MemoryPlan:
     value_bytes = _value_bytes(ctx)
     config = ctx.source.config("transformer")
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size)
-    tokens, batch = video_tokens(largest), clips_of(settings.train_batch_size, largest.bucket)
+    keyframes = ctx.recipe.given.video.keyframes
+    largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size, keyframes)
+    tokens = video_tokens(largest, keyframes)
+    batch = clips_of(settings.train_batch_size, largest.bucket)
     activations = training_activations_bytes(
         tokens=tokens,
         width=width,

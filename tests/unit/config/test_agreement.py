@@ -63,7 +63,16 @@ def conditions(*given: dict[str, Any], modality: str = "video") -> dict[str, Any
         (conditions({"type": "prefix", "frames": [1, 17]}), [video()]),
         (conditions({"type": "prefix", "frames": 9}, {"type": "suffix", "frames": 8}), [video()]),
         (conditions({"type": "first_frame"}), [video(), PICTURES]),
+        (conditions({"type": "keyframes", "at": [0, 24, -25, -1]}), [video(), PICTURES]),
         (conditions(REFERENCE), [video(conditioning_data="others"), conditioning("reference")]),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                conditioning("reference", "half", reference_downscale_factor=2),
+            ],
+        ),
         (conditions({"type": "mask"}), [video(conditioning_data=["others"]), conditioning("mask")]),
         (
             conditions({"type": "prefix", "frames": 200}),
@@ -103,6 +112,12 @@ def test_what_the_data_can_give_is_accepted(
         ),
         (conditions({"type": "first_frame"}), [video(video={"num_frames": 1})], "first_frame of 1"),
         (conditions({"type": "suffix", "frames": 8}), [PICTURES], "pictures of one frame"),
+        (conditions({"type": "keyframes", "at": [0, 8]}), [PICTURES], "pictures of one frame"),
+        (
+            conditions({"type": "keyframes", "at": [0, 25]}),
+            [video()],
+            "keyframes has frame 25, and the clips of `clips` have 25 frames; write frames from 0 to 24",
+        ),
         (conditions(REFERENCE), [video()], "has a reference condition, but no clips have one"),
         (conditions({"type": "mask"}), [video()], "has a mask condition, but no clips have one"),
         ({}, [video(conditioning_data="others"), conditioning("reference")], "no reference condition"),
@@ -120,6 +135,16 @@ def test_what_the_data_can_give_is_accepted(
                 conditioning("reference", "half", reference_downscale_factor=2),
             ],
             "reference_downscale_factor",
+        ),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                video(id="more", conditioning_data="others"),
+                conditioning("reference", "half"),
+            ],
+            "`clips` has [(1, 1), (1, 1)]; `more` has [(1, 1)]",
         ),
     ],
 )

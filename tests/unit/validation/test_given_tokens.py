@@ -135,7 +135,7 @@ def test_a_reference_adds_tokens_and_leaves_no_trace(
 ) -> None:
     before = Watched(renderer, None, monkeypatch)
     reference = Reference(torch.randn(1, 16, 1, 1, 1), spatial_factor=2)
-    seen = Watched(renderer, Given(reference=reference), monkeypatch)
+    seen = Watched(renderer, Given(references=(reference,)), monkeypatch)
     own = FRAMES * HEIGHT * WIDTH
     for call in seen.calls:
         assert call["hidden_states"].shape[1] == call["video_coords"].shape[2] == own + 1
@@ -146,6 +146,35 @@ def test_a_reference_adds_tokens_and_leaves_no_trace(
     assert not np.array_equal(seen.rendering.frames, before.rendering.frames)
     after = Watched(renderer, None, monkeypatch)
     assert np.array_equal(after.rendering.frames, before.rendering.frames)
+
+
+def test_each_of_several_references_changes_the_rendering(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    made = [
+        Watched(renderer, Given(references=tuple(map(Reference, pair))), monkeypatch)
+        for pair in ((drawn[0], drawn[1]), (drawn[0], drawn[2]), (drawn[2], drawn[1]))
+    ]
+    own = FRAMES * HEIGHT * WIDTH
+    assert made[0].calls[0]["hidden_states"].shape[1] == own + 8
+    assert not made[0].calls[0]["timestep"][:, own:].any()
+    for other in made[1:]:
+        assert float((made[0].video - other.video).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("change", ["picture", "time"])
+def test_a_keyframe_changes_the_rendering(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    drawn = [torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    keyframe = Reference(drawn[0], frame=8)
+    other = replace(keyframe, latents=drawn[1]) if change == "picture" else replace(keyframe, frame=3)
+    one, two = (Watched(renderer, Given(references=(given,)), monkeypatch) for given in (keyframe, other))
+    own = FRAMES * HEIGHT * WIDTH
+    assert one.calls[0]["hidden_states"].shape[1] == own + 4
+    assert torch.equal(one.calls[0]["video_coords"][0, 0, own:], torch.tensor([[8 / 50, 9 / 50]] * 4))
+    assert float((one.video - two.video).abs().max()) > 1e-4
 
 
 VIDEO, AUDIO = ("encoder_hidden_states", "attn1"), ("audio_encoder_hidden_states", "audio_attn1")
