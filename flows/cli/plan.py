@@ -43,7 +43,7 @@ from ltxcore.memory.planner.cards import CARDS
 from ltxcore.models.errors import ModelError
 from ltxcore.models.version import Version
 from ltxcore.models.versions import VERSIONS
-from ltxcore.pipeline.base.context import context_here
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace

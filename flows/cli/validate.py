@@ -32,7 +32,7 @@ from ltxcore.jobs.estimate.answer import answer
 from ltxcore.jobs.estimate.machines import UnknownCard, named_card, this_machine
 from ltxcore.memory.planned_machine import planned_for
 from ltxcore.models.errors import ModelError
-from ltxcore.pipeline.base.context import context_here
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.rendering_settings import settings_of_renderings
