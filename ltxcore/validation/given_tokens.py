@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,20 @@ class GivenTokens:
         each[:, : len(self.given)][:, self.given.to(each.device)] = 0
         return each
 
+    def upscaled(self, latents: torch.Tensor, factor: int) -> GivenTokens:
+        """The same cells of latents that were upscaled.
+
+        Args:
+            latents: normalised `[1, C, F, factor * H, factor * W]`.
+            factor: how many cells have come of one along each edge.
+        """
+        _, _, frames, height, width = latents.shape
+        given = torch.zeros(frames * (height // factor) * (width // factor), dtype=torch.bool)
+        given[: len(self.given)] = self.given.cpu()
+        cells = given.view(frames, height // factor, width // factor)
+        each = cells.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        return GivenTokens(latents[0].flatten(1).T, each.flatten())
+
     def is_all(self, tokens: int) -> bool:
         """Whether nothing is left to make."""
         return int(self.given.sum()) == tokens
@@ -83,6 +97,24 @@ class Given:
     """Videos and pictures beside the video that is rendered, in batches of one."""
     sound_reference: SoundReference | None = None
     """A sound beside the one that is rendered, in a batch of one."""
+
+    def upscaled(self, latents: torch.Tensor, factor: int) -> Given:
+        """What the second stage is given: the same cells of the first one's latents, upscaled, and the sound.
+
+        Keyframes stay, at their places in the larger picture, and so does a voice. References are left out, as Lightricks' own
+        pipeline leaves them out: the first stage has followed them.
+
+        Args:
+            latents: normalised `[1, C, F, factor * H, factor * W]`.
+            factor: as in `GivenTokens.upscaled`.
+        """
+        keyframes = (reference for reference in self.references if reference.frame is not None)
+        return Given(
+            None if self.video is None else self.video.upscaled(latents, factor),
+            self.audio,
+            tuple(replace(k, spatial_factor=k.spatial_factor * factor) for k in keyframes),
+            self.sound_reference,
+        )
 
     def whole_streams(self, kwargs: dict[str, Any]) -> list[_Stream]:
         """The streams of which nothing is left to make, for the arguments of one call."""

@@ -126,7 +126,7 @@ def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:
     if stamp is None or not stamp.outcome.counts.get("renderings"):
         return USUAL_BYTES_PER_PIXEL, False
     plans = settings_of_renderings(ValidationSettings.model_validate(stamp.request["validation"]))
-    each = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    each = sum(plan.pixels for plan in plans) / len(plans)
     pixels = each * stamp.outcome.counts["renderings"]
     return sum(file.size_bytes for file in stamp.outcome.files) / pixels, True
 

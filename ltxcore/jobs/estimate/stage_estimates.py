@@ -243,7 +243,7 @@ def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
 def _renderings_to_make(ctx: Planned, data: PlannedData, rates: Rates, vae: str | None) -> StageEstimate:
     """All renderings of the end, and how many there are in the pauses before it."""
     plans, renderings = settings_of_clips(ctx), _renderings(ctx)
-    pixels = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    pixels = sum(plan.pixels for plan in plans) / len(plans)
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
     last = _steps(ctx, data)

@@ -97,3 +97,6 @@ class SplitAudio(Work[Sequence[Cut]]):
         }
         seconds = round(sum(s.audio.duration_s for s in sounding if s.audio), 2)
         return Result(Outcome(counts=counts, facts={"seconds_of_sound": seconds}))
+
+
+WORK = SplitAudio

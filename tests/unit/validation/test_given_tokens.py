@@ -17,9 +17,10 @@ from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.tiny.model import write_tiny
 from ltxcore.training.objective import patchify
+from ltxcore.validation.components import load_components
 from ltxcore.validation.first_frame import first_frame_latent, recompress
 from ltxcore.validation.given_tokens import Given, GivenTokens
-from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import RenderSettings, render_settings
 from tests.rounding import assert_alike, bound, terms_of
 
