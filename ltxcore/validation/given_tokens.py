@@ -101,8 +101,8 @@ class Given:
     def upscaled(self, latents: torch.Tensor, factor: int) -> Given:
         """What the second stage is given: the same cells of the first one's latents, upscaled, and the sound.
 
-        Keyframes stay, at their places in the larger picture, and so does a voice. References are left out, as Lightricks' own
-        pipeline leaves them out: the first stage has followed them.
+        Keyframes stay, at their places in the larger picture, and so does a voice. References are left out,
+        as Lightricks' own pipeline leaves them out: the first stage has followed them.
 
         Args:
             latents: normalised `[1, C, F, factor * H, factor * W]`.
