@@ -21,7 +21,7 @@ from flows.cli.options import (
 from flows.tables import table as empty_table
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.report.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.data.tables import counted
 from ltxcore.stages.probe_media.media_files import find_files
 from ltxcore.stages.probe_media.memo import Memo
@@ -47,7 +47,7 @@ def buckets(
 ) -> None:
     """Propose buckets WxHxF that waste the fewest pixels and frames, next to the configured ones."""
     try:
-        ctx = Context(Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets)
+        ctx = context_here(Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets)
         files, memo = find_files(ctx), Memo(ctx)
         unknown = memo.unknown(files)
         advice = advise(ctx, memo, files, count, max_tokens)

@@ -22,7 +22,7 @@ from flows.tables import table as empty_table
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.report.snapshot_changes import SnapshotChanges
 from ltxcore.jobs.report.write_pages import write_comparison, write_report
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.data.tables import counted
 from ltxcore.store.workspace import LATEST, Workspace
 
@@ -44,7 +44,9 @@ def report(
     """Write the dataset report of a snapshot and print its path."""
     before, chosen = compare or (None, snapshot)
     try:
-        ctx = Context(Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets, chosen)
+        ctx = context_here(
+            Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets, chosen
+        )
         if before is None:
             page, found = write_report(ctx)
             for label, value in found.facts().items():

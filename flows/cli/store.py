@@ -32,7 +32,7 @@ from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files.damage import check_models
 from ltxcore.models.files.damage import set_aside as set_model_aside
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
@@ -62,7 +62,7 @@ def explain(
     snapshots and runs contain it."""
     with _refusals():
         chosen = read_recipe(recipe_again(recipe, workspace))
-        ctx = expected_seeds(Context(Workspace(workspace), chosen, datasets, snapshot))
+        ctx = expected_seeds(context_here(Workspace(workspace), chosen, datasets, snapshot))
         if clip:
             report = explain_clip(ctx, clip)
             console.print_json(json.dumps(report.as_json())) if as_json else _print_clip(report)
@@ -276,7 +276,7 @@ def retry(
     with _refusals():
         if bool(clip) == quarantined:
             raise UnknownClip("name one clip, or write --quarantined for all of them")
-        ctx = Context(existing_workspace(workspace))
+        ctx = context_here(existing_workspace(workspace))
         lifted = lift_quarantine(ctx, None if quarantined else clip, _say_waiting)
     for name in lifted:
         _say(f"{name}: the next run tries it again")

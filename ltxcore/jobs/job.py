@@ -33,7 +33,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.locate_weights import find_adapter
 from ltxcore.models.files.source import prepare_model
 from ltxcore.models.teacher import prepare_teacher
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import (
     LATENTS,
     PROBE,
@@ -96,7 +96,7 @@ class Job:
         kept = keep_job(self.folder, file, datasets_file=str(datasets))
         if kept.datasets is None:
             raise RuntimeError(f"{self.folder} keeps no datasets although it was given some")
-        ctx = Context(
+        ctx = context_here(
             self.workspace,
             kept.recipe,
             kept.datasets.file,

@@ -101,7 +101,7 @@ def _audio(ctx: Planned, data: PlannedData, rates: Rates, notes: tuple[str, ...]
     waiting = split_audio_to_do(ctx, WaveformStore(ctx.store))
     total = len(set(split_audio_all_keys(ctx)))
     to_do = data.scaled(len(waiting))
-    size = data.scaled(sum(waveform_bytes(sample) for sample in waiting))
+    size = data.scaled(sum(waveform_bytes(cut.sound) for cut in waiting))
     return StageEstimate(
         AUDIO, to_do, "clips", total - len(waiting), size, rates.seconds(AUDIO, to_do), notes
     )

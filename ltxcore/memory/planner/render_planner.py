@@ -56,6 +56,8 @@ class RenderWorkload:
     """The LoKr or LoHa, whose changes of the weights are made whole."""
     beside_tokens: int = 0
     """Of what is given beside the video: references and keyframes."""
+    beside_sound_tokens: int = 0
+    """Of the sound that is given beside the rendered one."""
     upscale: int = 1
     """How many times wider and higher the second stage is; 1: there is none."""
     upsampler_channels: int = 0
@@ -82,7 +84,9 @@ class RenderWorkload:
 
     def _step(self, width: int, height: int, guided: bool) -> Activations:
         tokens = Tokens.of(width, height, self.frames, fps=self.fps, audio=True, text=self.text_tokens)
-        tokens = replace(tokens, video=tokens.video + self.beside_tokens)
+        tokens = replace(
+            tokens, video=tokens.video + self.beside_tokens, audio=tokens.audio + self.beside_sound_tokens
+        )
         return Activations(tokens, 2 if guided else 1, self.value_bytes)
 
     def denoising_bytes(self, sizes: TransformerSizes) -> int:

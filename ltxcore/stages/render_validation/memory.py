@@ -17,7 +17,7 @@ from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.data.keyframes import keyframe_tokens
 from ltxcore.pipeline.data.prompts import dataset_clips
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
-from ltxcore.pipeline.data.tokens import reference_tokens
+from ltxcore.pipeline.data.tokens import reference_sound_tokens, reference_tokens
 from ltxcore.pipeline.plan.arrangements import arrangement_of, forced_arrangement, forced_by
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.pipeline.plan.stage_plan import (
@@ -118,7 +118,16 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         upsampler_channels=upsampler_size(ctx).channels,
         second_lora_bytes=second_lora_bytes(ctx),
         beside_tokens=_beside_tokens(ctx),
+        beside_sound_tokens=_beside_sound_tokens(ctx),
     )
+
+
+def _beside_sound_tokens(ctx: Context) -> int:
+    """The most latents of a sound that a clip's rendering is given beside its own."""
+    if ctx.recipe.given.sound_reference is None:
+        return 0
+    clips = dataset_clips(ctx.recipe, ctx.snapshot).values()
+    return max((reference_sound_tokens(clip) for clip in clips), default=0)
 
 
 def _beside_tokens(ctx: Context) -> int:

@@ -191,9 +191,9 @@ class Session:
 
     def _connected(self, features: StoredFeatures, texts: list[str]) -> dict[str, ConnectedCaption]:
         """Run the connectors on every text, and free them before the transformer is loaded."""
-        from ltxcore.stages.train_lora.connectors import connecting
+        from ltxcore.stages.train_lora.connectors import text_connectors
 
-        with connecting(self.ctx.source, self._dtype, self.device) as connected:
+        with text_connectors(self.ctx.source, self._dtype, self.device) as connected:
             return {text: connected(features.load(text)) for text in texts}
 
     def _load(self, plan: MemoryPlan) -> Renderer:
