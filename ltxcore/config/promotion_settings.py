@@ -20,8 +20,8 @@ class NotWorseBy(Strict):
     not_worse_by: float = Field(
         ge=0,
         description=(
-            "In place of `better`: how much higher than the champion's the loss may be. It holds where all of "
-            "the interval lies below."
+            "In place of `better`: how much higher than the champion's the loss may be. It holds where all "
+            "of the interval lies below."
         ),
     )
 
@@ -41,8 +41,8 @@ class PromotionConditions(Strict):
     def _is_measured(cls, data: Any) -> Any:
         if isinstance(data, dict) and (absent := [name for name in NOT_MEASURED if name in data]):
             raise ValueError(
-                f"{' and '.join(absent)} cannot be measured yet, and a gate that does not look must not open; "
-                f"take it out: what is measured is {', '.join(cls.model_fields)}"
+                f"{' and '.join(absent)} cannot be measured yet, and a gate that does not look must not "
+                f"open; take it out: what is measured is {', '.join(cls.model_fields)}"
             )
         return data
 
