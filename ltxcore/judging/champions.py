@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,7 +135,7 @@ class Champions:
         """
         directory = self._folder(number)
         if not directory.is_dir():
-            known = ", ".join(map(str, self._numbers())) or "none"
+            known = ", ".join(map(str, self.numbers())) or "none"
             raise NoChampion(f"{self.model} has no version {number}; it has: {known}")
         return self._at(directory)
 
@@ -146,7 +145,7 @@ class Champions:
         Raises:
             ChampionError: one is damaged.
         """
-        return [self.version(number) for number in sorted(self._numbers(), reverse=True)]
+        return [self.version(number) for number in sorted(self.numbers(), reverse=True)]
 
     def opponent(self, training: str) -> Champion | None:
         """Whom a training is measured against: the champion, or, where it is that, the one before it.
@@ -234,7 +233,7 @@ class Champions:
                     f"{source / name} is not what was judged ({fault.fault} in its copy); the champion "
                     "stays. `ltx2 verify --repair` sets it aside, and the next run makes it again"
                 )
-        number = max(self._numbers(), default=0) + 1
+        number = max(self.numbers(), default=0) + 1
         record = ChampionRecord(
             **candidate.model_dump(),
             model=self.model,
@@ -270,7 +269,8 @@ class Champions:
     def _folder(self, number: int) -> Path:
         return self.directory / f"{number:04d}"
 
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
+        """The versions, damaged ones too, the oldest first."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
@@ -294,19 +294,6 @@ def made_by(workspace: Workspace, sha256: str) -> Lineage | None:
             if sha256 in champion.record.files.values():
                 return champion.record.lineage
     return None
-
-
-def shown(champion: Champion, current: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A version for people and for `--json`, without the long list of what it was trained on."""
-    data = champion.record.model_dump(mode="json", exclude={"gate", "lineage"})
-    lineage = champion.record.lineage
-    return {
-        **data,
-        "snapshot": lineage.snapshot,
-        "clips": len(lineage.trained_on),
-        "directory": str(champion.directory),
-        **(current or {}),
-    }
 
 
 def _copy(source: Path, target: Path) -> None:

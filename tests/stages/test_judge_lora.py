@@ -1,4 +1,4 @@
-"""judge-lora on real clips and the tiny model: equal, spoilt and better LoRAs, and what they are judged on."""
+"""judge-lora on real clips and the tiny model: equal, spoilt and better LoRAs, and what decides."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from flows.cli.app import app
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.lora_files import COMFYUI_FILE, DIFFUSERS_FILE
@@ -19,6 +21,7 @@ from ltxcore.execution import sweep
 from ltxcore.execution.execution import find_result
 from ltxcore.execution.runner import open_execution, run_work
 from ltxcore.jobs.estimate.estimate import estimate
+from ltxcore.jobs.publish.judged_loras import is_champion
 from ltxcore.judging.champions import ChampionError, Champions
 from ltxcore.judging.frozen_clips import FrozenClips
 from ltxcore.pipeline.base.contract import JUDGE, TRAIN, MissingInput, asked_stages
@@ -221,9 +224,13 @@ def test_a_held_out_clip_is_judged_for_good_as_it_was_on_its_first_night(night: 
     losses = json.loads((night.ctx.workspace.root / stamp.outcome.files[0].path).read_text())
     assert losses["champion"] == losses["challenger"], "the same weights meet the same clips"
 
-    # A sweep that takes all that is old keeps what the frozen clips need.
-    sweep.apply(night.ctx.workspace, 0.0)
-    assert run_stage(pretend(gated(night, 5), trained_before), JUDGE).outcome.counts["left out"] == 0
+    # A sweep takes what no kept stage needs; what the frozen clips need stays, text features as well.
+    again = pretend(gated(night, 5), trained_before)
+    shutil.rmtree(night.ctx.workspace.stages / JUDGE.name)
+    assert sweep.apply(night.ctx.workspace, 0.0).stages
+    swept = run_stage(again, JUDGE)
+    assert swept.outcome.counts["left out"] == 0
+    assert json.loads((night.ctx.workspace.root / swept.outcome.files[0].path).read_text()) == losses
 
 
 def test_what_either_was_trained_on_is_left_out_for_both_and_new_clips_do_not_decide(night: Bench) -> None:
@@ -305,3 +312,44 @@ def test_without_a_gate_nothing_has_changed(trained: Bench) -> None:
     names = [{stage.stage.name for stage in estimate(one).stages} for one in (ctx, with_gate)]
     assert names[1] - names[0] == {"judge-lora"}
     assert [stage.to_do for stage in estimate(with_gate).stages if stage.stage is JUDGE] == [3]
+
+
+def test_champions_from_the_command_line(night: Bench) -> None:
+    weak, good = gated(night, 2), gated(night, 16, decide="never")
+    run_stage(weak, JUDGE)
+    better = run_stage(good, JUDGE)
+    there = ["--workspace", str(night.root / "workspace")]
+
+    def ltx2(*words: str, fails: bool = False) -> str:
+        done = CliRunner().invoke(app, [*words, *there])
+        assert (done.exit_code != 0) == fails, done.output
+        return done.output
+
+    training = str(better.outcome.facts["training"])
+    assert training[:16] not in ltx2("models")
+    assert "no judged training begins with 'zz'" in ltx2("promote", "sea", "zz", fails=True)
+    promoted = json.loads(ltx2("promote", "sea", training[:8], "--json"))
+    assert (promoted["version"], promoted["by"], promoted["verdict"]) == (2, "hand", "promoted")
+    assert [row["metric"] for row in promoted["gate"]] == ["loss", "sound_loss"]
+    assert training[:16] in ltx2("models")
+    (model,) = json.loads(ltx2("models", "--json"))
+    assert (model["champion"], [version["version"] for version in model["versions"]]) == (2, [2, 1])
+    assert "sea is version 1" in ltx2("rollback", "sea")
+    assert "is the first champion of sea" in ltx2("rollback", "sea", fails=True)
+    assert "sea is version 2" in ltx2("promote", "sea", "2")
+    shutil.rmtree(night.ctx.workspace.champions / ".sea/0002")
+    assert "its files are gone" in ltx2("models")
+    assert json.loads(ltx2("rollback", "sea", "--to", "1", "--json"))["version"] == 1
+    assert "is no model's name" in ltx2("rollback", "a/b", fails=True)
+
+
+def test_only_the_champion_is_published(night: Bench) -> None:
+    weak, good = gated(night, 2), gated(night, 16)
+    runs = {}
+    for bench in (weak, good):
+        run_stage(bench, JUDGE)
+        runs[bench] = bench.ctx.workspace.run(f"night-{bench.recipe.training.max_train_steps}")
+        assert open_execution(TRAIN, bench.ctx, runs[bench]) is None
+    assert [is_champion(bench.ctx, run) for bench, run in runs.items()] == [False, True]
+    champions(night).roll_back()
+    assert [is_champion(bench.ctx, run) for bench, run in runs.items()] == [True, False]
