@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.kept_job import kept_datasets_file, kept_recipe_file
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.store.blobs import DamagedFile
 from ltxcore.store.index import IndexDamaged
 from ltxcore.store.refs import RefDamaged
@@ -91,7 +91,7 @@ def context_again(
     """
     space = existing_workspace(workspace)
     recipe, datasets = job_again(recipe, datasets, workspace)
-    return Context(space, read_recipe(recipe), datasets, snapshot)
+    return context_here(space, read_recipe(recipe), datasets, snapshot)
 
 
 def show_json(data: Any) -> None:

@@ -43,7 +43,7 @@ from ltxcore.memory.planner.cards import CARDS
 from ltxcore.models.errors import ModelError
 from ltxcore.models.version import Version
 from ltxcore.models.versions import VERSIONS
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
@@ -68,7 +68,7 @@ class _Asked:
 
     def context(self) -> Context:
         """Recipe and datasets on the machine that is planned for."""
-        return expected_seeds(Context(self.workspace, self.recipe, self.datasets))
+        return expected_seeds(context_here(self.workspace, self.recipe, self.datasets))
 
     @property
     def on_cards(self) -> _Asked:

@@ -27,7 +27,7 @@ from flows.hub_token import may_be_token
 from flows.local_run import LocalRun
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.checks.job_checks import JobRefused, check_job, check_stage
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.contract import AUDIO, UnknownStage, asked_stages, stage_named
 from ltxcore.pipeline.base.here import Here
 from ltxcore.publishing.token import local_token
@@ -45,7 +45,9 @@ def run(
     try:
         chosen = read_recipe(recipe)
         # Before a server starts: the parent flow asks the same again.
-        check_job(Context(Workspace(workspace), chosen, datasets), Here(hub_token=may_be_token(workspace)))
+        check_job(
+            context_here(Workspace(workspace), chosen, datasets), Here(hub_token=may_be_token(workspace))
+        )
         parameters = {
             "datasets": str(datasets.resolve()),
             "recipe_file": "" if recipe is None else str(recipe.resolve()),
@@ -78,7 +80,7 @@ def stage(
             parameters["snapshot"] = snapshot
         else:
             parameters["datasets"] = str(datasets.resolve())
-        check_stage(Context(Workspace(workspace), chosen, datasets, snapshot), wanted)
+        check_stage(context_here(Workspace(workspace), chosen, datasets, snapshot), wanted)
     except (ConfigError, JobRefused, UnknownStage, NoWorkspace, *STORE_FAULTS) as error:
         raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)

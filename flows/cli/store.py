@@ -33,7 +33,7 @@ from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files.damage import check_models
 from ltxcore.models.files.damage import set_aside as set_model_aside
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
@@ -341,7 +341,7 @@ def retry(
     with _refusals():
         if bool(clip) == quarantined:
             raise UnknownClip("name one clip, or write --quarantined for all of them")
-        ctx = Context(existing_workspace(workspace))
+        ctx = context_here(existing_workspace(workspace))
         lifted = lift_quarantine(ctx, None if quarantined else clip, _say_waiting)
     if as_json:
         show_json(lifted)

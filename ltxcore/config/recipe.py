@@ -105,27 +105,27 @@ class Recipe(Strict):
         return self.training.gradient_accumulation_steps * self.processes.count
 
     @model_validator(mode="after")
-    def _sharing_holds_plain_weights(self) -> Recipe:
+    def _shards_are_of_plain_weights(self) -> Recipe:
         if not self.processes.sharded:
             return self
         file = self.processes.accelerate_config
         if self.memory.forced not in ("auto", "resident"):
             raise ValueError(
-                f"{file} shares the transformer out among the processes, which memory.strategy "
+                f"{file} shards the transformer among the processes, which memory.strategy "
                 f"{self.memory.forced} does not go with; leave the memory keys out, or use DDP"
             )
         if self.training.train_batch_size == AUTO:
             raise ValueError(
-                f"training.train_batch_size: auto does not know what {file} shares out; write a number"
+                f"training.train_batch_size: auto does not know the shards of {file}; write a number"
             )
         if self.training.optimizer != "adamw":
             raise ValueError(
-                f"{file} shares the adapter out among the processes, and training.optimizer "
+                f"{file} shards the adapter among the processes, and training.optimizer "
                 f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
             )
         if self.model.base_model_precision != "no_change":
             raise ValueError(
-                f"{file} shares the transformer out among the processes, which cannot share weights of "
+                f"{file} shards the transformer among the processes, which cannot shard weights of "
                 f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
             )
         return self

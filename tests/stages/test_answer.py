@@ -131,3 +131,17 @@ def test_what_is_not_named_is_that_of_the_newest_run_and_the_first_line_says_so(
     assert found["stages"][4]["to_do"] == 60, "the tiny model needs no card: LTX-2 is planned in its place"
     here = answers("validate", "--workspace", str(root / "workspace"))
     assert here["stages"][4]["to_do"] == 7
+
+
+def test_the_second_stage_of_renderings_is_planned(tmp_path: Path) -> None:
+    found = []
+    for second in ("", ", upscale: 2"):
+        recipe = real(tmp_path, f"validation: {{validation_resolution: 768x512{second}}}\n")
+        words = ["--size", "768x512", "--workspace", str(tmp_path / "none"), "--card", "h200"]
+        (answer,) = answers("plan", *words, "--recipe", recipe)
+        found.append(next(stage for stage in answer["stages"] if stage["stage"] == "render-validation"))
+    one, two = found
+    # The upsampler is 497,867,904 values in bf16; four times the tokens take three times the memory here.
+    assert two["device_gib"] - one["device_gib"] > 0.93 + 3
+    # Three more steps of four times the tokens, of 40.
+    assert 1.25 < two["seconds"] / one["seconds"] < 2.5

@@ -9,7 +9,7 @@ from ltxcore.config.base import Strict, parse
 from ltxcore.config.recipe import Recipe
 from ltxcore.execution.drawn_seed import FINISHED
 from ltxcore.execution.sweep import UnknownRun
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import PROBE
 from ltxcore.pipeline.base.stamp import read_manifest, read_stamp
 from ltxcore.store.blobs import read_model
@@ -54,7 +54,7 @@ def open_run(workspace: Workspace, name: str = NEWEST) -> tuple[Context, Path]:
     asked = read_model(request, RunRequest)
     recipe = parse(Recipe, asked.recipe, str(request))
     snapshot = str(read_stamp(workspace, entry).outcome.facts["snapshot"])
-    return Context(workspace, recipe, Path(asked.datasets), snapshot), run
+    return context_here(workspace, recipe, Path(asked.datasets), snapshot), run
 
 
 def _newest_finished(workspace: Workspace) -> str | None:

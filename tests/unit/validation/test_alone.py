@@ -17,10 +17,11 @@ from ltxcore.config.model_settings import ModelSettings
 from ltxcore.models.files.source import resolve_model
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.tiny.model import write_tiny
+from ltxcore.validation.components import Components, load_components
 from ltxcore.validation.contact_sheet import write_contact_sheet
 from ltxcore.validation.gallery import write_poster
 from ltxcore.validation.metrics import measure
-from ltxcore.validation.render import Components, Renderer, load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import Modality, Rendering
 from ltxcore.validation.sound_picture import HEIGHT_PX, WIDTH_PX, pictured
 from ltxcore.validation.video_file import write_video
