@@ -94,6 +94,7 @@ class Renderer:
         # Drawn on the CPU and then moved: the same noise on every device.
         generator = torch.Generator("cpu").manual_seed(seed)
         tell = None if progress is None else _step_callback(progress, plan.all_steps)
+        self._adapters.use_in_stage(1)
         with nullcontext() if plan.modality == "both" else isolated(self._components.transformer):
             if plan.upscale == 1:
                 video, audio = self._sample(plan, features, negative, generator, tell, self._given)
@@ -174,7 +175,6 @@ class Renderer:
             raise ValueError(
                 "a rendering in two stages needs the latent upsampler; give it to load_components"
             )
-        self._adapters.use_in_stage(1)
         small, sound = self._sample(
             plan, features, negative, generator, tell, self._given, output_type="latent"
         )

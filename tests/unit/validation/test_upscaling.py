@@ -156,6 +156,8 @@ def test_the_same_seed_gives_the_same_bits_and_the_second_lora_leaves_no_trace(
     for files, second in (((), (distilled, 1.0)), ((trained,), None), ((trained,), (distilled, 1.0))):
         with renderer.adapter(*files, second=second):
             seen.append(rendered(renderer, texts))
+            if not files:
+                assert np.array_equal(rendered(renderer, texts, one_stage).frames, small.frames)
     assert len({found.frames.tobytes() for found in seen}) == len(seen)
     # At strength 0 the second stage is that of the base without guidance, and so is the first.
     with renderer.adapter(second=(distilled, 0.0)):
