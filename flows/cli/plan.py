@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from flows.cli.options import (
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.cli.validate import job_notes
 from flows.hub_token import token_here
@@ -43,7 +43,7 @@ from ltxcore.memory.planner.cards import CARDS
 from ltxcore.models.errors import ModelError
 from ltxcore.models.version import Version
 from ltxcore.models.versions import VERSIONS
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
@@ -68,7 +68,7 @@ class _Asked:
 
     def context(self) -> Context:
         """Recipe and datasets on the machine that is planned for."""
-        return expected_seeds(Context(self.workspace, self.recipe, self.datasets))
+        return expected_seeds(context_here(self.workspace, self.recipe, self.datasets))
 
     @property
     def on_cards(self) -> _Asked:
@@ -150,7 +150,7 @@ def plan(
     ) as error:
         raise refuse(error) from None
     if as_json:
-        console.print_json(json.dumps([found.as_json() for found in answers]))
+        show_json([found.as_json() for found in answers])
         return
     _print(asked, answers, compared=len(named) != 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,6 +21,7 @@ from flows.cli.options import (
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.hub_token import token_here
 from ltxcore.config.dataset_remarks import remarks
@@ -32,7 +32,7 @@ from ltxcore.jobs.estimate.answer import answer
 from ltxcore.jobs.estimate.machines import UnknownCard, named_card, this_machine
 from ltxcore.memory.planned_machine import planned_for
 from ltxcore.models.errors import ModelError
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.rendering_settings import settings_of_renderings
@@ -61,13 +61,13 @@ def validate(
         recipe, datasets = job_again(recipe, datasets, workspace)
         machine = this_machine() if card is None else named_card(card)
         with at_work("looking at clips and model"), planned_for(machine.planned):
-            ctx = expected_seeds(Context(Workspace(workspace), read_recipe(recipe), datasets))
+            ctx = expected_seeds(context_here(Workspace(workspace), read_recipe(recipe), datasets))
             here = Here(hub_token=partial(token_here, workspace))
             found = answer(ctx, here, machine, price_per_hour=price_per_hour)
     except (ConfigError, JobRefused, ModelError, UnknownCard, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     if as_json:
-        console.print_json(json.dumps(found.as_json()))
+        show_json(found.as_json())
     else:
         print_answer(console, found, job_notes(ctx, is_here=machine.is_here))
         if found.can_start:

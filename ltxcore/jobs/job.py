@@ -33,7 +33,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.locate_weights import find_adapter
 from ltxcore.models.files.source import prepare_model
 from ltxcore.models.teacher import prepare_teacher
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import (
     LATENTS,
     PROBE,
@@ -51,6 +51,7 @@ from ltxcore.pipeline.base.stamp import Stamp, read_manifest, read_stamp
 from ltxcore.pipeline.base.work import Result, Stopped, Work, never
 from ltxcore.pipeline.data.tables import Row
 from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.render_validation.standalone_models import fetch_models
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
@@ -95,7 +96,7 @@ class Job:
         kept = keep_job(self.folder, file, datasets_file=str(datasets))
         if kept.datasets is None:
             raise RuntimeError(f"{self.folder} keeps no datasets although it was given some")
-        ctx = Context(
+        ctx = context_here(
             self.workspace,
             kept.recipe,
             kept.datasets.file,
@@ -191,6 +192,7 @@ class Job:
         recipe = self._ctx.recipe
         for adapter in recipe.validation.adapter_paths:
             find_adapter(adapter, fetch=True)
+        fetch_models(recipe)
         try:
             self._ctx.source  # noqa: B018
         except ModelError:

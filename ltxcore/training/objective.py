@@ -10,9 +10,15 @@ import torch
 
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.models.predict_velocity import Reference
+from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.training.conditioning import Draws, given_audio, given_references, given_video
+from ltxcore.training.conditioning import (
+    Draws,
+    given_audio,
+    given_references,
+    given_sound_reference,
+    given_video,
+)
 from ltxcore.training.data import Batch
 from ltxcore.training.timesteps import sample_sigmas
 
@@ -76,6 +82,8 @@ class NoisedBatch:
     has_video: bool = True
     references: tuple[Reference, ...] = ()
     """What is given beside this video, in tokens of its own; for every call of the model."""
+    sound_reference: SoundReference | None = None
+    """The same beside the sound."""
 
     def to(self, device: torch.device) -> NoisedBatch:
         """The same on a device; from pinned memory without waiting for the copy."""
@@ -84,6 +92,7 @@ class NoisedBatch:
             video=self.video.to(device),
             audio=None if self.audio is None else self.audio.to(device),
             references=tuple(reference.to(device) for reference in self.references),
+            sound_reference=None if self.sound_reference is None else self.sound_reference.to(device),
         )
 
     def pinned(self) -> NoisedBatch:
@@ -147,7 +156,8 @@ def noise_batch(
     else:
         clean = given_audio(batch, given, draws)
         noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), clean, batch.audio_mask)
-    return NoisedBatch(noised_video, noised_audio, batch.has_video, references)
+    heard = given_sound_reference(batch, given, draws)
+    return NoisedBatch(noised_video, noised_audio, batch.has_video, references, heard)
 
 
 def loss_weights(batch: Batch, probability: float, draws: Draws) -> torch.Tensor:

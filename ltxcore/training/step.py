@@ -35,8 +35,8 @@ class DrawnBatch:
     def of(cls, batch: Batch, recipe: Recipe, number: int, device: torch.device) -> DrawnBatch:
         """Draw the noise of batch `number`, in page-locked memory where it will go to a CUDA device."""
         noised = noise_batch(batch, recipe.training, number, recipe.given)
-        # What is given beside the video is in `noised`, as far as it is given at this visit.
-        batch = replace(batch, references=(), keyframes=())
+        # What is given beside the clip is in `noised`, as far as it is given at this visit.
+        batch = replace(batch, references=(), keyframes=(), reference_sound=None)
         if device.type != "cuda":
             return cls(batch, noised)
         return cls(batch.pinned(), noised.pinned())
@@ -92,6 +92,7 @@ def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Pr
             fps=batch.fps,
             isolated=not batch.has_video,
             references=noised.references,
+            sound_reference=noised.sound_reference,
         )
         return patchify(video_velocity), audio_velocity
 

@@ -19,7 +19,7 @@ from ltxcore.media.discover import content_as_read
 from ltxcore.media.errors import MediaError
 from ltxcore.media.frame_selection import make_sample
 from ltxcore.media.probe import probe
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.stages.probe_media import media_files
 from ltxcore.stages.probe_media.bounds import bounds_of
 from ltxcore.stages.probe_media.media_files import MediaFile, _each_by_its_content, find_files
@@ -78,7 +78,7 @@ def look(folder: Path) -> Snapshot:
         "- {id: clips, dataset_type: video, instance_data_dir: clips, resolution: 64, "
         f"resolution_type: pixel, video: {{num_frames: 9}}, audio: {{auto_split: false}}}}\n{text}\n"
     )
-    ctx = Context(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml")
+    ctx = context_here(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml")
     memo, files = Memo(ctx), find_files(ctx)
     memo.probe_batch(memo.unknown(files), lambda: None)
     return make_snapshot(ctx, memo, files)

@@ -16,7 +16,7 @@ from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.stages.probe_media.media_files import find_files
 from ltxcore.stages.probe_media.memo import Memo
 from ltxcore.stages.probe_media.work import make_snapshot
@@ -112,7 +112,7 @@ def see(folder: Path, *sets: dict[str, Any]) -> Seen:
     referred = any(s.get("dataset_type") == "conditioning" for s in sets)
     conditions = [{"type": "reference"}] if referred else []
     recipe = Recipe.model_validate({"conditioning": {"video": {"conditions": conditions}}})
-    ctx = Context(Workspace(folder / "workspace"), recipe, folder / "datasets.yaml")
+    ctx = context_here(Workspace(folder / "workspace"), recipe, folder / "datasets.yaml")
     memo, files = Memo(ctx), find_files(ctx)
     memo.probe_batch(memo.unknown(files), lambda: None)
     return Seen(datasets, make_snapshot(ctx, memo, files))

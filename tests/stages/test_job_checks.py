@@ -485,11 +485,11 @@ def test_a_stage_without_a_plan_in_host_memory_is_reported_once_the_clips_are_kn
     bench.look()
     code = (
         "import sys; from pathlib import Path; from ltxcore.config.recipe import load_recipe\n"
-        "from ltxcore.pipeline.base.context import Context\n"
+        "from ltxcore.pipeline.base.context import context_here\n"
         "from ltxcore.jobs.checks.job_checks import check_clips\n"
         "from ltxcore.store.workspace import Workspace\n"
         "root = Path(sys.argv[1]); recipe = load_recipe(root / 'recipe.yaml')\n"
-        "check_clips(Context(Workspace(root / 'workspace'), recipe, root / 'datasets.yaml'))\n"
+        "check_clips(context_here(Workspace(root / 'workspace'), recipe, root / 'datasets.yaml'))\n"
         "sys.exit('torch' in sys.modules)"
     )
     (bench.root / "recipe.yaml").write_text(

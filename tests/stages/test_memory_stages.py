@@ -170,7 +170,7 @@ def test_tiles_are_found_under_their_own_key_and_are_part_of_the_request(
     batches = encode_latents_plan_batches(ctx, encoder.store)
     CappedDevice(encoder.vae.encoder, 3 * 17 * 32 * 32)
     for batch in batches:
-        encoder.encode_batch(batch, lambda: None)
+        encoder.commit_batch(batch, lambda: None)
     assert encoder.backoff.steps
     spaces = spaces_of(bench.ctx, LatentStore(bench.ctx.store))
     first = bench.ctx.snapshot.samples[0]

@@ -11,7 +11,7 @@ from PIL import Image
 from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.media.sniff import content_of
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.stages.probe_media.media_files import find_files
 from ltxcore.stages.probe_media.memo import Memo
 from ltxcore.stages.probe_media.work import make_snapshot
@@ -134,7 +134,7 @@ def test_a_video_called_a_picture_has_one_line_where_both_are_wanted(clips: Path
         "- {id: text, dataset_type: text_embeds}\n"
     )
     (clips.parent / "datasets.yaml").write_text(both)
-    ctx = Context(Workspace(clips.parent / "workspace"), datasets_file=clips.parent / "datasets.yaml")
+    ctx = context_here(Workspace(clips.parent / "workspace"), datasets_file=clips.parent / "datasets.yaml")
     memo, files = Memo(ctx), find_files(ctx)
     memo.probe_batch(memo.unknown(files), lambda: None)
     snapshot = make_snapshot(ctx, memo, files)

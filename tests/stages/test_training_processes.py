@@ -248,7 +248,7 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
     ids=["streamed", "quantised"],
 )
 def test_what_cannot_be_sharded_is_refused(more: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"fsdp2\.yaml shares the transformer out"):
+    with pytest.raises(ValueError, match=r"fsdp2\.yaml shards the transformer"):
         Recipe.model_validate(
             {"processes": {"count": 2, "accelerate_config": str(CONFIGS / "fsdp2.yaml")}, **more}
         )

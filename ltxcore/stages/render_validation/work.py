@@ -46,3 +46,6 @@ class RenderValidation(Work[str]):
 
     def after_stamp(self) -> None:
         self.session.forget_samples()
+
+
+WORK = RenderValidation
