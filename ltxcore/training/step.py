@@ -149,7 +149,7 @@ class Unread:
         return cls(number, batch.sample_ids, detached, batch.has_video, batch.audio is not None, batch.tokens)
 
     def values(self) -> list[torch.Tensor]:
-        """Scalars: the total, pictures and sound where they are, then the measures in their order."""
+        """Scalars []: the total, pictures and sound where they are, then the measures in their order."""
         found = (self.losses.total, self.losses.video, self.losses.audio, *self.losses.measures.values())
         return [value for value in found if value is not None]
 
