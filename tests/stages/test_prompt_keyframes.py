@@ -56,7 +56,7 @@ def test_a_picture_changes_its_own_prompts_rendering_alone(bench: Bench, tmp_pat
     given = asking(bench, {"disc": files})
     request = render_validation_request(given.ctx)
     first = base_frames(given, tmp_path)
-    assert np.array_equal(first["box"], without["box"]), "rendered once, and kept"
+    assert np.array_equal(first["box"], without["box"]), "the other prompt has none"
     assert np.abs(first["disc"].astype(int) - without["disc"]).max() > 10
     for at in (0, -1):
         picture(Path(files[at]), "green")
