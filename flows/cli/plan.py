@@ -55,7 +55,7 @@ BAD_INPUT = 2
 
 def plan(
     recipe: Annotated[
-        Path | None, typer.Option(help="The recipe file. Default: a recipe without any key.")
+        Path | None, typer.Option(help="The recipe file. Default: a recipe that sets no key.")
     ] = None,
     version: Annotated[str, typer.Option(help=f"LTX-2's version: one of {', '.join(VERSIONS)}.")] = "2.0",
     size: Annotated[str, typer.Option(help="Width x height of the clips, multiples of 32.")] = "768x512",

@@ -23,7 +23,7 @@ class UnknownPreset(LookupError):
 def presets(
     name: Annotated[str | None, typer.Argument(help="The preset to print. Default: list all.")] = None,
 ) -> None:
-    """List the recipes that others extend, or print one with the reasons for its numbers."""
+    """List the presets that a recipe can extend, or print one with the reasons for its numbers."""
     known = all_presets()
     if name is None:
         for kind in ("cards", "goals"):

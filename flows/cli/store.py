@@ -144,7 +144,7 @@ def _print_sweep(found: sweep.Sweep, space: Workspace, verb: str) -> None:
             f"{part.kept} samples kept"
         )
     for owner, place in found.others.items():
-        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it is no more)")
+        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it no longer exists)")
     _say(f"{verb} {found.bytes / GIB:.3f} GiB in all")
 
 

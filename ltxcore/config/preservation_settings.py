@@ -15,14 +15,17 @@ class PreservationSettings(Strict):
     """
 
     blank_prompt_probability: float = Field(
-        0.0, ge=0, lt=1, description="Share of batches with the empty caption, held to the base."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of batches with the empty caption, whose target is the base model's prediction.",
     )
     class_prompt_probability: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of batches with `class_prompt` for the trigger, held to the base (differential "
-        "output preservation).",
+        description="Share of batches with `class_prompt` for the trigger, whose target is the base model's "
+        "prediction (differential output preservation).",
     )
     class_prompt: str | None = Field(
         None, min_length=1, description="The class of what is trained, e.g. `a dog`, without the trigger."
@@ -43,5 +46,5 @@ class PreservationSettings(Strict):
 
     @property
     def enabled(self) -> bool:
-        """Whether some batches are held to the base."""
+        """Whether some batches have the base model's prediction as their target."""
         return bool(self.blank_prompt_probability or self.class_prompt_probability)

@@ -98,7 +98,7 @@ class Start:
             return self
         elif asked is not None:
             message = (
-                f"threads: {before} -> {now}, as the recipe says: sums are rounded otherwise from now on"
+                f"threads: {before} -> {now}, as the recipe says: sums are rounded differently from now on"
             )
         else:
             set_threads(before)

@@ -213,7 +213,7 @@ CASES = (
             "training": {"optimizer": "adamw"},
             "preservation": {"blank_prompt_probability": 0.2},
         },
-        "a batch that is held to the base runs it twice",
+        "a preservation batch runs it twice",
         sharded,
     ),
     Case("optimizer", {"training": {"optimizer": "prodigy"}}, "training.optimizer: prodigy needs"),

@@ -165,7 +165,7 @@ def test_a_training_out_of_memory_goes_on_from_its_checkpoint_with_smaller_plans
     # Streaming two blocks through two places saves nothing; the full-size walk is in tests/unit.
     assert [plan.arrangement.strategy for plan in plans] == ["resident", "group_offload"]
     assert plans[1].total_bytes < plans[0].total_bytes
-    assert last.why.endswith(f"for want of memory {plans[1].strategy}")
+    assert last.why.endswith(f"because memory ran out: {plans[1].strategy}")
     stamp = find_result(TRAIN, bench.ctx)[1]
     assert stamp is not None
     memory = stamp.outcome.facts["memory"]

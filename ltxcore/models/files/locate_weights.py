@@ -101,7 +101,7 @@ def _find_part(part: str, name: str, fetch: bool) -> Path:
         )
     found = hub_snapshot(repo, None, (file,), fetch) / file
     if not found.is_file():
-        raise ModelError(f"model.parts: {repo} holds no {file}; look at the names of its files on the hub")
+        raise ModelError(f"model.parts: {repo} holds no {file}; check the names of its files on the hub")
     return found
 
 
@@ -142,7 +142,7 @@ def find_adapter(name: str, fetch: bool, token: str | None = None) -> Path:
     repo, _, weight = name.partition(":")
     file = hub_snapshot(repo, None, (weight,), fetch, token) / weight
     if not file.is_file():
-        raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
+        raise ModelError(f"{repo} holds no {weight}; check the names of its files on the hub")
     return file
 
 
