@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -9,7 +11,7 @@ import typer
 from rich.console import Console
 
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.execution.kept_job import kept_recipe_file
+from ltxcore.execution.kept_job import kept_datasets_file, kept_recipe_file
 from ltxcore.store.blobs import DamagedFile
 from ltxcore.store.index import IndexDamaged
 from ltxcore.store.refs import RefDamaged
@@ -23,7 +25,17 @@ AgainOption = Annotated[
     typer.Option("--recipe", help="The recipe file. Default: the recipe of the newest run in the workspace."),
 ]
 """The recipe of commands that look at what was run, or run a part of it again."""
+DatasetsAgainOption = Annotated[
+    Path | None,
+    typer.Option("--datasets", help="The dataset file. Default: that of the newest run, or datasets.yaml."),
+]
+"""The dataset file of such commands."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PriceOption = Annotated[
+    float | None, typer.Option(min=0, help="What the machine costs an hour, to add prices to times.")
+]
 
+DATASETS: Final = Path("datasets.yaml")
 BAD_CONFIGURATION: Final = 2
 STORE_FAULTS: Final = (DamagedFile, IndexDamaged, RefDamaged, StoreUnknown, UnknownSnapshot)
 """What of a workspace or its store cannot be read; each says what to do."""
@@ -52,6 +64,43 @@ def recipe_again(path: Path | None, workspace: Path) -> Path | None:
         return None
     errors.print(f"recipe of the newest run: {file}", markup=False, highlight=False, soft_wrap=True)
     return file
+
+
+def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tuple[Path | None, Path]:
+    """Recipe and dataset file that were named, or else those of the workspace's newest run.
+
+    Where it takes the newest run's, it says so on the error stream, in one line.
+
+    Raises:
+        DamagedFile: what names the newest run, or what that run keeps, is not what was written.
+    """
+    space = Workspace(workspace)
+    newest = None if recipe is not None and datasets is not None else space.newest_run
+    if newest is None:
+        return recipe, datasets or DATASETS
+    folder, taken = space.run(newest), {}
+    if recipe is None and (file := kept_recipe_file(folder)) is not None and file.is_file():
+        recipe = taken["recipe"] = file
+    if datasets is None and (file := kept_datasets_file(folder)) is not None and file.is_file():
+        datasets = taken["datasets"] = file
+    if taken:
+        named = ", ".join(f"{what} {short(file)}" for what, file in taken.items())
+        line = f"of the newest run, {newest}: {named}"
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    return recipe, datasets or DATASETS
+
+
+def short(path: Path) -> str:
+    """A path as it is written here: relative where it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+@contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """A sign of life while something is looked at: a turning wheel in a terminal, nothing in a pipe."""
+    with errors.status(f"{what} …"):
+        yield
 
 
 class NoWorkspace(LookupError):

@@ -186,7 +186,7 @@ def verify(
 
 
 def _outputs_whole(space: Workspace, repair: bool) -> bool:
-    """Name what stages left and is damaged and, to repair, set it aside. Whether nothing is left to do."""
+    """Print the damaged files of stages and, to repair, set them aside. Whether nothing is left to do."""
     with console.status("reading every file that a stage left"):
         found = check_outputs(space)
     for damage in found.damaged:
@@ -209,7 +209,7 @@ def _outputs_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _models_whole(space: Workspace, repair: bool) -> bool:
-    """Name the model files that are not what was hashed and, to repair, set aside what is made anew."""
+    """Print the damaged model files and, to repair, set aside those that can be made again."""
     with console.status("reading every model file"):
         found = check_models(space.models)
     left = 0
@@ -226,7 +226,7 @@ def _models_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _indexes_whole(space: Workspace, repair: bool) -> bool:
-    """Name the segments that are damaged and, to repair, keep what is whole of them."""
+    """Print the damaged index segments and, to repair, keep their intact records."""
     found = {part: damaged(space.store, part) for part in PARTS}
     for part, segments in found.items():
         for name, segment in segments.items():

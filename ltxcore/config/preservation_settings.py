@@ -8,7 +8,7 @@ from ltxcore.config.base import Strict
 
 
 class PreservationSettings(Strict):
-    """Batches that hold the adapter to the base, of the training's own clips and with other captions.
+    """Batches of the training's own clips with other captions, whose target is the base model's prediction.
 
     Their target is what the base predicts with the same caption from the same noise, so that the adapter
     learns to change nothing there. They take the place of other batches, and need no data of their own.

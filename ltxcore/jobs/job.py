@@ -266,7 +266,7 @@ class Job:
         return plan_rows(self.ctx, device=pick_device())
 
     def summary(self) -> list[Row]:
-        """What this run had of each stage so far: done, hits, seconds and peaks of memory."""
+        """What each stage did in this run so far: done, hits, seconds and peaks of memory."""
         return stage_rows(self.workspace, self.folder)
 
     def report(self) -> Path:

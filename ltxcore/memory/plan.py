@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from ltxcore.memory.arrangement import Arrangement
+from ltxcore.memory.planned_machine import planned_machine
 
 GIB = 1 << 30
 RESIDENT = "resident"
@@ -48,6 +49,8 @@ class MemoryPlan:
     """Beside the need of the device, where there is one."""
     tiled: bool = False
     """Pictures are decoded in tiles, although the recipe does not ask for it."""
+    step_s: float | None = None
+    """Predicted seconds of a training step, or of a denoising step; None where no planner predicts it."""
 
     @property
     def model_bytes(self) -> int:
@@ -163,6 +166,9 @@ def host_budget_bytes(ram_gib: float | None, default_bytes: int) -> int:
 
 def machine_bytes() -> int:
     """Host memory of this machine, or of the container that this process is in."""
+    planned = planned_machine()
+    if planned is not None:
+        return planned.host_bytes
     total = int(psutil.virtual_memory().total)
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text().strip() if limit.is_file() else "max"

@@ -133,7 +133,7 @@ def find_start(
     Args:
         directory: of this training; others lie beside it.
         run_fingerprint: of this training.
-        request: what it is made of.
+        request: all that the training depends on.
         choice: the recipe's resume_from_checkpoint.
         total: the steps of this training.
 

@@ -72,9 +72,9 @@ def test_a_machine_is_judged_by_its_driver_and_its_torch(monkeypatch: pytest.Mon
     ):
         monkeypatch.setattr(device.metadata, "version", lambda name, build=build: build)
         monkeypatch.setattr(device, "_DRIVERS", drivers)
-        device.likely_device.cache_clear()
+        device.device_here.cache_clear()
         assert device.likely_device() == expected
-    device.likely_device.cache_clear()
+    device.device_here.cache_clear()
 
 
 def test_latents_of_a_cpu_are_made_again_by_a_training_in_bf16_and_the_reason_is_said(

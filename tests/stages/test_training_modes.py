@@ -311,7 +311,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
     bench = adapted("ic-lora", modes, sets, probability=None)
     assert reasons(bench) == {
         "clips/two.mp4": "has no reference in references: expected two.* there",
-        "references/nobody.mkv": "no clip that is taken has its name",
+        "references/nobody.mkv": "no accepted clip has this file's name",
     }
 
 

@@ -145,8 +145,10 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def count_reasons(tracks: Iterable[Track]) -> list[str]:
-    """Counts such as Counts such as Counts such as Counts such as `14 video latents: changed: VAE
-    fingerprint`, the most frequent first; each key counts once."""
+    """Counts such as `14 video latents: changed: VAE fingerprint`, the most frequent first.
+
+    Each key counts once.
+    """
     missing = {track.key.value: (track.what, track.why) for track in tracks if track.state == MISSING}
     counted = Counter(missing.values())
     return [f"{count} {what}: {why}" for (what, why), count in counted.most_common()]

@@ -73,7 +73,7 @@ class Newest(Strict):
 
 
 class ManifestEntry(Strict):
-    """What one run of the pipeline had of one stage: the stamp it made, or the one it found."""
+    """A stage's entry in the run's manifest: the stamp that this run wrote, or the one that it reused."""
 
     stage: str
     stamp: str

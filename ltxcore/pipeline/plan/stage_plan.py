@@ -102,6 +102,7 @@ def placed_plan(
         arrangement=arrangement,
         host_bytes=plan.host_bytes,
         tiled=tiled,
+        step_s=plan.step_s,
     )
 
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
-
 from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
 from ltxcore.config.conditioning_settings import (
     FirstFrame,
@@ -24,7 +22,7 @@ from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.value_types import type_bytes
-from ltxcore.memory.plan import GIB
+from ltxcore.memory.plan import GIB, machine_bytes
 from ltxcore.memory.planner.cards import Card, card_like
 from ltxcore.memory.planner.sizes import Shapes, TransformerSizes
 from ltxcore.memory.planner.training_planner import Budget, Planner, Workload
@@ -61,7 +59,7 @@ class Machine:
     @classmethod
     def of(cls, ctx: Context, device_bytes: int, device_name: str) -> Machine:
         """This machine: a card of `device_bytes`, the recipe's host memory and the workspace's free disk."""
-        ram = ctx.recipe.memory.ram_gib or psutil.virtual_memory().total * HOST_SHARE / GIB
+        ram = ctx.recipe.memory.ram_gib or machine_bytes() * HOST_SHARE / GIB
         card = card_like(device_name, device_bytes / GIB, ram)
         root = next(folder for folder in (ctx.workspace.root, *ctx.workspace.root.parents) if folder.exists())
         disk = int(shutil.disk_usage(root).free * DISK_SHARE)

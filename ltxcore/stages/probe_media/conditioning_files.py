@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ltxcore.stages.probe_media.media_files import MediaFile
     from ltxcore.stages.probe_media.memo import Memo
 
-NOBODYS = "no clip that is taken has its name"
+NOBODYS = "no accepted clip has this file's name"
 
 
 class ConditioningFiles:

@@ -102,7 +102,7 @@ def plan_on_device(
 
 
 def _plan_sharded(ctx: Context, planner: Planner, work: Workload, machine: Machine) -> MemoryPlan:
-    """The one plan of processes that share the transformer out.
+    """The one plan of processes that shard the transformer.
 
     Raises:
         NothingFits: it does not.
