@@ -81,7 +81,7 @@ def _wishes(
         given = _ask("hours", "How many hours may it train? (empty: as the goal says)", default="")
         chosen["hours"] = given or None
     if asked and trigger is None:
-        chosen["trigger"] = _ask("trigger", "Which trigger words should invoke it? (empty: none)", default="")
+        chosen["trigger"] = _ask("trigger", "Which words should invoke it? (empty: none)", default="")
     return Wishes.model_validate(chosen)
 
 
