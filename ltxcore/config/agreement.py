@@ -8,9 +8,9 @@ from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
     Keyframes,
+    OneCondition,
     Prefix,
     Suffix,
-    VideoCondition,
 )
 from ltxcore.config.dataset_kinds import ImageDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
@@ -99,23 +99,26 @@ def _sound(given: ConditioningSettings, datasets: Datasets, video_key: str) -> I
 
 def _conditioned(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
     wanted = {
-        "reference": given.video.of_type("reference"),
-        "mask": given.video.of_type("mask") or given.audio.of_type("mask"),
+        "reference": (given.video.of_type("reference"), "video", "reference"),
+        "reference_audio": (given.sound_reference, "audio", "reference"),
+        "mask": (given.video.of_type("mask") or given.audio.of_type("mask"), "video", "mask"),
     }
-    for kind, condition in wanted.items():
+    for kind, (condition, modality, name) in wanted.items():
+        asked = "sound reference" if kind == "reference_audio" else name
+        written = f"conditioning: {{{modality}: {{conditions: [{{type: {name}}}]}}}}"
         there = [d.id for d in datasets.conditioning if d.conditioning_type == kind]
         if condition is not None and not there:
             message = (
-                f"has a {kind} condition, but no clips have one: add a dataset of dataset_type conditioning "
+                f"has a {asked} condition, but no clips have one: add a dataset of dataset_type conditioning "
                 f"and conditioning_type {kind}, and name it in the `conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
         if condition is None and there:
             weighs = " write conditioning_type: loss_mask there if it says what counts in the loss,"
             message = (
-                f"has no {kind} condition, but `{there[0]}` holds {kind}s; write conditioning: {{video: "
-                f"{{conditions: [{{type: {kind}}}]}}}} in the recipe,{weighs if kind == 'mask' else ''} or "
-                f"remove `{there[0]}` from the `conditioning_data` of the clips"
+                f"has no {asked} condition, but `{there[0]}` is of conditioning_type {kind}; write "
+                f"{written} in the recipe,{weighs if kind == 'mask' else ''} or remove `{there[0]}` from the "
+                "`conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
     yield from _factors(datasets)
@@ -193,7 +196,7 @@ def _outside(keyframes: Keyframes | None, dataset: VideoDataset, frames: int) ->
         yield Problem(f"{VIDEO}.conditions", message)
 
 
-def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
+def _too_long(conditions: tuple[OneCondition, ...], frames: int, dataset: VideoDataset) -> str:
     longest = {c.type: _most_frames(c) for c in conditions if isinstance(c, FirstFrame | Prefix | Suffix)}
     beginning = max((longest[name] for name in ("first_frame", "prefix") if name in longest), default=0)
     if not longest or beginning + longest.get("suffix", 0) < frames:

@@ -9,7 +9,8 @@ from ltxcore.config.geometry import GEOMETRY
 
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?:[x@](\d+))?")
 _SIZE = r"\d+x\d+@\d+"
-_NAMED = re.compile(rf"{_SIZE}(\+{_SIZE})*|audio@[\d.]+s")
+_SOUND = r"audio@[\d.]+s"
+_NAMED = re.compile(rf"({_SIZE}|{_SOUND})(\+{_SIZE})*(\+{_SOUND})?")
 
 
 @dataclass(frozen=True, order=True)

@@ -48,6 +48,11 @@ class ModelSettings(Strict):
         description="Files of single parts, each a .safetensors or `repo_id:file`: in place of those of the "
         "model, or all of them where pretrained_model_name_or_path is not given.",
     )
+    latent_upsampler: str | None = Field(
+        None,
+        description="What doubles latents for validation.upscale: a .safetensors, `repo_id:file`, or a "
+        "directory or hub id in the diffusers layout. Default: the model's own folder latent_upsampler.",
+    )
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
         None,

@@ -33,6 +33,8 @@ class Published:
     flavours: Mapping[str, FlavourFiles]
     other_names: tuple[str | float, ...]
     """How other trainers write the version instead of a flavour; it means the first flavour."""
+    upsampler: str
+    """The file of the latent upsampler in the repository."""
     licence: str = LICENCE
     """Of the base, as the hub names it."""
     licence_link: str = LICENCE_LINK
@@ -53,6 +55,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 "dev-fp4": FlavourFiles("fp4", "ltx-2-19b-dev-fp4.safetensors"),
             },
             other_names=("2", "2.0", 2, 2.0),
+            upsampler="ltx-2-spatial-upscaler-x2-1.0.safetensors",
         ),
         "2.3": Published(
             repository="Lightricks/LTX-2.3",
@@ -61,6 +64,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 "2.3-distilled": FlavourFiles("bf16", "ltx-2.3-22b-distilled.safetensors"),
             },
             other_names=("2.3", 2.3),
+            upsampler="ltx-2.3-spatial-upscaler-x2-1.1.safetensors",
         ),
         "2.5": Published(
             repository="Lightricks/LTX-2.5",
@@ -71,6 +75,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 for kind in ("dev", "distilled")
             },
             other_names=("2.5", 2.5),
+            upsampler="latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors",
         ),
     }
 )

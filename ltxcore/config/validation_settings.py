@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
 from ltxcore.config.seeds import OPEN
 from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
+
+_OFF = (("upscale", 1), ("upscale_lora", None))
 
 
 class ValidationSettings(Strict):
@@ -89,6 +91,16 @@ class ValidationSettings(Strict):
     validation_adapter_config: tuple[AdapterRun, ...] = Field(
         (), description="Further renderings of each prompt, each with LoRAs of its own and a label."
     )
+    upscale: Literal[1, 2] = Field(
+        1,
+        description="2: rendered in two stages. The first is at validation_resolution; model."
+        "latent_upsampler doubles width and height of its latents, and three more steps refine them.",
+    )
+    upscale_lora: AdapterFile | None = Field(
+        None,
+        description="The distilled LoRA, which is on in the second stage alone and turns its guidance off: a "
+        "file, `repo_id:weight_name`, or `{path, strength}`.",
+    )
     validation_seed: int = Field(
         42,
         ge=OPEN,
@@ -113,6 +125,23 @@ class ValidationSettings(Strict):
                 "true; add that, or leave it out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _second_stage(self) -> ValidationSettings:
+        if self.upscale_lora is not None and self.upscale == 1:
+            raise ValueError(
+                "upscale_lora is for the second stage, and there is one; write upscale: 2, or leave it out"
+            )
+        if self.upscale > 1 and self.validation_modality == "audio":
+            raise ValueError(
+                f"upscale: {self.upscale} doubles pictures, and validation_modality: audio renders none; "
+                "leave one of them out"
+            )
+        return self
+
+    def fingerprint_data(self) -> dict[str, Any]:
+        """Without what is off: keys that came later leave earlier results what they are."""
+        return {k: v for k, v in super().fingerprint_data().items() if (k, v) not in _OFF}
 
     @field_validator("validation_resolution", mode="before")
     @classmethod
@@ -165,4 +194,5 @@ class ValidationSettings(Strict):
     @property
     def adapter_paths(self) -> tuple[str, ...]:
         """Every adapter once, as it is written."""
-        return tuple(sorted({adapter.path for _, adapters in self.adapter_runs for adapter in adapters}))
+        found = {adapter.path for _, adapters in self.adapter_runs for adapter in adapters}
+        return tuple(sorted(found | ({self.upscale_lora.path} if self.upscale_lora else set())))

@@ -51,6 +51,7 @@ from ltxcore.pipeline.base.stamp import Stamp, read_manifest, read_stamp
 from ltxcore.pipeline.base.work import Result, Stopped, Work, never
 from ltxcore.pipeline.data.tables import Row
 from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.render_validation.standalone_models import fetch_models
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
@@ -191,6 +192,7 @@ class Job:
         recipe = self._ctx.recipe
         for adapter in recipe.validation.adapter_paths:
             find_adapter(adapter, fetch=True)
+        fetch_models(recipe)
         try:
             self._ctx.source  # noqa: B018
         except ModelError:

@@ -49,7 +49,7 @@ def kinds_of(dataset: Media | ConditioningDataset) -> frozenset[Kind]:
     if isinstance(dataset, ImageDataset):
         return frozenset({"picture"})
     if isinstance(dataset, ConditioningDataset):
-        return frozenset({"picture", "video"})
+        return frozenset({"sound", "video"} if dataset.holds_sounds else {"picture", "video"})
     return frozenset({"sound", "video"}) if isinstance(dataset, AudioDataset) else frozenset({"video"})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND
 from ltxcore.models.versions import TIME_SCALE
 
 
@@ -30,6 +31,20 @@ class Reference:
         return replace(self, latents=self.latents.to(device))
 
 
+@dataclass(frozen=True)
+class SoundReference:
+    """A sound that the model is given beside the one it makes, clean and at time 0: a voice, for example."""
+
+    latents: torch.Tensor
+    """Normalised and packed `[B, L', D]`."""
+    before: bool = True
+    """Whether it ends one latent before the sound begins, or begins with it."""
+
+    def to(self, device: torch.device) -> SoundReference:
+        """The same with its latents on `device`."""
+        return replace(self, latents=self.latents.to(device))
+
+
 def predict_velocity(
     transformer: Any,
     *,
@@ -44,6 +59,7 @@ def predict_velocity(
     fps: float | torch.Tensor,
     isolated: bool = False,
     references: Sequence[Reference] = (),
+    sound_reference: SoundReference | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The velocities that the model predicts.
 
@@ -63,12 +79,13 @@ def predict_velocity(
         isolated: keep the modalities from seeing each other; always so without audio.
         references: their tokens come after the video's own, in this order, at the places of the video that
             they show.
+        sound_reference: its tokens come after the sound's own.
 
     Returns:
         Velocities `[B, C, F, H, W]` and `[B, L, D]`, the latter None without audio.
 
     Raises:
-        ValueError: audio, its times and its sigma are not given together.
+        ValueError: audio, its times and its sigma are not given together, or a sound is given beside none.
     """
     if len({audio is None, audio_times is None, audio_sigma is None}) != 1:
         raise ValueError("audio, audio_times and audio_sigma are given together or all None")
@@ -76,6 +93,8 @@ def predict_velocity(
 
     batch, _, frames, height, width = video.shape
     silent = audio is None
+    if silent and sound_reference is not None:
+        raise ValueError("a sound is given beside a video that has none")
     if audio is None or audio_times is None or audio_sigma is None:
         # Both streams are mandatory: one token of silence stands for the sound, and no attention sees it.
         audio = video.new_zeros(batch, 1, transformer.config.audio_in_channels)
@@ -90,6 +109,12 @@ def predict_velocity(
         places = [reference_coords(transformer, reference, rate, video.device) for reference in references]
         tokens, coords = torch.cat([tokens, *given], 1), torch.cat([coords, *places], 2)
         video_times = _with_time_zero(video_times, own, tokens.shape[1] - own)
+    audio_coords = transformer.audio_rope.prepare_audio_coords(batch, length, video.device)
+    if sound_reference is not None:
+        audio = torch.cat([audio, sound_reference.latents.to(audio)], 1)
+        beside = sound_reference_coords(transformer, sound_reference, video.device)
+        audio_coords = torch.cat([audio_coords, beside], 2)
+        audio_times = _with_time_zero(audio_times, length, audio.shape[1] - length)
     video_velocity, audio_velocity = transformer(
         hidden_states=tokens,
         audio_hidden_states=audio,
@@ -104,15 +129,15 @@ def predict_velocity(
         num_frames=frames,
         height=height,
         width=width,
-        audio_num_frames=length,
+        audio_num_frames=audio.shape[1],
         video_coords=coords,
-        audio_coords=transformer.audio_rope.prepare_audio_coords(batch, length, video.device),
+        audio_coords=audio_coords,
         isolate_modalities=isolated or silent,
         use_cross_timestep=True,
         return_dict=False,
     )
     unpacked = LTX2Pipeline._unpack_latents(video_velocity[:, :own], frames, height, width)
-    return unpacked, None if silent else audio_velocity
+    return unpacked, None if silent else audio_velocity[:, :length]
 
 
 def reference_coords(
@@ -139,6 +164,21 @@ def reference_coords(
     late = (time - 1) / (fps.view(-1, 1, 1) if isinstance(fps, torch.Tensor) else fps)
     coords[:, 0] = (coords[:, 0] - late).clamp(min=0)
     return coords
+
+
+def sound_reference_coords(transformer: Any, reference: SoundReference, device: torch.device) -> torch.Tensor:
+    """Where a sound's tokens are in time beside the sound that it belongs to: [start, end) in seconds.
+
+    Aligned, token i is where the sound's own token i is, as Lightricks' trainer has it. Before it, all are
+    moved by one amount so that the last ends one latent, 40 ms, before the beginning, as in ID-LoRA: the
+    model then tells the two apart by their places.
+
+    Returns:
+        `[B, 1, L', 2]`.
+    """
+    batch, length, _ = reference.latents.shape
+    coords: torch.Tensor = transformer.audio_rope.prepare_audio_coords(batch, length, device)
+    return coords - (coords.max() + 1 / AUDIO_LATENTS_PER_SECOND) if reference.before else coords
 
 
 def _with_time_zero(times: torch.Tensor, own: int, given: int) -> torch.Tensor:

@@ -19,7 +19,8 @@ COUNTED = re.compile(r"\{(\d+)\}")
 
 @cache
 def full_shapes(name: str) -> Mapping[str, Shapes]:
-    """Component (`transformer`, `connectors`, `vae`) -> its weights, of a version at its released size.
+    """Component (`transformer`, `connectors`, `vae`, `latent_upsampler`) -> its weights, of a version at its
+    released size.
 
     Args:
         name: a version, as `2.0`.

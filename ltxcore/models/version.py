@@ -52,6 +52,8 @@ class Version:
     video_vae: Config
     audio_vae: Config
     vocoder: Config
+    upsampler: Config
+    """Of the latent upsampler for renderings in two stages."""
     text_encoder: TextEncoder
     stg_block: int
     """The transformer block that the reference perturbs for spatio-temporal guidance."""

@@ -105,6 +105,15 @@ _AUDIO_VAE = _frozen(
     mel_hop_length=160,
     mel_bins=64,
 )
+_UPSAMPLER = _frozen(
+    in_channels=128,
+    mid_channels=1024,
+    num_blocks_per_stage=4,
+    dims=3,
+    spatial_upsample=True,
+    temporal_upsample=False,
+    use_rational_resampler=False,
+)
 
 _V2_0 = Version(
     name="2.0",
@@ -141,6 +150,7 @@ _V2_0 = Version(
         upsample_factors=(6, 5, 2, 2, 2),
         output_sampling_rate=24_000,
     ),
+    upsampler=_UPSAMPLER,
     text_encoder=_GEMMA_3,
     stg_block=29,
     image_crf=33,
@@ -193,6 +203,7 @@ _V2_3 = Version(
         input_sampling_rate=AUDIO_SAMPLE_RATE,
         output_sampling_rate=48_000,
     ),
+    upsampler=_UPSAMPLER,
     text_encoder=_GEMMA_3,
     stg_block=28,
     image_crf=33,
@@ -208,6 +219,7 @@ _V2_5 = Version(
     video_vae=_V2_3.video_vae,
     audio_vae=_AUDIO_VAE,
     vocoder=_V2_3.vocoder,
+    upsampler=_UPSAMPLER,
     text_encoder=_GEMMA_4,
     stg_block=28,
     image_crf=18,

@@ -150,6 +150,8 @@ class Sample(Strict):
     """The video that is given beside the clip (IC-LoRA)."""
     further_references: tuple[ConditioningClip, ...] = ()
     """Those that are given beside the first one."""
+    reference_sound: SoundSelection | None = None
+    """The sound that is given beside the clip's own, such as a voice."""
     mask: ConditioningClip | None = None
     """White where the clip is made and black where it is given."""
     loss_mask: ConditioningClip | None = None
@@ -159,7 +161,7 @@ class Sample(Strict):
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what a sample does not have: a snapshot's name is made of what its samples have."""
         data: dict[str, Any] = serialise(self)
-        for name in ("loss_mask", "caption_weights", "further_references"):
+        for name in ("loss_mask", "caption_weights", "further_references", "reference_sound"):
             if not getattr(self, name):
                 data.pop(name, None)
         return data
@@ -176,11 +178,19 @@ class Sample(Strict):
         return (*self.references, *(mask for mask in masks if mask is not None))
 
     @property
+    def sounds(self) -> tuple[SoundSelection, ...]:
+        """Its own sound, and the one that is given beside it."""
+        return tuple(sound for sound in (self.audio, self.reference_sound) if sound is not None)
+
+    @property
     def bucket(self) -> str:
         """`WxH@F`, in pixels and frames, `+WxH@F` of each reference; `audio@Ss`, in seconds, for sound."""
         if self.kind == "audio" and self.audio is not None:
-            return audio_bucket_name(self.audio.duration_s)
-        return bucket_name(_size(self), *(_size(reference) for reference in self.references))
+            own = audio_bucket_name(self.audio.duration_s)
+        else:
+            own = bucket_name(_size(self), *(_size(reference) for reference in self.references))
+        beside = self.reference_sound
+        return own if beside is None else f"{own}+{audio_bucket_name(beside.duration_s)}"
 
 
 def _size(shown: Sample | ConditioningClip) -> Bucket:

@@ -33,6 +33,8 @@ class TrainingSample:
     """The videos that are given beside this one, their latents without a batch: [C, F', H', W']."""
     keyframes: tuple[Reference, ...] = ()
     """The frames of its own that are given beside it where keyframes are a condition, each [C, 1, H, W]."""
+    reference_sound: torch.Tensor | None = None
+    """Normalised packed latent [L', D] of the sound that is given beside its own."""
     mask: torch.Tensor | None = None
     """White's share of each latent [F, H, W]: 0 is kept where masks are a condition. None: nothing is."""
     loss_mask: torch.Tensor | None = None
@@ -72,6 +74,8 @@ class Batch:
     """Its target is what the model says without the adapter."""
     references: tuple[Reference, ...] = ()
     keyframes: tuple[Reference, ...] = ()
+    reference_sound: torch.Tensor | None = None
+    """[B, L', D]."""
     mask: torch.Tensor | None = None
     """[B, F, H, W]; None where no sample has a mask."""
     loss_mask: torch.Tensor | None = None
@@ -94,6 +98,7 @@ class Batch:
             audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
             references=tuple(reference.to(device) for reference in self.references),
             keyframes=tuple(keyframe.to(device) for keyframe in self.keyframes),
+            reference_sound=None if self.reference_sound is None else self.reference_sound.to(device),
             teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
@@ -127,6 +132,7 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         regularisation=samples[0].regularisation,
         references=_stack_references(sample_ids, [s.references for s in samples]),
         keyframes=_stack_references(sample_ids, [s.keyframes for s in samples]),
+        reference_sound=_stack_reference_sounds(sample_ids, samples),
         mask=_stack_masks(samples, [s.mask for s in samples]),
         loss_mask=_stack_masks(samples, [s.loss_mask for s in samples]),
         teacher=_stack_teacher(sample_ids, samples),
@@ -150,6 +156,19 @@ def _stack_references(
         replace(alike[0], latents=torch.stack([reference.latents for reference in alike]))
         for alike in zip(*given, strict=True)
     )
+
+
+def _stack_reference_sounds(
+    sample_ids: Sequence[str], samples: Sequence[TrainingSample]
+) -> torch.Tensor | None:
+    lengths = {0 if s.reference_sound is None else len(s.reference_sound) for s in samples}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"samples of one batch differ in the latents of their reference sounds: {sorted(lengths)}; "
+            f"ids {list(sample_ids)}"
+        )
+    sounds = [s.reference_sound for s in samples if s.reference_sound is not None]
+    return torch.stack(sounds) if sounds else None
 
 
 def _stack_masks(

@@ -10,9 +10,15 @@ import torch
 
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.training_settings import TrainingSettings
-from ltxcore.models.predict_velocity import Reference
+from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.training.conditioning import Draws, given_audio, given_references, given_video
+from ltxcore.training.conditioning import (
+    Draws,
+    given_audio,
+    given_references,
+    given_sound_reference,
+    given_video,
+)
 from ltxcore.training.data import Batch
 from ltxcore.training.timesteps import sample_sigmas
 
@@ -58,6 +64,8 @@ class NoisedBatch:
     has_video: bool = True
     references: tuple[Reference, ...] = ()
     """What is given beside this video, in tokens of its own; for every call of the model."""
+    sound_reference: SoundReference | None = None
+    """The same beside the sound."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ def noise_batch(
     else:
         clean = given_audio(batch, given, draws)
         noised_audio = add_noise(batch.audio, sigma, generator("audio noise"), clean, batch.audio_mask)
-    return NoisedBatch(noised_video, noised_audio, batch.has_video, references)
+    heard = given_sound_reference(batch, given, draws)
+    return NoisedBatch(noised_video, noised_audio, batch.has_video, references, heard)
 
 
 def loss_weights(batch: Batch, probability: float, draws: Draws) -> torch.Tensor:

@@ -70,6 +70,7 @@ def _predictor(model: Any, connectors: Any, batch: Batch, max_tokens: int) -> Pr
             fps=batch.fps,
             isolated=not batch.has_video,
             references=noised.references,
+            sound_reference=noised.sound_reference,
         )
         return patchify(video_velocity), audio_velocity
 

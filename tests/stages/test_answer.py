@@ -109,3 +109,17 @@ def test_what_is_done_already_is_said_in_the_first_line(bench: Bench) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("Yes, on this machine")
     assert "a run can start" in done.stdout
+
+
+def test_the_second_stage_of_renderings_is_planned(tmp_path: Path) -> None:
+    found = []
+    for second in ("", ", upscale: 2"):
+        recipe = real(tmp_path, f"validation: {{validation_resolution: 768x512{second}}}\n")
+        words = ["--size", "768x512", "--workspace", str(tmp_path / "none"), "--card", "h200"]
+        (answer,) = answers("plan", *words, "--recipe", recipe)
+        found.append(next(stage for stage in answer["stages"] if stage["stage"] == "render-validation"))
+    one, two = found
+    # The upsampler is 497,867,904 values in bf16; four times the tokens take three times the memory here.
+    assert two["device_gib"] - one["device_gib"] > 0.93 + 3
+    # Three more steps of four times the tokens, of 40.
+    assert 1.25 < two["seconds"] / one["seconds"] < 2.5

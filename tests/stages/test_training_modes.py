@@ -68,6 +68,13 @@ MASKS = {
     "id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask", "instance_data_dir": "masks"
 }  # fmt: skip
 LOSS_MASKS = {**MASKS, "id": "loss-masks", "conditioning_type": "loss_mask"}
+VOICES = {
+    "id": "voices",
+    "dataset_type": "conditioning",
+    "conditioning_type": "reference_audio",
+    "instance_data_dir": "voices",
+    "reference_seconds": 2,
+}
 SOUNDS = {
     "id": "sounds", "dataset_type": "audio", "instance_data_dir": "sounds", "audio": {"audio_only": True}
 }  # fmt: skip
@@ -97,6 +104,7 @@ MODES = (
     Mode("inpainting", ({**CLIPS, "conditioning_data": "masks"}, MASKS)),
     Mode("ic-lora", ({**CLIPS, "conditioning_data": "references"}, REFERENCES)),
     Mode("ic-lora-several", ({**CLIPS, "conditioning_data": ["edges", "references"]}, REFERENCES, EDGES)),
+    Mode("voice-reference", ({**CLIPS, "conditioning_data": "voices"}, VOICES)),
     Mode(
         "audio-to-video",
         audio=False,
@@ -123,7 +131,7 @@ MODES = (
 def modes(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Bench:
     """Two clips of the recipes' own length with sound, references, masks, and a sound alone."""
     root = tmp_path_factory.mktemp("modes")
-    for name in ("clips", "references", "masks", "sounds"):
+    for name in ("clips", "references", "masks", "sounds", "voices"):
         (root / name).mkdir()
     for stem, hertz in (("one", 300), ("two", 500)):
         clip(root / "clips" / f"{stem}.mp4", "64x64", hertz)
@@ -132,6 +140,8 @@ def modes(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Bench:
     right_half(root / "masks" / "one.mkv", frames=FRAMES)
     right_half(root / "masks" / "two.png", frames=1)
     caption(tone(root / "sounds" / "hum.wav", 3.0))
+    tone(root / "voices" / "one.wav", 3.0)
+    clip(root / "voices" / "two.mp4", "64x64", 800)
     shutil.copytree(tiny_models, root / "workspace" / "models")
     return Bench(root, load_recipe(TINY))
 
@@ -438,6 +448,47 @@ def test_keyframes_alone_are_encoded_for_a_recipe_that_gives_them(modes: Bench) 
         assert torch.equal(keyframe.latents, alone.bfloat16())
     assert bench.encode() == {"video": 0, "audio": 0}
     assert workload_of(ctx).beside_tokens == 2 * 4
+
+
+def test_voices_are_split_encoded_planned_and_given(modes: Bench) -> None:
+    sets = next(m for m in MODES if m.recipe == "voice-reference").sets
+    bench = adapted("voice-reference", modes, sets, probability=None)
+    validation = {"validation_using_datasets": True, "eval_dataset_id": "clips"}
+    bench = Bench(bench.root, Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation}))
+    bench.prepare()
+    ctx = bench.ctx
+    source = StoredSamples(ctx)
+    assert {entry.bucket for entry in source.entries()} == {"64x64@121+audio@2s"}
+    voices = [source.load(entry.sample_id, None).reference_sound for entry in source.entries()]
+    one, two = (voice for voice in voices if voice is not None)
+    assert one.shape == two.shape == (50, 8)
+    assert not torch.equal(one, two)
+    assert bench.encode() == {"video": 0, "audio": 0}
+    held = GivenClips(ctx).of("one", load_video_vae(ctx.source, torch.float32, "cpu"))
+    assert held is not None
+    assert held.sound_reference is not None
+    assert torch.equal(held.sound_reference.latents[0], one)
+    own = workload_of(ctx)
+    assert own.tokens.audio == 121 + 50
+    report = explain_clip(ctx, "voices/one.wav")
+    assert (report.verdict, report.reason) == ("in", "belongs to clips/one.mp4")
+    assert [track.what for track in report.tracks] == ["reference waveform", "reference audio latents"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [("short", "is too short: 0.50 s, and a second is the least"), ("missing", "has no reference_audio in")],
+)
+def test_a_voice_that_does_not_fit_rejects_its_clip(
+    modes: Bench, tmp_path: Path, wrong: str, reason: str
+) -> None:
+    shutil.copy2(modes.root / "voices" / "one.wav", tmp_path / "one.wav")
+    if wrong == "short":
+        tone(tmp_path / "two.wav", 0.5)
+    sets = ({**CLIPS, "conditioning_data": "voices"}, {**VOICES, "instance_data_dir": str(tmp_path)})
+    found = reasons(adapted("voice-reference", modes, sets, probability=None))
+    assert reason in found["clips/two.mp4"]
+    assert "clips/one.mp4" not in found
 
 
 def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:

@@ -197,6 +197,6 @@ def test_a_sound_that_hangs_keeps_the_others_and_stops_the_stage(
         with pytest.raises(ClipsUndecided, match="1 clips could not be decoded"):
             bench.split()
     left = split_audio_to_do(bench.ctx, WaveformStore(bench.ctx.store))
-    assert [sample.path for sample in left] == ["red-disc-right.mp4"]
+    assert [cut.sample.path for cut in left] == ["red-disc-right.mp4"]
     assert len(waiting) > 1
     assert bench.split() == 1

@@ -16,7 +16,7 @@ from ltxcore.models.files.source import ModelSource
 from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.base.stamp import newest_stamp
 from ltxcore.stages.train_lora.lora_sides import export_suffixes
-from ltxcore.store.snapshot import ConditioningClip, Sample
+from ltxcore.store.snapshot import ConditioningClip, Sample, SoundSelection
 from ltxcore.store.texts import TextStore
 from ltxcore.store.workspace import Workspace
 from ltxcore.training.targets import default_targets
@@ -28,10 +28,9 @@ USUAL_TOKENS_PER_CHARACTER = 0.25
 """Of English in Gemma's vocabulary, until captions of this model are in the store."""
 
 
-def waveform_bytes(sample: Sample) -> int:
+def waveform_bytes(sound: SoundSelection) -> int:
     """Float32 stereo at 16 kHz."""
-    seconds = 0.0 if sample.audio is None else sample.audio.duration_s
-    return 2 * round(seconds * AUDIO_SAMPLE_RATE) * FP32_BYTES
+    return 2 * round(sound.duration_s * AUDIO_SAMPLE_RATE) * FP32_BYTES
 
 
 @dataclass(frozen=True)
@@ -64,10 +63,8 @@ class LatentSizes:
         """Bytes of each latent track, in the order of the keys: what is encoded beside a sample, and it."""
         pictures = [self._latents(other) * (1 if other.measured else self.channels) for other in beside]
         pictures += [self._latents(sample) * self.channels]
-        if sample.audio is None:
-            return pictures
-        length = max(1, round(sample.audio.duration_s * AUDIO_LATENTS_PER_SECOND))
-        return [*pictures, length * self.audio_width * BF16_BYTES]
+        lengths = [max(1, round(sound.duration_s * AUDIO_LATENTS_PER_SECOND)) for sound in sample.sounds]
+        return pictures + [length * self.audio_width * BF16_BYTES for length in lengths]
 
     def _latents(self, shown: Sample | ConditioningClip) -> int:
         """Bytes of one channel."""
@@ -129,7 +126,7 @@ def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:
     if stamp is None or not stamp.outcome.counts.get("renderings"):
         return USUAL_BYTES_PER_PIXEL, False
     plans = settings_of_renderings(ValidationSettings.model_validate(stamp.request["validation"]))
-    each = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    each = sum(plan.pixels for plan in plans) / len(plans)
     pixels = each * stamp.outcome.counts["renderings"]
     return sum(file.size_bytes for file in stamp.outcome.files) / pixels, True
 

@@ -17,6 +17,7 @@ from ltxcore.jobs.estimate.figures import Planned, StageEstimate
 from ltxcore.jobs.estimate.output_sizes import USUAL_TOKENS_PER_CHARACTER
 from ltxcore.memory.plan import GIB, MemoryPlan
 from ltxcore.memory.planned_machine import planned_machine
+from ltxcore.memory.planner.activations import Activations
 from ltxcore.memory.planner.cards import Card, card_like
 from ltxcore.memory.planner.sizes import Shapes, TransformerSizes
 from ltxcore.memory.planner.training_planner import Workload
@@ -30,6 +31,7 @@ from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.pipeline.plan.transformer_plan import sizes_of, workload_of, workload_on
 from ltxcore.stages.embed_text.memory import LAYERED_TOKENS
 from ltxcore.stages.render_validation.memory import rendering_workload
+from ltxcore.validation.rendering_settings import SECOND_STAGE_SIGMAS
 
 FILE_S: Final = 0.13
 """Processor time of probing a clip of 2 s (bench/results/2026-11-21-probe_1000.md)."""
@@ -141,10 +143,16 @@ class Predictor:
             forward = self._sizes(ctx).forward_flop(tokens) * (2 if work.guided else 1)
             step_s = CPU_STEP_S + forward / self._rate
         steps = sum(setting.steps for setting in settings) / len(settings)
-        pixels = sum(s.width * s.height * s.num_frames for s in settings) / len(settings)
+        if work.second_stage is not None:
+            first, second = (self._flop(step) for step in (work.activations, work.second_stage))
+            steps += len(SECOND_STAGE_SIGMAS) * second / first
+        pixels = sum(s.pixels for s in settings) / len(settings)
         share = _encoder_values(ctx.source.shapes("vae")) / _encoder_values(full_shapes("2.0")["vae"])
         decoding = pixels * ENCODER_FLOP * share / (self._rate * CONVOLUTIONS)
         return to_do * (steps * step_s + decoding)
+
+    def _flop(self, step: Activations) -> float:
+        return self._sizes(self.ctx).forward_flop(step.tokens) * step.batch
 
     def _sizes(self, ctx: Context) -> TransformerSizes:
         return sizes_of(ctx.source.shapes("transformer"), ctx.source.config("transformer"))

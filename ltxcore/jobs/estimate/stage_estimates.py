@@ -101,7 +101,7 @@ def _audio(ctx: Planned, data: PlannedData, rates: Rates, notes: tuple[str, ...]
     waiting = split_audio_to_do(ctx, WaveformStore(ctx.store))
     total = len(set(split_audio_all_keys(ctx)))
     to_do = data.scaled(len(waiting))
-    size = data.scaled(sum(waveform_bytes(sample) for sample in waiting))
+    size = data.scaled(sum(waveform_bytes(cut.sound) for cut in waiting))
     return StageEstimate(
         AUDIO, to_do, "clips", total - len(waiting), size, rates.seconds(AUDIO, to_do), notes
     )
@@ -243,7 +243,7 @@ def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
 def _renderings_to_make(ctx: Planned, data: PlannedData, rates: Rates, vae: str | None) -> StageEstimate:
     """All renderings of the end, and how many there are in the pauses before it."""
     plans, renderings = settings_of_clips(ctx), _renderings(ctx)
-    pixels = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    pixels = sum(plan.pixels for plan in plans) / len(plans)
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
     last = _steps(ctx, data)

@@ -14,6 +14,7 @@ from ltxcore.jobs.explain.missing_keys import (
     CONDITIONING_TRACKS,
     MISSING,
     QUARANTINED,
+    SOUND_TRACKS,
     History,
     Track,
     all_tracks,
@@ -43,16 +44,18 @@ from ltxcore.stages.train_lora.sample_steps import reached_step
 from ltxcore.store.snapshot import Rejection, Sample
 from ltxcore.store.workspace import LATEST, UnknownSnapshot, read_snapshot
 
+SOUND, REFERENCE_SOUND = SOUND_TRACKS
+"""What is made of the sound of a clip, and of the one that is given beside it."""
 MAKERS = {
-    "waveform": AUDIO.name,
+    SOUND[0]: AUDIO.name,
     "video latents": LATENTS.name,
-    "audio latents": LATENTS.name,
+    SOUND[1]: LATENTS.name,
     "text features": TEXT.name,
     "teacher features": FRAMES.name,
     **dict.fromkeys(CONDITIONING_TRACKS.values(), LATENTS.name),
+    REFERENCE_SOUND[0]: AUDIO.name,
+    REFERENCE_SOUND[1]: LATENTS.name,
 }
-SOUND = ("waveform", "audio latents")
-"""What is made of the sound of a clip."""
 
 
 class UnknownClip(LookupError):
@@ -166,6 +169,9 @@ def _files_of(sample: Sample) -> dict[str, set[str]]:
     }
     if sample.audio is not None and sample.audio.sound is not None:
         found[f"{sample.audio.sound.dataset}/{sample.audio.sound.path}"] = set(SOUND)
+    if sample.reference_sound is not None and sample.reference_sound.sound is not None:
+        beside = sample.reference_sound.sound
+        found[f"{beside.dataset}/{beside.path}"] = set(REFERENCE_SOUND)
     return found
 
 

@@ -39,6 +39,8 @@ WORDS = {
     "teacher": "CREPA's teacher",
     "image_size": "the teacher's image size",
 }
+SOUND_TRACKS = (("waveform", "audio latents"), ("reference waveform", "reference audio latents"))
+"""What is stored of a sample's own sound, and of the one that is given beside it."""
 CONDITIONING_TRACKS = {
     "reference": "reference latents",
     "mask": "masks",
@@ -94,18 +96,14 @@ class History:
             found.append(self._latent("video latents", self._spaces.video_key(sample), sample))
             if self._teacher is not None:
                 found.append(self._latent("teacher features", self._teacher.key(sample), sample))
-        if sample.audio is not None:
-            waveform = waveform_key(sample.media_id, sample.audio)
-            found.append(
-                self._track(
-                    "waveform",
-                    waveform,
-                    bool(self._sounds.missing([waveform.value])),
-                    self._sounds.error(waveform.value),
-                    sample.media_id,
-                )
-            )
-            found.append(self._latent("audio latents", self._spaces.audio_key(sample, sample.audio), sample))
+        for what, sound in zip(SOUND_TRACKS, (sample.audio, sample.reference_sound), strict=True):
+            if sound is None:
+                continue
+            waveform = waveform_key(sample.media_id, sound)
+            missing = bool(self._sounds.missing([waveform.value]))
+            error = self._sounds.error(waveform.value)
+            found.append(self._track(what[0], waveform, missing, error, sample.media_id))
+            found.append(self._latent(what[1], self._spaces.audio_key(sample, sound), sample))
         return found + [self.caption(caption) for caption in sample.captions]
 
     def _latent(self, what: str, key: Key, sample: Sample | ConditioningClip) -> Track:

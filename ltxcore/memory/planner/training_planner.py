@@ -68,6 +68,8 @@ class Workload:
     """Samples that the whole training looks at."""
     beside_tokens: int = 0
     """Of what is given beside the video: references (IC-LoRA) and keyframes."""
+    beside_sound_tokens: int = 0
+    """Of the sound that is given beside the video's own."""
     teacher_width: int = 0
     """Of CREPA's teacher; 0 without it."""
     lycoris: LycorisSettings | None = None
@@ -84,7 +86,7 @@ class Workload:
         own = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
         )
-        return replace(own, video=own.video + self.beside_tokens)
+        return replace(own, video=own.video + self.beside_tokens, audio=own.audio + self.beside_sound_tokens)
 
     @property
     def activations(self) -> Activations:

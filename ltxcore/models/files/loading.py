@@ -16,6 +16,8 @@ from ltxcore.models.files.precisions import quantised_names
 from ltxcore.models.files.quantise import quantiser_of
 from ltxcore.models.files.quantised_files import fill_from, keep, quantised_file
 from ltxcore.models.files.source import ModelSource
+from ltxcore.models.files.standalone import Standalone
+from ltxcore.models.files.weights import plain_weights
 
 
 def load_transformer(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -64,6 +66,23 @@ def load_vocoder(source: ModelSource, dtype: torch.dtype, device: torch.device |
         ModelError: as `load_transformer`.
     """
     return _load(source, "vocoder", dtype, device)
+
+
+def load_latent_upsampler(found: Standalone, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The latent upsampler, an `LTX2LatentUpsamplerModel`; of diffusers' or of the reference's, which has the
+    same names.
+
+    Raises:
+        ModelError: the weights do not fit the configuration.
+    """
+    from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel
+
+    model = build_empty(lambda: LTX2LatentUpsamplerModel.from_config(dict(found.config)))
+    weights = plain_weights(found.tensors)
+    require_fit(model, weights, found.kind.name, found.path)
+    fill(model, weights, dtype, device)
+    settle_buffers(model, device, dtype)
+    return _frozen(model)
 
 
 def load_text_encoder(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> tuple[Any, Any]:

@@ -152,9 +152,7 @@ class LatentSpaces:
         """All keys that a sample needs before it can be trained on."""
         keys = [self.picture_key(condition).value for condition in self.beside(sample)]
         keys += [] if sample.kind == "audio" else [self.video_key(sample).value]
-        if sample.audio is not None:
-            keys.append(self.audio_key(sample, sample.audio).value)
-        return keys
+        return keys + [self.audio_key(sample, sound).value for sound in sample.sounds]
 
 
 @dataclass(frozen=True)

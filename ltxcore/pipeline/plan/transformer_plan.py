@@ -32,7 +32,7 @@ from ltxcore.models.versions import VERSIONS
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.data.class_captions import captions_of
 from ltxcore.pipeline.data.keyframes import keyframe_tokens
-from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
+from ltxcore.pipeline.data.tokens import reference_sound_tokens, reference_tokens, video_tokens
 from ltxcore.store.snapshot import Sample
 from ltxcore.training.targets import default_targets
 
@@ -174,6 +174,7 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
             text_tokens=ctx.source.text_max_tokens,
             reference_tokens=reference_tokens(sample),
         ),
+        beside_sound_tokens=reference_sound_tokens(sample),
         captions=captions,
         visits=int(steps or epochs),
     )

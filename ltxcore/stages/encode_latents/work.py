@@ -158,21 +158,20 @@ class Encoder:
 
         from ltxcore.models.vae.audio_latents import audio_latent_length, encode_audio
 
-        if sample.audio is None:
-            return
-        key = self.spaces.audio_key(sample, sample.audio)
-        if key.value in done or not self.store.missing([key.value]):
-            return
-        waveform = waveform_key(sample.media_id, sample.audio).value
-        if (error := self.waveforms.error(waveform)) is not None:
-            broken[key.value] = (f"{sample.id}: {error}", key.inputs)
-            return
-        latents = encode_audio(
-            self.audio_vae,
-            torch.from_numpy(self.waveforms.read(waveform).copy()),
-            audio_latent_length(sample.audio.duration_s),
-        )
-        done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
+        for sound in sample.sounds:
+            key = self.spaces.audio_key(sample, sound)
+            if key.value in done or not self.store.missing([key.value]):
+                continue
+            waveform = waveform_key(sample.media_id, sound).value
+            if (error := self.waveforms.error(waveform)) is not None:
+                broken[key.value] = (f"{sample.id}: {error}", key.inputs)
+                continue
+            latents = encode_audio(
+                self.audio_vae,
+                torch.from_numpy(self.waveforms.read(waveform).copy()),
+                audio_latent_length(sound.duration_s),
+            )
+            done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
     def _decoded(
         self, pictures: Sequence[Sample | ConditioningClip]
@@ -218,7 +217,7 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     """
     spaces = spaces_of(ctx, store)
     missing_sound = WaveformStore(ctx.store).missing(
-        waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio
+        waveform_key(s.media_id, sound).value for s in ctx.snapshot.samples for sound in s.sounds
     )
     if missing_sound:
         raise MissingInput(LATENTS, f"the waveforms of {len(missing_sound)} clips", AUDIO)

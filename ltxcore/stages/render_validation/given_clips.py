@@ -69,7 +69,7 @@ class GivenClips:
 
         from ltxcore.models.predict_velocity import Reference
         from ltxcore.stages.train_lora.stored_samples import StoredSamples
-        from ltxcore.training.conditioning import Draws, given_audio, given_video
+        from ltxcore.training.conditioning import Draws, given_audio, given_sound_reference, given_video
         from ltxcore.training.data import collate
         from ltxcore.training.objective import patchify
         from ltxcore.validation.given_tokens import Given, GivenTokens
@@ -98,7 +98,8 @@ class GivenClips:
         begins = given.video.of_type("first_frame") is not None or (
             keyframes is not None and 0 in keyframes.positions(clip.frames.count)
         )
-        nothing = not references and sound is None and not pictures.any()
+        beside = given_sound_reference(batch, given, None)
+        nothing = not references and beside is None and sound is None and not pictures.any()
         if nothing and batch.audio is not None:
             sound = torch.ones(batch.audio.shape[1], dtype=torch.bool)
         first = batch.video.shape[-2] * batch.video.shape[-1]
@@ -110,6 +111,7 @@ class GivenClips:
             video=GivenTokens(tokens, pictures) if pictures.any() else None,
             audio=None if batch.audio is None or sound is None else GivenTokens(batch.audio[0], sound),
             references=references,
+            sound_reference=beside,
         )
 
 

@@ -17,7 +17,7 @@ from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.data.keyframes import keyframe_tokens
 from ltxcore.pipeline.data.prompts import dataset_clips
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
-from ltxcore.pipeline.data.tokens import reference_tokens
+from ltxcore.pipeline.data.tokens import reference_sound_tokens, reference_tokens
 from ltxcore.pipeline.plan.arrangements import arrangement_of, forced_arrangement, forced_by
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.pipeline.plan.stage_plan import (
@@ -29,6 +29,7 @@ from ltxcore.pipeline.plan.stage_plan import (
 )
 from ltxcore.pipeline.plan.transformer_plan import Machine, adapted, planner_of
 from ltxcore.pipeline.plan.vae_room import VaeRoom
+from ltxcore.stages.render_validation.standalone_models import second_lora_bytes, upsampler_size
 from ltxcore.training.targets import default_targets
 from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE
 
@@ -43,8 +44,9 @@ def steps(recipe: Recipe) -> Sequence[Changes]:
 
 
 def weights_bytes(ctx: Context) -> int:
-    """All of the model but its text encoder."""
-    return component_bytes(ctx, RENDER.models, _value_bytes(ctx))
+    """All of the model but its text encoder, and the models beside it."""
+    values = _value_bytes(ctx)
+    return component_bytes(ctx, RENDER.models, values) + upsampler_size(ctx).values * values
 
 
 def plan(ctx: Context, device: str) -> MemoryPlan:
@@ -77,7 +79,8 @@ def plan_on_device(
     planner = RenderPlanner(
         planner_of(ctx, machine.card),
         ctx.source.config("vae")["decoder_block_out_channels"][0],
-        sum(ctx.source.resident_bytes(name, work.value_bytes) for name in _REST),
+        sum(ctx.source.resident_bytes(name, work.value_bytes) for name in _REST)
+        + upsampler_size(ctx).values * work.value_bytes,
     )
     precision = ctx.recipe.model.base_model_precision
     forced = forced_by(ctx.recipe.memory, planner.planner.sizes.blocks, precision, device="cuda")
@@ -111,8 +114,20 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         tile_pixels=LARGE_TILES.size,
         tiled=recipe.encode.vae_enable_tiling,
         value_bytes=type_bytes(recipe.training.mixed_precision),
+        upscale=plan.upscale,
+        upsampler_channels=upsampler_size(ctx).channels,
+        second_lora_bytes=second_lora_bytes(ctx),
         beside_tokens=_beside_tokens(ctx),
+        beside_sound_tokens=_beside_sound_tokens(ctx),
     )
+
+
+def _beside_sound_tokens(ctx: Context) -> int:
+    """The most latents of a sound that a clip's rendering is given beside its own."""
+    if ctx.recipe.given.sound_reference is None:
+        return 0
+    clips = dataset_clips(ctx.recipe, ctx.snapshot).values()
+    return max((reference_sound_tokens(clip) for clip in clips), default=0)
 
 
 def _beside_tokens(ctx: Context) -> int:
@@ -131,7 +146,7 @@ def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
     # Pieces along time are for the encoder, which looks back alone.
     way = VaeWay(None, asked_way(ctx.recipe.encode).tiles)
     room, plans = VaeRoom(0, channels, value_bytes), settings_of_clips(ctx)
-    return max(room.work_bytes(way, (plan.num_frames, plan.width, plan.height)) for plan in plans)
+    return max(room.work_bytes(way, (plan.num_frames, *plan.final_size)) for plan in plans)
 
 
 def _value_bytes(ctx: Context) -> int:

@@ -37,6 +37,7 @@ from ltxcore.stages.render_validation.runs import (
     require_unchanged_adapters,
     validation_runs,
 )
+from ltxcore.stages.render_validation.standalone_models import upsampler
 from ltxcore.stages.render_validation.step_samples import (
     ENDINGS,
     gather_samples,
@@ -85,7 +86,7 @@ def _tell_step(on_step: Callable[[str], None], what: str, done: int, total: int)
 
 def _shown_size(plan: RenderSettings) -> tuple[int, int]:
     """Width and height of what is shown: the pictures, or the spectrogram of a sound made alone."""
-    return (WIDTH_PX, HEIGHT_PX) if plan.modality == "audio" else (plan.width, plan.height)
+    return (WIDTH_PX, HEIGHT_PX) if plan.modality == "audio" else plan.final_size
 
 
 @dataclass
@@ -126,7 +127,7 @@ class Session:
     def denoising_steps(self) -> int:
         """Denoising steps of all renderings of one step's LoRA together."""
         prompts = len(validation_prompts(self.ctx.recipe, self.ctx.snapshot))
-        return (1 + len(self.lora.shown)) * prompts * sum(run.plan.steps for run in self.runs)
+        return (1 + len(self.lora.shown)) * prompts * sum(run.plan.all_steps for run in self.runs)
 
     def render(self, on_step: Callable[[str], None]) -> list[Rendered]:
         """Render all prompts from the base, where that was not done before, and from each LoRA.
@@ -199,11 +200,14 @@ class Session:
         import torch
 
         from ltxcore.models.text.text_connectors import PrecomputedConnectors
+        from ltxcore.validation.components import load_components
         from ltxcore.validation.decoding import decode_within_memory
-        from ltxcore.validation.render import Renderer, load_components
+        from ltxcore.validation.render import Renderer
 
         done = PrecomputedConnectors(torch.device(self.device), self._dtype)
-        components = load_components(self.ctx.source, self._dtype, self.device, plan.arrangement, done)
+        components = load_components(
+            self.ctx.source, self._dtype, self.device, plan.arrangement, done, upsampler(self.ctx)
+        )
         tiles = LARGE_TILES if plan.tiled else asked_way(self.ctx.recipe.encode).tiles
         self.decoding = decode_within_memory(components.vae, tiles)
         return Renderer(components, self.plans[0])
@@ -220,7 +224,7 @@ class Session:
         negative = captions[self.ctx.recipe.validation.validation_negative_prompt]
         found = []
         for run in self.runs:
-            with renderer.adapter(*([] if lora is None else [lora]), *run.adapters):
+            with renderer.adapter(*([] if lora is None else [lora]), *run.adapters, second=run.second):
                 for name, prompt in validation_prompts(self.ctx.recipe, self.ctx.snapshot).items():
                     shown = run.name(name)
                     progress = partial(_tell_step, on_step, f"{shown}, {label}")
@@ -290,13 +294,14 @@ class Session:
         from ltxcore.validation.gallery import GalleryFacts
 
         plan, lora, recipe = self.plans[0], self.lora, self.ctx.recipe
-        sizes = ", ".join(f"{sized.width}x{sized.height}" for sized in self.plans)
+        sizes = ", ".join("{}x{}".format(*sized.final_size) for sized in self.plans)
         return GalleryFacts(
             title=GALLERY_TITLE,
             sampling=(
                 ("Steps", str(plan.steps)),
                 ("Guidance", plan.shown_guidance()),
                 ("Size", "sound alone" if plan.modality == "audio" else sizes),
+                *([("Stages", f"2, the first at {plan.width}x{plan.height}")] if plan.upscale > 1 else []),
                 *([("Sound", "none, pictures alone")] if plan.modality == "video" else []),
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),

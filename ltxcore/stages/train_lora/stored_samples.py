@@ -131,9 +131,9 @@ class StoredSamples:
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         """One sample with the features of a caption, counted from 0; None: the empty caption."""
         sample = self._samples[sample_id]
-        audio, heard = None, (0, 0)
+        audio, heard, beside = None, (0, 0), sample.reference_sound
         if sample.audio is not None:
-            audio = from_bits(self._latents.read(self._spaces.audio_key(sample, sample.audio).value))
+            audio = self._heard(sample, sample.audio)
             heard = heard_latents(sample.audio, len(audio))
         return TrainingSample(
             video=self._video(sample),
@@ -152,6 +152,7 @@ class StoredSamples:
                 Reference(self._read(shown), frame=frame)
                 for frame, shown in keyframe_clips(sample, self._spaces.keyframes)
             ),
+            reference_sound=None if beside is None else self._heard(sample, beside),
             mask=None if sample.mask is None else self._read(sample.mask),
             loss_mask=None if sample.loss_mask is None else self._read(sample.loss_mask),
             teacher=self._seen(sample),
@@ -159,6 +160,10 @@ class StoredSamples:
 
     def _read(self, shown: Sample | ConditioningClip) -> torch.Tensor:
         return from_bits(self._latents.read(self._spaces.picture_key(shown).value))
+
+    def _heard(self, sample: Sample, sound: SoundSelection) -> torch.Tensor:
+        """Latents `[L, D]` of its own sound, or of the one that is given beside it."""
+        return from_bits(self._latents.read(self._spaces.audio_key(sample, sound).value))
 
     def _seen(self, sample: Sample) -> torch.Tensor | None:
         """The teacher's features `[F', H'·W', D]`; None without CREPA, and for sound alone."""

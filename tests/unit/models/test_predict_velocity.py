@@ -11,7 +11,13 @@ import torch
 from ltxcore.models.files.loading import load_transformer
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.predict_velocity import Reference, predict_velocity, reference_coords
+from ltxcore.models.predict_velocity import (
+    Reference,
+    SoundReference,
+    predict_velocity,
+    reference_coords,
+    sound_reference_coords,
+)
 from ltxcore.models.versions import VERSIONS
 from tests.rounding import assert_alike, terms_of
 
@@ -390,3 +396,40 @@ def test_a_keyframe_is_where_diffusers_places_one(transformer: Any, frame: int) 
     keyframe = Reference(torch.zeros(1, 16, 1, HEIGHT, WIDTH), frame=frame)
     found = reference_coords(transformer, keyframe, 24.0, torch.device("cpu"))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "aligned"])
+def test_a_sound_given_beside_is_more_tokens_at_its_own_times(transformer: Any, before: bool) -> None:
+    """Against the model called by hand. 3 latents begin at 0, 10 and 50 ms and end at 90 ms: or at -40 ms."""
+    given = _inputs(transformer)
+    voice = SoundReference(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(9)), before)
+    places = sound_reference_coords(transformer, voice, torch.device("cpu"))
+    late = torch.tensor(0.09 + 0.04 if before else 0.0)
+    times = torch.tensor([[0.0, 0.01], [0.01, 0.05], [0.05, 0.09]]) - late
+    assert torch.allclose(places, times.expand(2, 1, -1, -1), atol=1e-6)
+    sigma = torch.tensor([0.3, 0.8])
+    install_cross_modulation(transformer)
+    with torch.no_grad():
+        expected = transformer(
+            hidden_states=given["video"].flatten(2).transpose(1, 2),
+            audio_hidden_states=torch.cat([given["audio"], voice.latents], 1),
+            encoder_hidden_states=given["video_embeds"],
+            audio_encoder_hidden_states=given["audio_embeds"],
+            timestep=sigma * 1000,
+            audio_timestep=torch.cat([sigma[:, None].expand(-1, LENGTH), torch.zeros(2, 3)], 1) * 1000,
+            sigma=sigma * 1000,
+            audio_sigma=sigma * 1000,
+            video_coords=transformer.rope.prepare_video_coords(2, FRAMES, HEIGHT, WIDTH, "cpu", fps=25.0),
+            audio_coords=torch.cat(
+                [transformer.audio_rope.prepare_audio_coords(2, LENGTH, "cpu"), places], 2
+            ),
+            use_cross_timestep=True,
+            height=HEIGHT,
+            width=WIDTH,
+            return_dict=False,
+        )
+    video, audio = _predict(transformer, given, sound_reference=voice)
+    assert torch.equal(video.flatten(2).transpose(1, 2), expected[0])
+    assert torch.equal(audio, expected[1][:, :LENGTH])
+    without = _predict(transformer, given)
+    assert not torch.allclose(audio, without[1])

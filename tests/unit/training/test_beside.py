@@ -10,10 +10,11 @@ import torch
 
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.models.predict_velocity import Reference, predict_velocity
-from ltxcore.training.data import Batch
+from ltxcore.training.data import Batch, collate
+from ltxcore.training.evaluation import fixed_noise
 from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
 from tests.unit.toy_transformer import make_transformer
-from tests.unit.training.test_conditioning import FRAMES, HEIGHT, WIDTH, batch, given
+from tests.unit.training.test_conditioning import FRAMES, HEIGHT, LENGTH, WIDTH, batch, given, sample
 
 SETTINGS = TrainingSettings(seed=3)
 OWN = FRAMES * HEIGHT * WIDTH
@@ -42,6 +43,7 @@ class Answer:
             audio_embeds=torch.randn(1, 16, 48, generator=text),
             fps=clips.fps,
             references=noised.references,
+            sound_reference=noised.sound_reference,
         )
         for hook in hooks:
             hook.remove()
@@ -85,6 +87,51 @@ def test_the_gradient_through_several_references_is_exactly_zero() -> None:
     assert torch.equal(video[OWN:], torch.zeros_like(video[OWN:]))
     assert (video[:OWN].abs().amax(1) > 0).all()
     assert (audio.abs().amax(1) > 0).all()
+
+
+VOICE = torch.randn(10, 8, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("position", ["before", "aligned"])
+def test_the_gradient_through_a_voice_is_exactly_zero(position: str) -> None:
+    clips = batch(reference_sound=VOICE)
+    asked = given(audio=[{"type": "reference", "position": position}])
+    noised = noise_batch(clips, SETTINGS, 0, asked)
+    video, audio = Answer(make_transformer(layers=2), clips, noised).gradients()
+    assert len(audio) == LENGTH + 10
+    assert torch.equal(audio[LENGTH:], torch.zeros_like(audio[LENGTH:]))
+    assert (audio[:LENGTH].abs().amax(1) > 0).all()
+    assert (video.abs().amax(1) > 0).all()
+
+
+def test_a_voice_is_heard_and_so_is_its_place_in_time() -> None:
+    clips = batch(reference_sound=VOICE)
+    noised = noise_batch(clips, SETTINGS, 0, given(audio=[{"type": "reference"}]))
+    voice = noised.sound_reference
+    assert voice is not None
+    changes = {"voice": {"latents": voice.latents.flip(-1)}, "time": {"before": False}}
+    transformer = make_transformer(layers=2)
+    with torch.no_grad():
+        before = Answer(transformer, clips, noised).losses.audio
+        for name, change in changes.items():
+            other = replace(noised, sound_reference=replace(voice, **change))
+            found = Answer(transformer, clips, other).losses.audio
+            assert before is not None
+            assert found is not None
+            assert abs(float(before) - float(found)) > 1e-6, name
+
+
+def test_a_voice_is_drawn_for_a_whole_batch_together_with_references_of_the_pictures() -> None:
+    clips = batch(2, reference_sound=VOICE, references=(Reference(torch.randn(16, 1, 3, 5)),))
+    both = [{"type": "reference", "probability": 0.4}]
+    found = [noise_batch(clips, SETTINGS, number, given(both, both)) for number in range(300)]
+    assert sum(n.sound_reference is not None for n in found) / 300 == pytest.approx(0.4, abs=0.08)
+    assert all((n.sound_reference is not None) is bool(n.references) for n in found)
+    assert noise_batch(clips, SETTINGS, 0).sound_reference is None, "no condition asks for it"
+    held_out = fixed_noise(batch(reference_sound=VOICE), 0.5, 1, "x", given(audio=both))
+    assert held_out.sound_reference is not None
+    with pytest.raises(ValueError, match="reference sounds"):
+        collate(["a", "b"], [sample(reference_sound=VOICE), sample(reference_sound=VOICE[:5])])
 
 
 def framed(*frames: int) -> Batch:

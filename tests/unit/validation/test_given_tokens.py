@@ -13,13 +13,14 @@ import torch
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.files.source import ModelSource, resolve_model
-from ltxcore.models.predict_velocity import Reference
+from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.tiny.model import write_tiny
 from ltxcore.training.objective import patchify
+from ltxcore.validation.components import load_components
 from ltxcore.validation.first_frame import first_frame_latent, recompress
 from ltxcore.validation.given_tokens import Given, GivenTokens
-from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import RenderSettings, render_settings
 from tests.rounding import assert_alike, bound, terms_of
 
@@ -175,6 +176,26 @@ def test_a_keyframe_changes_the_rendering(
     assert one.calls[0]["hidden_states"].shape[1] == own + 4
     assert torch.equal(one.calls[0]["video_coords"][0, 0, own:], torch.tensor([[8 / 50, 9 / 50]] * 4))
     assert float((one.video - two.video).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "aligned"])
+def test_a_voice_changes_the_sound_and_comes_out_nowhere(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    free = Watched(renderer, None, monkeypatch)
+    drawn = [torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    one, two = (
+        Watched(renderer, Given(sound_reference=SoundReference(voice, before)), monkeypatch)
+        for voice in drawn
+    )
+    for call in one.calls:
+        assert call["audio_hidden_states"].shape[1] == call["audio_coords"].shape[2] == LENGTH + 3
+        assert not call["audio_timestep"][:, LENGTH:].any()
+        assert call["audio_timestep"][:, :LENGTH].all()
+        assert bool((call["audio_coords"][:, :, LENGTH:] < 0).all()) is before
+    assert one.audio.shape == free.audio.shape
+    for other in (free, two):
+        assert float((one.audio - other.audio).abs().max()) > 0.01
 
 
 VIDEO, AUDIO = ("encoder_hidden_states", "attn1"), ("audio_encoder_hidden_states", "audio_attn1")
