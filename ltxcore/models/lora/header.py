@@ -111,7 +111,7 @@ def read_header(path: Path) -> LoraHeader:
             says what was found.
     """
     if path.suffix != ".safetensors":
-        raise AdapterError(f"{path} is no .safetensors file; other formats run code when they are read")
+        raise AdapterError(f"{path} is not a .safetensors file; other formats run code when they are read")
     try:
         file = read_tensor_file(path)
     except ModelError as error:
