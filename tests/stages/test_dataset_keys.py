@@ -480,7 +480,7 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([video(caption_filter_list="no.txt")], "0.caption_filter_list:"),
     ([video(caption_filter_list=["("])], "'(' is not a regular expression"),
     ([video(crop=True, crop_aspect="closest")], "crop_aspect closest needs `crop_aspect_buckets`"),
-    ([video(s2v_datasets=["sound"]), sounds()], "`sound` is not an audio dataset in use; did you mean `sounds`"),
+    ([video(s2v_datasets=["sound"]), sounds()], "`sound` is not an audio dataset in use; did you mean"),
     ([video(), sounds()], "no video dataset uses the sound of `sounds`; link it there"),
     ([video(s2v_datasets=["sounds"]), sounds(audio={"audio_only": True})], "it cannot be audio_only"),
     ([video(), sounds(id="clips_audio", audio={"audio_only": True})], "give the other set another id"),
