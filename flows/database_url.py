@@ -113,7 +113,7 @@ def _checked(address: str, name: str) -> URL:
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):
-        raise DatabaseRefused(f"{name} is no address of a database. Write {FORMS}.") from None
+        raise DatabaseRefused(f"{name} is not the address of a database. Write {FORMS}.") from None
     if url.drivername in MEANT:
         raise DatabaseRefused(
             f"{name} begins with {url.drivername}://, which Prefect cannot use. Write {POSTGRES}:// and the "

@@ -111,7 +111,7 @@ def named_block(client: SyncPrefectClient, name: str) -> tuple[Block, UUID]:
     """
     kind, _, document = name.partition("/")
     if not document:
-        raise NotificationRefused(f"{name!r} is no TYPE/NAME, such as slack-webhook/team")
+        raise NotificationRefused(f"{name!r} is not TYPE/NAME, such as slack-webhook/team")
     try:
         block = Block.load(name)
     except ValueError:

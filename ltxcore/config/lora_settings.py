@@ -72,7 +72,7 @@ class LoraSettings(Strict):
 
     @property
     def scale(self) -> float:
-        """What B·A is multiplied with."""
+        """What B·A is multiplied by."""
         return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
 
     @property

@@ -495,5 +495,5 @@ def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:
     bench = adapted("image-to-video", modes, (CLIPS,), probability=None)
     validation = {"validation_using_datasets": True, "eval_dataset_id": "clip"}
     recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
-    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is no .* `clips`"):
+    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is not a .* `clips`"):
         Bench(bench.root, recipe).probe()

@@ -112,7 +112,7 @@ def test_files_that_run_code_are_not_opened(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, file)
     with pytest.raises(AdapterError, match=r"no \.safetensors file"):
         read_header(file)
-    with pytest.raises(AdapterError, match="is no safetensors file"):
+    with pytest.raises(AdapterError, match="is not a safetensors file"):
         read_header(file.rename(tmp_path / "x.safetensors"))
 
 
