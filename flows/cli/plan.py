@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from flows.cli.options import (
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.cli.validate import job_notes
 from flows.hub_token import token_here
@@ -150,7 +150,7 @@ def plan(
     ) as error:
         raise refuse(error) from None
     if as_json:
-        console.print_json(json.dumps([found.as_json() for found in answers]))
+        show_json([found.as_json() for found in answers])
         return
     _print(asked, answers, compared=len(named) != 1)
 

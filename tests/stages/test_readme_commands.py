@@ -41,6 +41,7 @@ def test_a_config_and_its_datasets_are_imported(tmp_path: Path, monkeypatch: pyt
 
 
 def test_explain_says_of_every_stage_whether_it_would_run(bench: Bench, tmp_path: Path) -> None:
+    bench.look()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(bench.recipe.model_dump_json())
     text = invoke(

@@ -59,6 +59,7 @@ from ltxcore.stages.render_validation.checks import (
     check_stg_blocks,
     check_upscale,
 )
+from ltxcore.stages.render_validation.prompt_keyframes import check_keyframes
 from ltxcore.stages.train_lora.checks import (
     check_checkpoint,
     check_preservation,
@@ -226,6 +227,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("size of renderings", ("validation.validation_resolution",), (RENDER,), check_size),
     Check("STG", ("validation.validation_stg_blocks",), (RENDER,), check_stg_blocks),
     Check("names of renderings", ("validation.validation_adapter_config",), (RENDER,), check_names),
+    Check("pictures of prompts", ("validation.validation_keyframes",), (RENDER,), check_keyframes),
     Check("second stage", ("validation.upscale", "model.latent_upsampler"), (RENDER,), check_upscale),
     Check(
         "adapters",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.value_types import type_bytes
 from ltxcore.memory.plan import MemoryPlan
@@ -31,7 +32,7 @@ from ltxcore.pipeline.plan.transformer_plan import Machine, adapted, planner_of
 from ltxcore.pipeline.plan.vae_room import VaeRoom
 from ltxcore.stages.render_validation.standalone_models import second_lora_bytes, upsampler_size
 from ltxcore.training.targets import default_targets
-from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE
+from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE, RenderSettings
 
 STEPS: tuple[Changes, ...] = ({"encode": {"vae_enable_tiling": True}},)
 # Stay on the device beside the transformer.
@@ -117,7 +118,7 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         upscale=plan.upscale,
         upsampler_channels=upsampler_size(ctx).channels,
         second_lora_bytes=second_lora_bytes(ctx),
-        beside_tokens=_beside_tokens(ctx),
+        beside_tokens=_beside_tokens(ctx, plan),
         beside_sound_tokens=_beside_sound_tokens(ctx),
     )
 
@@ -130,10 +131,12 @@ def _beside_sound_tokens(ctx: Context) -> int:
     return max((reference_sound_tokens(clip) for clip in clips), default=0)
 
 
-def _beside_tokens(ctx: Context) -> int:
-    """The most that a clip's rendering is given beside its own tokens."""
+def _beside_tokens(ctx: Context, plan: RenderSettings) -> int:
+    """The most that the rendering of a clip or a prompt is given beside its own tokens."""
     given = ctx.recipe.given.video
-    found = [0]
+    pictures = ctx.recipe.validation.keyframes.values()
+    beside = [sum(at % plan.num_frames != 0 for at in frames) for frames in pictures]
+    found = [0, *(count * GEOMETRY.video_tokens(1, plan.width, plan.height) for count in beside)]
     for clip in dataset_clips(ctx.recipe, ctx.snapshot).values():
         referred = reference_tokens(clip) if given.of_type("reference") is not None else 0
         size = clip.frames.count, *clip.geometry.target

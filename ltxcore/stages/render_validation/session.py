@@ -25,6 +25,7 @@ from ltxcore.pipeline.plan.memory_tags import memory_tags
 from ltxcore.stages.render_validation import memory
 from ltxcore.stages.render_validation.base_renderings import BaseRenderings
 from ltxcore.stages.render_validation.given_clips import GivenClips, given_clips
+from ltxcore.stages.render_validation.prompt_keyframes import PromptKeyframes, picture_contents
 from ltxcore.stages.render_validation.rendered_lora import (
     RenderedLora,
     rendered_lora,
@@ -108,6 +109,7 @@ class Session:
     """Name of every rendering -> how it is made."""
     decoding: TiledOnDemand | None = field(default=None, init=False)
     given_clips_read: GivenClips = field(init=False)
+    keyframes_read: PromptKeyframes = field(init=False)
 
     def __post_init__(self) -> None:
         self.ctx = settle(self.ctx)
@@ -118,6 +120,7 @@ class Session:
         self.runs = validation_runs(self.ctx, self.plans)
         self.sized = {run.name(name): run.plan for run in self.runs for name in prompts}
         self.given_clips_read = GivenClips(self.ctx)
+        self.keyframes_read = PromptKeyframes(self.ctx)
 
     @property
     def _notes(self) -> tuple[str, ...]:
@@ -173,8 +176,17 @@ class Session:
     def bases(self) -> BaseRenderings:
         """The base's renderings, by the settings on which each depends."""
         asked = rendering_settings(self.ctx)
+        # A rendering depends on the pictures of its own prompt, and on no file's name.
+        asked.pop("validation_keyframes", None)
+        pictures = picture_contents(self.ctx)
+        given = {run.name(name): {"keyframes": pictures[name]} for run in self.runs for name in pictures}
         settings = {
-            name: {**asked, "validation_resolution": plan.resolution, **given_clips(self.ctx, plan)}
+            name: {
+                **asked,
+                "validation_resolution": plan.resolution,
+                **given_clips(self.ctx, plan),
+                **given.get(name, {}),
+            }
             for name, plan in self.sized.items()
         }
         return BaseRenderings(self.ctx, settings, self.prompts)
@@ -228,7 +240,9 @@ class Session:
                 for name, prompt in validation_prompts(self.ctx.recipe, self.ctx.snapshot).items():
                     shown = run.name(name)
                     progress = partial(_tell_step, on_step, f"{shown}, {label}")
-                    with renderer.giving(self.given_clips_read.of(name, renderer.vae)):
+                    given = self.given_clips_read.of(name, renderer.vae)
+                    given = given or self.keyframes_read.of(name, run.plan, renderer.vae)
+                    with renderer.giving(given):
                         rendering = renderer.render(name, captions[prompt], negative, progress, run.plan)
                     found.append(replace(rendering, name=shown))
         return found
