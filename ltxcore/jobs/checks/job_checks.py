@@ -59,7 +59,7 @@ from ltxcore.stages.render_validation.checks import (
     check_stg_blocks,
     check_upscale,
 )
-from ltxcore.stages.render_validation.prompt_keyframes import check_keyframes
+from ltxcore.stages.render_validation.prompt_pictures import check_keyframes
 from ltxcore.stages.train_lora.checks import (
     check_checkpoint,
     check_preservation,

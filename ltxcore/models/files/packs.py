@@ -126,7 +126,7 @@ def joined(packs: Iterable[Pack], named: Mapping[str, Path]) -> dict[str, Pack]:
         named: parts for which the recipe says which file gives them; it also gives what else it holds.
 
     Raises:
-        ModelError: two packs hold a part, one is of another version, or a part is missing.
+        ModelError: two packs hold a part, or a part is missing.
     """
     packs = list(packs)
     found: dict[str, Pack] = {}
@@ -143,7 +143,6 @@ def joined(packs: Iterable[Pack], named: Mapping[str, Path]) -> dict[str, Pack]:
         if chosen:
             found[part] = chosen[0]
     _require_all(packs, found)
-    _require_one_version(found)
     return found
 
 
@@ -160,17 +159,6 @@ def _require_all(packs: list[Pack], found: Mapping[str, Pack]) -> None:
         f"the model lacks {told}: there are {files or 'no packs'}.{decoder} Put the missing pack beside "
         f"them, or name it by model.parts: {{{missing[0]}: FILE}}"
     )
-
-
-def _require_one_version(found: Mapping[str, Pack]) -> None:
-    wanted = found["transformer"]
-    for part, pack in found.items():
-        if None not in (pack.version, wanted.version) and pack.version != wanted.version:
-            raise ModelError(
-                f"{pack.path.name} holds the {part.replace('_', ' ')} of LTX-{pack.version}, but the "
-                f"transformer in {wanted.path.name} is of LTX-{wanted.version}; give the pack of "
-                f"LTX-{wanted.version}"
-            )
 
 
 def stored_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:

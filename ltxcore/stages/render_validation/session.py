@@ -25,7 +25,8 @@ from ltxcore.pipeline.plan.memory_tags import memory_tags
 from ltxcore.stages.render_validation import memory
 from ltxcore.stages.render_validation.base_renderings import BaseRenderings
 from ltxcore.stages.render_validation.given_clips import GivenClips, given_clips
-from ltxcore.stages.render_validation.prompt_keyframes import PromptKeyframes, picture_contents
+from ltxcore.stages.render_validation.prompt_keyframes import PromptKeyframes
+from ltxcore.stages.render_validation.prompt_pictures import picture_contents
 from ltxcore.stages.render_validation.rendered_lora import (
     RenderedLora,
     rendered_lora,
