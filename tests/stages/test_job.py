@@ -17,6 +17,7 @@ from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.execution.execution import find_result
 from ltxcore.pipeline.base.contract import STAGES, TRAIN, MissingInput, asked_stages
 from ltxcore.pipeline.base.stamp import read_manifest, read_stamp
+from ltxcore.store.workspace import UnknownSnapshot
 from tests.stages.conftest import Bench, make_bench
 
 WHOLE_JOB = """
@@ -127,9 +128,17 @@ def test_it_shows_what_there_is(done: Bench) -> None:
         job.features("a caption that nobody has written")
 
 
+def test_a_recipe_that_renders_nothing_has_no_gallery(done: Bench) -> None:
+    validation = done.recipe.validation.model_copy(update={"validation_disable": True})
+    job = job_of(Bench(done.root, done.recipe.model_copy(update={"validation": validation})), "unseen")
+    assert job.run("render-validation").outcome.counts["renderings"] == 0
+    with pytest.raises(RuntimeError, match="validation_disable is set"):
+        job.gallery()
+
+
 def test_one_stage_says_which_one_has_to_run_first(bench: Bench) -> None:
     job = job_of(bench)
-    with pytest.raises(MissingInput, match="probe-media"):
+    with pytest.raises(UnknownSnapshot, match="no snapshot yet; the stage probe-media makes one"):
         job.samples()
     with pytest.raises(MissingInput, match="probe-media"):
         job.run("split-audio")
