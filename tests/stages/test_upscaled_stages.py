@@ -78,7 +78,7 @@ def other_file(source: ModelSource, what: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("a LoRA", "lora.safetensors is no latent upsampler: the config of its metadata names no class"),
+        ("a LoRA", "lora.safetensors is not a latent upsampler: the config of its metadata names no class"),
         ("a folder", "no folder latent_upsampler in the diffusers layout; name one of its files, x2.safeten"),
         ("of time", "is an upsampler of time, and validation.upscale doubles width and height; give the"),
         ("by 1.5", "is an upsampler by 1.5"),

@@ -190,7 +190,7 @@ class RenderPlanner:
                 return min(fitting, key=lambda plan: (plan.tiled, round(plan.step_s, 3), -plan.resident))
         least = min(plans, key=lambda plan: (plan.device_bytes, plan.host_bytes))
         raise OverBudget(
-            f"render-validation at {workload} fits in no way: the smallest, {least.description}, needs "
+            f"render-validation at {workload} does not fit: the smallest plan, {least.description}, needs "
             f"{least.device_bytes / GIB:.1f} GiB on the device and {least.host_bytes / GIB:.1f} GiB of host "
             f"memory, and {budget.device_bytes / GIB:.1f} and {budget.host_bytes / GIB:.1f} are allowed; "
             "lower validation_resolution or validation_num_video_frames, set base_model_precision: "

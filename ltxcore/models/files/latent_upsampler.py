@@ -89,7 +89,7 @@ def _native(path: Path) -> Standalone:
     if stored.get("_class_name") != _NATIVE:
         names = ", ".join(sorted(file.tensors)[:3]) or "nothing"
         raise ModelError(
-            f"{path} is no latent upsampler: the config of its metadata names "
+            f"{path} is not a latent upsampler: the config of its metadata names "
             f"{stored.get('_class_name') or 'no class'}, not {_NATIVE}, and it holds {names}"
         )
     told = {_RENAMED.get(key, key): value for key, value in stored.items()}

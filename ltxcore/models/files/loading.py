@@ -1,4 +1,4 @@
-"""Load one component of a model: its own weights only, offline, frozen, each straight to its place.
+"""Load one component of a model: its own weights only, offline, frozen, each directly into place.
 
 Both layouts come through here, and so does quantising: the recipe's precision is the source's.
 """

@@ -175,7 +175,7 @@ def stored_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, 
             f"the {key} in the metadata of {path} does not parse: {error}; download it again"
         ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"the {key} in the metadata of {path} is no object; download it again")
+        raise ModelError(f"the {key} in the metadata of {path} is not an object; download it again")
     return found
 
 
