@@ -35,7 +35,7 @@ def buckets(
     recipe: AgainOption = None,
     count: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Number of buckets. Default: as many as each save enough."),
+        typer.Option(min=1, max=64, help="Number of buckets. Default: more, as long as each saves enough."),
     ] = None,
     max_tokens: Annotated[
         int | None,
@@ -95,7 +95,7 @@ def _print(advice: BucketAdvice) -> None:
     if advice.chosen is None:
         return
     console.print(
-        f"To have what is proposed and nothing else, write into [bold]{escape(advice.dataset)}[/]:",
+        f"To use exactly the proposed buckets, write into [bold]{escape(advice.dataset)}[/]:",
         highlight=False,
     )
     # As it is to be copied: on one line, however long.

@@ -224,12 +224,12 @@ def _frames(frames: int) -> int:
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise typer.BadParameter(f"{text!r} is no size; write width x height, such as {SIZE}")
+        raise typer.BadParameter(f"{text!r} is not a size; write width x height, such as {SIZE}")
     width, height = int(parts[0]), int(parts[1])
     nearest_size = (GEOMETRY.nearest_edge(width), GEOMETRY.nearest_edge(height))
     if nearest_size != (width, height):
         edge = GEOMETRY.spatial_factor
         raise typer.BadParameter(
-            f"{text} is no multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
+            f"{text} is not a multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
         )
     return width, height

@@ -25,7 +25,7 @@ def presets(
     name: Annotated[str | None, typer.Argument(help="The preset to print. Default: list all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the recipes that others extend, or print one with the reasons for its numbers."""
+    """List the presets that a recipe can extend, or print one with the reasons for its numbers."""
     known = all_presets()
     if name is None and as_json:
         kinds = {preset: file.parent.name.removesuffix("s") for preset, file in known.items()}

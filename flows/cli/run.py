@@ -41,7 +41,7 @@ def run(
     datasets: DatasetsOption = Path("datasets.yaml"),
     recipe: RecipeOption = None,
 ) -> None:
-    """Run the whole pipeline here, without a server or worker running."""
+    """Run the whole pipeline here; needs no server or worker."""
     try:
         chosen = read_recipe(recipe)
         # Before a server starts: the parent flow asks the same again.

@@ -157,7 +157,7 @@ def _print_sweep(found: sweep.Sweep, space: Workspace, verb: str) -> None:
             f"{part.kept} samples kept"
         )
     for owner, place in found.others.items():
-        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it is no more)")
+        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it no longer exists)")
     _say(f"{verb} {found.bytes / GIB:.3f} GiB in all")
 
 
@@ -250,7 +250,7 @@ def _verify_json(space: Workspace) -> dict[str, Any]:
 
 
 def _outputs_whole(space: Workspace, repair: bool) -> bool:
-    """Name what stages left and is damaged and, to repair, set it aside. Whether nothing is left to do."""
+    """Print the damaged files of stages and, to repair, set them aside. Whether nothing is left to do."""
     with console.status("reading every file that a stage left"):
         found = check_outputs(space)
     for damage in found.damaged:
@@ -273,7 +273,7 @@ def _outputs_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _models_whole(space: Workspace, repair: bool) -> bool:
-    """Name the model files that are not what was hashed and, to repair, set aside what is made anew."""
+    """Print the damaged model files and, to repair, set aside those that can be made again."""
     with console.status("reading every model file"):
         found = check_models(space.models)
     left = 0
@@ -290,7 +290,7 @@ def _models_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _indexes_whole(space: Workspace, repair: bool) -> bool:
-    """Name the segments that are damaged and, to repair, keep what is whole of them."""
+    """Print the damaged index segments and, to repair, keep their intact records."""
     found = {part: damaged(space.store, part) for part in PARTS}
     for part, segments in found.items():
         for name, segment in segments.items():

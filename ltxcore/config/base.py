@@ -93,7 +93,7 @@ def read_document(path: Path) -> tuple[Any, dict[KeyPath, int]]:
             data = yaml.safe_load(text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
     except json.JSONDecodeError as error:
-        raise ConfigError(str(path), [Problem("", f"is no JSON: {error.msg}", error.lineno)]) from error
+        raise ConfigError(str(path), [Problem("", f"is not JSON: {error.msg}", error.lineno)]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1

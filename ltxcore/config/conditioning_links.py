@@ -38,7 +38,7 @@ def _faults_of_links(
 ) -> list[str]:
     names = dataset.conditioning_data
     messages = [
-        f"`{name}` is no conditioning dataset in use; {nearest(name, sets)}"
+        f"`{name}` is not a conditioning dataset in use; {nearest(name, sets)}"
         for name in names
         if name not in sets
     ]

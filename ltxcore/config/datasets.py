@@ -340,7 +340,7 @@ def _links(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
         for name in entry.linked:
             if name not in sounds:
                 message = (
-                    f"`{name}` is no audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
+                    f"`{name}` is not an audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
                 )
                 problems.append(Problem(f"{number}.s2v_datasets", message, line))
         if entry.audio_set_id in {e.id for e in entries}:

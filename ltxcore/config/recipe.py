@@ -56,7 +56,7 @@ class Recipe(Strict):
     threads: PositiveInt | None = Field(
         None,
         description="Threads that each process of a stage computes with on a CPU. Default: one for models "
-        "below 50 million parameters, half of the cores above; a stage that goes on keeps its number.",
+        "below 50 million parameters, half of the cores above; a resumed stage keeps its number.",
     )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     hub: HubSettings = Field(default_factory=HubSettings)

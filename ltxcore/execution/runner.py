@@ -200,7 +200,7 @@ def do_units(work: Work[Any], hooks: Hooks = NO_HOOKS, tries: int | None = None)
 
 
 def _do(work: Work[Any], unit: Any, tries: int) -> Stopped | None:
-    """Do a unit, and again where that failed: not out of memory, which will not have grown."""
+    """Do a unit, and try again if that failed, unless it ran out of memory."""
     for left in range(tries - 1, -1, -1):
         try:
             return work.do(unit)

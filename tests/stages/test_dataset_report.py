@@ -230,7 +230,7 @@ def test_pictures_have_thumbnails_and_sounds_waveforms(bench: Bench) -> None:
     assert "Frames used" not in report.facts()
     assert "by a thumbnail" not in path.read_text()
     few = replace(report, thumbnails={})
-    assert "Of 1 contents 0 are shown by a thumbnail" in page(few)
+    assert "0 of 1 different files have a thumbnail" in page(few)
     still_alone = replace(report, clips=tuple(clip for clip in report.clips if clip.kind == "image"))
     assert not {"Length used", "Frames used", "With sound"} & still_alone.facts().keys()
     assert "Blue: clips with sound" not in page(still_alone)

@@ -61,7 +61,7 @@ def test_the_sound_of_a_clip_belongs_to_it(bench: Bench) -> None:
     used = explain_clip(bench.ctx, "sounds/red-disc-right.wav")
     assert (used.verdict, used.reason) == ("in", f"belongs to {CLIP}")
     assert used.snapshots == [f"{bench.ctx.snapshot.id}: in, with {CLIP}"]
-    assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no clip that is taken has its name"
+    assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no accepted clip has this file's name"
 
 
 def test_a_clip_with_a_reference_is_explained_with_it(bench: Bench) -> None:

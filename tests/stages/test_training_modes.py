@@ -321,7 +321,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
     bench = adapted("ic-lora", modes, sets, probability=None)
     assert reasons(bench) == {
         "clips/two.mp4": "has no reference in references: expected two.* there",
-        "references/nobody.mkv": "no clip that is taken has its name",
+        "references/nobody.mkv": "no accepted clip has this file's name",
     }
 
 
@@ -495,5 +495,5 @@ def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:
     bench = adapted("image-to-video", modes, (CLIPS,), probability=None)
     validation = {"validation_using_datasets": True, "eval_dataset_id": "clip"}
     recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
-    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is no .* `clips`"):
+    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is not a .* `clips`"):
         Bench(bench.root, recipe).probe()

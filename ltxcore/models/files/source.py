@@ -74,7 +74,7 @@ class ModelSource:
             ModelError: the model has no such component.
         """
         if name not in COMPONENTS:
-            raise ModelError(f"{name!r} is no component of LTX-2; known: {', '.join(COMPONENTS)}")
+            raise ModelError(f"{name!r} is not a component of LTX-2; known: {', '.join(COMPONENTS)}")
         if self.combined is not None and name in COMBINED_COMPONENTS:
             return next(iter(self.combined.files(name)), self.combined.path)
         if self.text is not None and name in TEXT_COMPONENTS:

@@ -371,7 +371,7 @@ def test_parts_that_cannot_be_meant_are_refused(
     def resolved(**settings: Any) -> ModelSource:
         return resolve_model(ModelSettings(**settings), tmp_path)
 
-    with pytest.raises(ModelError, match=r"model\.parts: the vae \./nowhere is no file on this machine"):
+    with pytest.raises(ModelError, match=r"model\.parts: the vae \./nowhere is not a file on this machine"):
         resolved(parts={"vae": "./nowhere"})
     with pytest.raises(ModelError, match="gives vae and no transformer; name it too"):
         resolved(parts={"vae": str(packs / VIDEO_VAE)})
