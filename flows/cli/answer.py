@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from flows.tables import say
 from flows.tables import table as empty_table
 from ltxcore.jobs.estimate.answer import Answer, memory_gib
 from ltxcore.jobs.estimate.figures import StageEstimate
@@ -20,18 +21,18 @@ UNKNOWN = "?"
 def print_answer(console: Console, answer: Answer, notes: Sequence[str] = ()) -> None:
     """The first line, the stages, and what would change the answer."""
     style = "bold green" if answer.can_start else "bold red"
-    console.print(Text(answer.first_line, style=style), soft_wrap=True)
+    say(console, Text(answer.first_line, style=style))
     for problem in answer.problems if len(answer.problems) > 1 else answer.problems[:1]:
         if len(answer.problems) > 1 or "\n" in problem:
-            console.print(Text(f"  {problem}", style="red"), soft_wrap=True)
+            say(console, Text(f"  {problem}", style="red"))
     _print_counts(console, answer)
     _print_stages(console, answer)
     for line in _below(answer):
-        _say(console, line)
+        say(console, line)
     for note in notes:
-        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
+        say(console, Text.assemble(("note", "yellow"), f"  {note}"))
     for change in answer.advice:
-        console.print(Text.assemble(("faster", "green"), f"  {change}"), soft_wrap=True)
+        say(console, Text.assemble(("faster", "green"), f"  {change}"))
 
 
 def _print_counts(console: Console, answer: Answer) -> None:
@@ -41,7 +42,7 @@ def _print_counts(console: Console, answer: Answer) -> None:
         seen += f", {figures.used_by_clips} used by clips"
     if figures.headers:
         seen += f"; of {figures.headers} the headers alone"
-    _say(console, f"{counted(figures.files, 'file')}, {seen}")
+    say(console, f"{counted(figures.files, 'file')}, {seen}")
 
 
 def _print_stages(console: Console, answer: Answer) -> None:
@@ -115,6 +116,8 @@ def _below(answer: Answer) -> list[str]:
     lines += ways
     if answer.bound:
         lines.append(answer.bound)
+    if answer.problems and answer.machine.planned is None:
+        lines.append("which cards would do, says `ltx2 plan`; `--card 4090` asks about one")
     in_place = [f"{stage.in_place} {stage.unit}" for stage in figures.stages if stage.in_place]
     if in_place:
         lines.append(f"in place already: {', '.join(in_place)}")
@@ -139,10 +142,10 @@ def print_cards(console: Console, answers: Sequence[Answer], title: str) -> None
     for answer in answers:
         for problem in answer.problems:
             why, *changes = problem.splitlines()
-            _say(console, f"{_card(answer)}: {why}{''.join(changes[:1])}")
+            say(console, f"{_card(answer)}: {why}{''.join(changes[:1])}")
     for answer in answers:
         if answer.bound:
-            _say(console, f"{_card(answer)}: {answer.bound}")
+            say(console, f"{_card(answer)}: {answer.bound}")
 
 
 def _card(answer: Answer) -> str:
@@ -180,7 +183,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
