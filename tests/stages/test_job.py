@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ltxcore import Job
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.execution.execution import find_result
 from ltxcore.pipeline.base.contract import STAGES, TRAIN, MissingInput, asked_stages
-from ltxcore.pipeline.base.stamp import read_manifest
+from ltxcore.pipeline.base.stamp import read_manifest, read_stamp
 from ltxcore.store.workspace import UnknownSnapshot
 from tests.stages.conftest import Bench, make_bench
 
@@ -58,6 +61,33 @@ def test_another_job_finds_every_stage_up_to_date(done: Bench) -> None:
     after = {path: path.stat().st_mtime_ns for path in before}
     report = {path for path in before if path.name == "dataset-report.html"}
     assert {path for path in before if before[path] != after[path]} <= report
+
+
+def test_another_job_goes_on_from_the_lora_that_this_one_left(done: Bench) -> None:
+    """Through all stages: what was made is found, and the training begins where the first one ended."""
+    (left,) = (done.root / "workspace/stages/train-lora").glob("*/lora/pytorch_lora_weights.safetensors")
+    one_step = {"max_train_steps": 1, "lr_warmup_steps": 0, "learning_rate": 1e-5}
+    recipe = done.recipe.model_copy(
+        update={
+            "lora": LoraSettings.model_validate({**done.recipe.lora.model_dump(), "init_from": str(left)}),
+            "training": done.recipe.training.model_copy(update=one_step),
+        }
+    )
+    job = Job(done.root / "workspace", done.root / "datasets.yaml", recipe, run="goes-on")
+    states = {row["stage"]: row["state"] for row in job.run_all()}
+    anew = {name for name, state in states.items() if state != "up to date"}
+    assert anew <= {"train-lora", "render-validation"}, states
+    entry = read_manifest(job.workspace.run("goes-on"), TRAIN)
+    assert entry is not None
+    assert not entry.up_to_date
+    stamp = read_stamp(job.workspace, entry)
+    (file,) = (f for f in stamp.outcome.files if f.path.endswith("pytorch_lora_weights.safetensors"))
+    before, after = load_file(left), load_file(job.workspace.root / file.path)
+    names = [name for name in before if "lora_B" in name]
+    moved = math.sqrt(sum(float((after[name] - before[name]).square().sum()) for name in names))
+    whole = math.sqrt(sum(float(before[name].square().sum()) for name in names))
+    # From zero one small step could not come near what six steps left.
+    assert 0 < moved < 0.5 * whole
 
 
 def test_a_flow_finds_every_stage_up_to_date(done: Bench) -> None:

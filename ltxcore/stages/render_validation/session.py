@@ -39,7 +39,7 @@ from ltxcore.stages.render_validation.runs import (
     require_unchanged_adapters,
     validation_runs,
 )
-from ltxcore.stages.render_validation.standalone_models import upsampler
+from ltxcore.stages.render_validation.standalone_models import diffusion_decoder, upsampler
 from ltxcore.stages.render_validation.step_samples import (
     ENDINGS,
     gather_samples,
@@ -219,10 +219,16 @@ class Session:
 
         done = PrecomputedConnectors(torch.device(self.device), self._dtype)
         components = load_components(
-            self.ctx.source, self._dtype, self.device, plan.arrangement, done, upsampler(self.ctx)
+            self.ctx.source,
+            self._dtype,
+            self.device,
+            plan.arrangement,
+            done,
+            upsampler(self.ctx),
+            diffusion_decoder(self.ctx),
         )
         tiles = LARGE_TILES if plan.tiled else asked_way(self.ctx.recipe.encode).tiles
-        self.decoding = decode_within_memory(components.vae, tiles)
+        self.decoding = decode_within_memory(components.diffusion_decoder or components.vae, tiles)
         return Renderer(components, self.plans[0])
 
     def _render_all(
@@ -317,6 +323,7 @@ class Session:
                 ("Guidance", plan.shown_guidance()),
                 ("Size", "sound alone" if plan.modality == "audio" else sizes),
                 *([("Stages", f"2, the first at {plan.width}x{plan.height}")] if plan.upscale > 1 else []),
+                *([("Decoder", "diffusion")] if plan.decoder == "diffusion" else []),
                 *([("Sound", "none, pictures alone")] if plan.modality == "video" else []),
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),
