@@ -53,6 +53,11 @@ class ModelSettings(Strict):
         description="What doubles latents for validation.upscale: a .safetensors, `repo_id:file`, or a "
         "directory or hub id in the diffusers layout. Default: the model's own folder latent_upsampler.",
     )
+    diffusion_decoder: str | None = Field(
+        None,
+        description="What validation.decoder: diffusion decodes with, named like latent_upsampler. Default: "
+        "the model's own folder diffusion_decoder, or the pack that has it.",
+    )
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
         None,

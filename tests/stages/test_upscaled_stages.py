@@ -108,6 +108,8 @@ def test_what_is_missing_or_has_no_effect_is_refused_before_the_first_stage(
     # What is on the hub is looked at once it is here.
     later = with_section(without, "model", latent_upsampler="someone/ltx:x2.safetensors")
     assert not refused(later)
+    hub = with_section(without, "model", pretrained_model_name_or_path="Lightricks/LTX-2.3")
+    assert "write model.latent_upsampler: Lightricks/LTX-2.3:ltx-2.3-spatial-upscaler" in refused(hub)
     file = write_file(tiny_upsampler(tinies["2.0"]), tmp_path / "x2.safetensors")
     lora = tmp_path / "distilled.safetensors"
     write_lora(tinies["2.0"], lora, metadata={"model_version": "2.3.0"})
