@@ -209,7 +209,7 @@ def _thinned(values: Iterable[int]) -> list[int]:
 
 
 def _allowed(lengths: Sequence[int], latent_frames: int) -> list[int]:
-    """The lengths that fit into so many latent frames; a clip that is longer gives what fits."""
+    """The lengths that fit into this many latent frames; a longer clip gives what fits."""
     longest = (latent_frames - 1) * GEOMETRY.temporal_factor + 1
     return sorted({min(length, longest) for length in lengths})
 
