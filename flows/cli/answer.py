@@ -37,7 +37,10 @@ def print_answer(console: Console, answer: Answer, notes: Sequence[str] = ()) ->
 
 def _print_counts(console: Console, answer: Answer) -> None:
     figures = answer.figures
-    seen = f"{figures.looked_at} looked at: {figures.taken} taken, {figures.rejected} rejected"
+    if answer.described:
+        say(console, f"{counted(figures.taken, 'clip')}, as described")
+        return
+    seen = f"{figures.looked_at:,} looked at: {figures.taken:,} taken, {figures.rejected:,} rejected"
     if figures.used_by_clips:
         seen += f", {figures.used_by_clips} used by clips"
     if figures.headers:
@@ -47,8 +50,8 @@ def _print_counts(console: Console, answer: Answer) -> None:
 
 def _print_stages(console: Console, answer: Answer) -> None:
     priced = answer.price_per_hour is not None
-    columns = ("to do", "time", "GPU GiB", "host GiB", "disk", *(("price",) if priced else ()))
-    table = empty_table({"stage": "name", **dict.fromkeys(columns, "figures")})
+    columns = ("\nto do", "\ntime", "GPU\nGiB", "host\nGiB", "\ndisk", *(("\nprice",) if priced else ()))
+    table = empty_table({"\nstage": "name", **dict.fromkeys(columns, "figures")})
     for stage in answer.figures.stages:
         price = answer.price_of(stage.seconds)
         # The planner has refused it: `problems` say what it lacks.
@@ -134,8 +137,8 @@ def _below(answer: Answer) -> list[str]:
 def print_cards(console: Console, answers: Sequence[Answer], title: str) -> None:
     """A row a card, and why two of one size differ."""
     priced = any(answer.price_per_hour is not None for answer in answers)
-    columns = ("GPU GiB", "host GiB", "s/step", "all", *(("price",) if priced else ()))
-    table = empty_table({"card": "name", "runs": "words", **dict.fromkeys(columns, "figures")}, title)
+    columns = ("GPU\nGiB", "host\nGiB", "\ns/step", "\nall", *(("\nprice",) if priced else ()))
+    table = empty_table({"\ncard": "name", "\nruns": "words", **dict.fromkeys(columns, "figures")}, title)
     for answer in answers:
         table.add_row(*_card_cells(answer, priced), style=None if answer.can_start else "red")
     console.print(table)
@@ -161,9 +164,11 @@ def _card_cells(answer: Answer, priced: bool) -> list[str]:
     host = max((gib for _, gib in peaks if gib is not None), default=0.0)
     seconds = answer.figures.seconds
     way = "" if training is None else training.strategy.split(", connectors")[0]
+    if not answer.can_start:
+        return [_card(answer), "does not fit", "-", "-", "-", "-", *(("-",) if priced else ())]
     cells = [
         _card(answer),
-        way if answer.can_start else "does not fit",
+        way,
         f"{device:.1f}",
         f"{host:.1f}",
         UNKNOWN if training is None or training.step_s is None else f"{training.step_s:.1f}",
