@@ -23,7 +23,6 @@ from flows.cli.options import (
 from flows.tables import table as empty_table
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.report.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
-from ltxcore.pipeline.data.tables import counted
 from ltxcore.stages.probe_media.media_files import find_files
 from ltxcore.stages.probe_media.memo import Memo
 
@@ -70,6 +69,7 @@ def _as_json(advice: BucketAdvice) -> dict[str, Any]:
     return {
         "dataset": advice.dataset,
         "clips": advice.clips,
+        "taken": advice.taken,
         "max_tokens": advice.max_tokens,
         "plans": advice_rows(advice),
         "proposed": None if advice.chosen is None else paste_line(advice.chosen),
@@ -79,8 +79,7 @@ def _as_json(advice: BucketAdvice) -> dict[str, Any]:
 
 def _print(advice: BucketAdvice) -> None:
     console.print(
-        f"[bold]{escape(advice.dataset)}[/]: {counted(advice.clips, 'clip')}, "
-        f"at most {advice.max_tokens} tokens a sample",
+        f"[bold]{escape(advice.dataset)}[/]: {advice.about}, at most {advice.max_tokens} tokens a sample",
         highlight=False,
     )
     rows = advice_rows(advice)

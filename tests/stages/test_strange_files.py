@@ -12,10 +12,8 @@ from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.media.sniff import content_of
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.stages.probe_media.media_files import find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.workspace import Workspace
+from tests.stages.conftest import snapshot_of
 from tests.stages.test_bad_input import look
 from tests.unit.media.clips import ffmpeg, numbered_clip
 from tests.unit.media.files import picture, tone
@@ -135,9 +133,7 @@ def test_a_video_called_a_picture_has_one_line_where_both_are_wanted(clips: Path
     )
     (clips.parent / "datasets.yaml").write_text(both)
     ctx = context_here(Workspace(clips.parent / "workspace"), datasets_file=clips.parent / "datasets.yaml")
-    memo, files = Memo(ctx), find_files(ctx)
-    memo.probe_batch(memo.unknown(files), lambda: None)
-    snapshot = make_snapshot(ctx, memo, files)
+    snapshot = snapshot_of(ctx)
     assert sorted(s.id for s in snapshot.samples) == ["films/film.jpg", "films/good.mp4", "stills/still.png"]
     assert snapshot.rejections == ()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -100,6 +102,8 @@ class Session:
     device: str
     memory_plan: MemoryPlan | None = None
     """The plan to work by. None: the first of the planner."""
+    run: str = ""
+    """The name of the run that asks for it."""
     lora: RenderedLora = field(init=False)
     prompts: dict[str, str] = field(init=False)
     """Name -> prompt of every rendering."""
@@ -328,6 +332,9 @@ class Session:
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),
             run=(
+                ("Date", f"{datetime.now():%Y-%m-%d %H:%M}"),
+                *([("Run", self.run)] if self.run else []),
+                ("Datasets", ", ".join(sorted(self.ctx.snapshot.roots))),
                 ("Model", recipe.model.pretrained_model_name_or_path),
                 ("Snapshot", self.ctx.snapshot.id),
                 ("Training", lora.fingerprint[:16]),
@@ -339,12 +346,16 @@ class Session:
                 ("Rank", recipe.lora.shown_size),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
-            lora_files=lora.files,
+            lora_files=tuple((file, self._beside(file)) for file in lora.files),
             notes=self._notes,
             negative_prompt=recipe.validation.validation_negative_prompt,
             loss_picture=LOSS_PICTURE,
             contact_sheet=CONTACT_SHEET,
         )
+
+    def _beside(self, file: str) -> str:
+        """A file of the workspace, as the gallery's directory reaches it."""
+        return Path(os.path.relpath(self.ctx.workspace.root / file, self.directory)).as_posix()
 
     def forget_samples(self) -> None:
         """Delete the LoRAs that were left for these renderings, once the stamp is written; each is large."""
