@@ -61,8 +61,8 @@ class ModelSettings(Strict):
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
         None,
-        description="Gemma, as a directory or hub id, where it is not part of the model directory: Gemma 3 "
-        "12B for 2.0 and 2.3, for 2.5 the Gemma 4 that Lightricks tuned.",
+        description="Gemma, as a directory, a hub id or ComfyUI's file of Gemma 3, where it is not part of "
+        "the model directory: Gemma 3 12B for 2.0 and 2.3, for 2.5 the Gemma 4 that Lightricks tuned.",
     )
     base_model_precision: WeightPrecision | Literal["auto"] = Field(
         "no_change",
