@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve stage test test-fast lint format clean
+.PHONY: help install run serve stage test test-fast gpu lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ FAST := $(addprefix tests/unit/,config stages memory training validation publish
 # Whatever imports a model library is left out; the watchdog's tests do so in processes of their own.
 test-fast: install ## the tests that load no models, in under a minute
 	$(BIN)/python -m pytest $(FAST) --ignore tests/unit/memory/test_watchdog.py -m "not gpu" -p tests.without_models
+
+gpu: ## measure on a GPU, part by part; installs nothing (BIN=, OPTIONS=)
+	$(BIN)/python -m bench.gpu $(OPTIONS)
 
 lint: install ## ruff, mypy and the layers
 	$(BIN)/ruff format --check .

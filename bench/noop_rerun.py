@@ -20,7 +20,7 @@ from pathlib import Path
 from bench.machine import describe_machine, write_table
 from ltxcore.execution.runner import open_execution, run_work
 from ltxcore.media.samples import make_samples
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.contract import PROBE
 from ltxcore.pipeline.base.stamp import Stamp
 from ltxcore.store.workspace import Workspace
@@ -51,7 +51,7 @@ def lay_out(root: Path, files: int) -> None:
 
 def ask(root: Path) -> str:
     """The stage as the pipeline runs it: what is asked for, whether it is there, and if not the work."""
-    ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
+    ctx = context_here(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
     execution = open_execution(PROBE, ctx, ctx.workspace.run("bench"))
     if execution is None:
         return "up to date"

@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.machine import describe_machine, write_table
+from ltxcore.execution.runner import do_units
 from ltxcore.media.samples import make_samples
-from ltxcore.pipeline.base.batches import in_batches
-from ltxcore.pipeline.base.context import Context
-from ltxcore.stages.probe_media.media_files import find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.work import BATCH_FILES
+from ltxcore.pipeline.base.context import context_here
+from ltxcore.pipeline.base.contract import PROBE
+from ltxcore.pipeline.base.progress import Progress
+from ltxcore.pipeline.base.work import Assignment
+from ltxcore.stages.probe_media.work import ProbeMedia
 from ltxcore.store.workspace import Workspace
 
 CLIPS = ("red-disc-right.mp4", "blue-box-up.mp4")
@@ -84,13 +85,13 @@ def loop(code: str, clips: Path) -> None:
 
 
 def look(root: Path) -> None:
-    ctx = Context(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
-    files, memo = find_files(ctx), Memo(ctx)
-    for batch in in_batches(memo.unknown(files), BATCH_FILES):
-        memo.probe_batch(batch, lambda: None)
-    broken = [record for _, record in memo.probes.items() if "error" in record]
-    if broken or len(memo.probes) != len(files):
-        raise AssertionError(f"{len(memo.probes)} of {len(files)} files were probed; {broken[:1]}")
+    ctx = context_here(Workspace(root / "workspace"), datasets_file=root / "datasets.yaml")
+    work = ProbeMedia(Assignment(ctx, {}, root / "stage", Progress(PROBE.name, root / "run")))
+    files = work.total()
+    do_units(work)
+    broken = [record for _, record in work.memo.probes.items() if "error" in record]
+    if broken or len(work.memo.probes) != files:
+        raise AssertionError(f"{len(work.memo.probes)} of {files} files were probed; {broken[:1]}")
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from ltxcore.execution.kept_job import keep_job
 from ltxcore.jobs.pipeline import begin_run
 from ltxcore.jobs.whole_run.ending import File, Table, end
 from ltxcore.jobs.whole_run.pass_over import pass_over
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.stamp import ManifestEntry
 from ltxcore.store.workspace import Workspace
 
@@ -44,7 +44,7 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
         if job.datasets is None:
             return False
         kept = job.datasets
-        ctx = Context(workspace, job.recipe, kept.file, datasets_origin=kept.origin)
+        ctx = context_here(workspace, job.recipe, kept.file, datasets_origin=kept.origin)
         passed = pass_over(ctx, run)
     except (ValueError, LookupError, RuntimeError, OSError) as error:
         # The run itself comes upon it, and tells it where it is looked for.
@@ -56,11 +56,11 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
     begin_run(ctx, run)
     shown = list(end(ctx, run))
     history = History(Journal(prefect_home(workspace.root)), began)
-    history.write(parameters, [_told(entry) for entry in entries], shown)
+    history.write(parameters, [_message(entry) for entry in entries], shown)
     return True
 
 
-def _told(entry: ManifestEntry) -> str:
+def _message(entry: ManifestEntry) -> str:
     return f"{entry.stage} is up to date: {entry.counts.get('hits', 0)} hits"
 
 
@@ -87,8 +87,8 @@ class History:
         self._entry("state", new_state({"type": "COMPLETED"}, now()), run["id"])
         self.journal.close()
 
-    def _entry(self, what: str, told: Any, of: str | None = None) -> None:
-        entry = {"what": what, "told": told} if of is None else {"what": what, "of": of, "told": told}
+    def _entry(self, what: str, content: Any, of: str | None = None) -> None:
+        entry = {"what": what, "told": content} if of is None else {"what": what, "of": of, "told": content}
         self.journal.write(entry, lasting=what == "state")
 
 

@@ -1,7 +1,7 @@
 """Ends a flow process soon after its parent, without waiting for a server that is gone too.
 
-The kernel tells it by SIGTERM (`leash`), and Prefect then wants to report that; against a dead server this
-takes it minutes. A training still writes its checkpoint first. Imports nothing of Prefect.
+The kernel sends it SIGTERM (`end_with`). Prefect then wants to report that, which takes it minutes if the
+server is dead. A training still writes its checkpoint first. Imports nothing of Prefect.
 """
 
 from __future__ import annotations

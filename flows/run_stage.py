@@ -191,7 +191,7 @@ def _run_embedded(flow: Flow[..., Any], plain: dict[str, Any], key: str) -> Flow
         if _state(run).is_completed():
             return run
         if not _state(run).is_pending():
-            # A child of an earlier try of this parent. It cannot be alive: its leash ends with the parent.
+            # A child of an earlier try of this parent. It cannot be alive: it ended with that parent.
             _set_state(client, run, Pending(name="AwaitingRetry"), force=True)
         try:
             code = _run_process(flow, plain, run)

@@ -32,7 +32,7 @@ def the_gpu() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def the_gpu_until_told() -> Iterator[Callable[[], bool]]:
+def the_gpu_until_sigterm() -> Iterator[Callable[[], bool]]:
     """A slot of the GPU, and from then on whether a SIGTERM has come."""
     with gpu_lease(), stop_on_sigterm() as should_stop:
         yield should_stop
@@ -91,7 +91,7 @@ def train_lora(
             the end; the samples of the steps are then rendered by render-validation.
     """
     ctx = context(workspace, recipe_file, pipeline_run=pipeline_run, snapshot=snapshot)
-    ended = run_here(TRAIN, ctx, pipeline_run, the_gpu_until_told, pause_at)
+    ended = run_here(TRAIN, ctx, pipeline_run, the_gpu_until_sigterm, pause_at)
     if isinstance(ended, Stopped) and ended.paused_at:
         return Completed(message=f"Paused after step {ended.paused_at} for samples")
     return None

@@ -20,6 +20,7 @@ from ltxcore.models.lora.locate import is_mlflow
 from ltxcore.models.teacher import prepare_teacher
 from ltxcore.pipeline.base.context import Context
 from ltxcore.stages.embed_frames.checks import check_crepa
+from ltxcore.stages.render_validation.standalone_models import fetch_models, models_are_here
 from ltxcore.tracking.fetch_lora import fetch_lora
 from ltxcore.tracking.mlflow_run import tracking_of
 from tasks.hub import hub_token
@@ -36,6 +37,8 @@ def prepare(ctx: Context) -> str:
     """
     for adapter in ctx.recipe.validation.adapter_paths:
         _on_this_machine(adapter)
+    if not models_are_here(ctx.recipe):
+        fetch_models(ctx.recipe, hub_token())
     first = ctx.recipe.lora.init_from
     if first is not None and is_mlflow(first):
         fetch_lora(first, ctx.workspace.models, tracking_of(ctx.recipe.tracking, ctx.workspace.mlflow))

@@ -14,7 +14,7 @@ from ltxcore.execution.execution import Execution
 from ltxcore.execution.kept_job import keep_job
 from ltxcore.execution.runner import open_execution
 from ltxcore.jobs.checks.job_checks import check_stage
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import Stage
 from ltxcore.store.workspace import LATEST, Workspace
 from tasks.artifacts import ProgressArtifact
@@ -43,8 +43,8 @@ def context(
     run = _folder(place, pipeline_run)
     job = keep_job(run, recipe_file, overrides, datasets)
     if job.datasets is None:
-        return Context(place, job.recipe, snapshot_id=snapshot, step=step)
-    return Context(place, job.recipe, job.datasets.file, snapshot, step, job.datasets.origin)
+        return context_here(place, job.recipe, snapshot_id=snapshot, step=step)
+    return context_here(place, job.recipe, job.datasets.file, snapshot, step, job.datasets.origin)
 
 
 def _folder(workspace: Workspace, pipeline_run: str) -> Path:

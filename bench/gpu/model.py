@@ -51,10 +51,11 @@ SPREAD = 0.02
 
 
 def transformer_config(small: bool) -> dict[str, Any]:
+    """LTX-2.0's configuration, or the shrunk one's."""
     return {**VERSIONS["2.0"].transformer, **(SMALL if small else {})}
 
 
-def random_transformer(small: bool, precision: str, device: str, home: str) -> Any:
+def random_transformer(small: bool, precision: str, device: str, home: str, blocks: int | None = None) -> Any:
     """LTX-2.0's transformer, frozen.
 
     Args:
@@ -62,10 +63,12 @@ def random_transformer(small: bool, precision: str, device: str, home: str) -> A
         precision: `no_change` (bf16), or one of quanto's.
         device: where values are drawn and quantised, one tensor at a time.
         home: where the weights are left.
+        blocks: how many, if not as many as it has.
     """
     from diffusers import LTX2VideoTransformer3DModel
 
-    model = random_model(lambda: LTX2VideoTransformer3DModel(**transformer_config(small)), device, home)
+    config = transformer_config(small) | ({"num_layers": blocks} if blocks else {})
+    model = random_model(lambda: LTX2VideoTransformer3DModel(**config), device, home)
     if precision != "no_change":
         from optimum import quanto
 

@@ -1,21 +1,9 @@
-"""Captions a second through Gemma and clips a second through the video VAE, at full size, random weights.
-
-    python -m bench.gpu.stages [--small] [--out bench/results]
-
-`--small` runs the same code shrunk, on any machine. Peaks stand beside the predictions. The table comes last.
-"""
+"""Captions a second through Gemma and clips a second through the video VAE, at full size, random weights."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
-from dataclasses import asdict, dataclass
-from datetime import date
-from pathlib import Path
 from typing import Any
-
-from bench.gpu.training import machine
 
 GIB = 1 << 30
 CAPTION_TOKENS = 200
@@ -49,17 +37,6 @@ SMALL_VAE = {
 CLIP, SMALL_CLIP = (49, 1280, 704), (17, 64, 64)
 
 
-@dataclass(frozen=True)
-class Rate:
-    """What one way of a stage came to."""
-
-    stage: str
-    way: str
-    a_second: float
-    peak_gib: float
-    predicted_gib: float
-
-
 class _Words:
     """A tokenizer whose every caption has as many tokens as a long one."""
 
@@ -69,7 +46,7 @@ class _Words:
         return {"input_ids": [self.bos_token_id, *([5] * (CAPTION_TOKENS - 1))]}
 
 
-def measure_gemma(small: bool, way: str, device: str) -> Rate:
+def measure_gemma(small: bool, way: str, device: str) -> dict[str, Any]:
     """Captions a second, with Gemma on the device or coming to it by diffusers' hooks."""
     from transformers import Gemma3TextConfig, Gemma3TextModel
 
@@ -95,10 +72,10 @@ def measure_gemma(small: bool, way: str, device: str) -> Rate:
     states = 2 * CAPTION_TOKENS * config.hidden_size * (config.num_hidden_layers + 1)
     predicted = 2 * (layers + outside + states)
     seconds, peak = _timed(lambda: encoder.encode(["caption"] * CAPTIONS), device)
-    return Rate("captions", way, CAPTIONS / seconds, peak / GIB, predicted / GIB)
+    return _rate("captions", way, CAPTIONS / seconds, peak, predicted)
 
 
-def measure_vae(small: bool, way: Any, device: str) -> Rate:
+def measure_vae(small: bool, way: Any, device: str) -> dict[str, Any]:
     """Clips a second through the encoder."""
     import numpy as np
     from diffusers import AutoencoderKLLTX2Video
@@ -123,7 +100,7 @@ def measure_vae(small: bool, way: Any, device: str) -> Rate:
     work = VaeRoom(0, config["block_out_channels"][0], 2).work_bytes(way, size)
     weights = 2 * sum(parameter.numel() for parameter in vae.parameters())
     seconds, peak = _timed(encode, device)
-    return Rate("clips", way.name, 1 / seconds, peak / GIB, (work + weights) / GIB)
+    return _rate("clips", way.name, 1 / seconds, peak, work + weights)
 
 
 def _timed(work: Any, device: str) -> tuple[float, int]:
@@ -144,51 +121,11 @@ def _timed(work: Any, device: str) -> tuple[float, int]:
     return seconds, peaks.vram_bytes or peaks.rss_bytes
 
 
-def measure_all(small: bool) -> list[Rate]:
-    """Every way of both stages."""
-    import torch
-
-    from ltxcore.memory.out_of_memory import release_memory
-    from ltxcore.models.vae.ways import WAYS
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not small:
-        raise SystemExit("there is no CUDA device; give --small to run the same code shrunk")
-    rates = []
-    for way in ("resident", "group offload"):
-        rates.append(measure_gemma(small, way, device))
-        release_memory()
-    for vae_way in WAYS[:5]:
-        rates.append(measure_vae(small, vae_way, device))
-        release_memory()
-    return rates
-
-
-def table(rates: list[Rate]) -> str:
-    """The rates as Markdown."""
-    head = "| stage | way | a second | peak GiB | predicted |"
-    lines = [head, "|" + "---|" * (head.count("|") - 1)]
-    lines += [
-        f"| {rate.stage} | {rate.way} | {rate.a_second:.2f} | {rate.peak_gib:.2f} | "
-        f"{rate.predicted_gib:.2f} |"
-        for rate in rates
-    ]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="shrunk, on any machine")
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    given = parser.parse_args()
-    rates = measure_all(given.small)
-    given.out.mkdir(parents=True, exist_ok=True)
-    stem = given.out / f"{date.today():%Y-%m-%d}-stages{'-small' if given.small else ''}"
-    text = f"{machine()}, {date.today()}\n\n{table(rates)}\n"
-    stem.with_suffix(".md").write_text(text, encoding="utf-8")
-    stem.with_suffix(".json").write_text(json.dumps([asdict(rate) for rate in rates], indent=1))
-    print(f"\n{text}")
-
-
-if __name__ == "__main__":
-    main()
+def _rate(stage: str, way: str, a_second: float, peak: float, predicted: float) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "way": way,
+        "a second": a_second,
+        "peak GiB": peak / GIB,
+        "predicted GiB": predicted / GIB,
+    }

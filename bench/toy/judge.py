@@ -25,7 +25,8 @@ from ltxcore.models.files.loading import load_text_encoder
 from ltxcore.models.files.source import ModelSource, resolve_model
 from ltxcore.models.text.caption_encoder import CaptionEncoder, load_feature_extractor
 from ltxcore.store.fingerprint import derive_seed
-from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.components import load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import Frames, Rendering, render_settings
 
 SAMPLING = ValidationSettings(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
@@ -9,15 +10,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli.examine import examine
-from flows.cli.options import WorkspaceOption
+from flows.cli.options import JsonOption, WorkspaceOption, show_json
 
 console = Console()
 
 
-def doctor(workspace: WorkspaceOption = Path("workspace")) -> None:
+def doctor(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
     """Show what this machine has and lacks."""
     findings = examine(workspace)
-    for finding in findings:
+    if as_json:
+        show_json([asdict(finding) for finding in findings])
+    for finding in () if as_json else findings:
         mark = "[green]ok[/]" if finding.good else "[red]missing[/]"
         console.print(
             f"{mark}  {escape(f'{finding.subject}: {finding.detail}')}", highlight=False, soft_wrap=True

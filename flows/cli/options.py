@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
 from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.execution.kept_job import kept_recipe_file
+from ltxcore.execution.kept_job import kept_datasets_file, kept_recipe_file
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.store.blobs import DamagedFile
 from ltxcore.store.index import IndexDamaged
 from ltxcore.store.refs import RefDamaged
-from ltxcore.store.workspace import StoreUnknown, UnknownSnapshot, Workspace
+from ltxcore.store.workspace import LATEST, StoreUnknown, UnknownSnapshot, Workspace
 
 WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
 DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
@@ -23,7 +27,17 @@ AgainOption = Annotated[
     typer.Option("--recipe", help="The recipe file. Default: the recipe of the newest run in the workspace."),
 ]
 """The recipe of commands that look at what was run, or run a part of it again."""
+DatasetsAgainOption = Annotated[
+    Path | None,
+    typer.Option("--datasets", help="The dataset file. Default: that of the newest run, or datasets.yaml."),
+]
+"""The dataset file of such commands."""
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PriceOption = Annotated[
+    float | None, typer.Option(min=0, help="What the machine costs an hour, to add prices to times.")
+]
 
+DATASETS: Final = Path("datasets.yaml")
 BAD_CONFIGURATION: Final = 2
 STORE_FAULTS: Final = (DamagedFile, IndexDamaged, RefDamaged, StoreUnknown, UnknownSnapshot)
 """What of a workspace or its store cannot be read; each says what to do."""
@@ -35,23 +49,61 @@ def read_recipe(path: Path | None) -> Recipe:
     return Recipe() if path is None else load_recipe(path)
 
 
-def recipe_again(path: Path | None, workspace: Path) -> Path | None:
-    """The recipe file that was named, or the one of the workspace's newest run; None: there is neither.
+def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tuple[Path | None, Path]:
+    """Recipe and dataset file that were named, or else those of the workspace's newest run.
 
-    Where it takes the newest run's, it says so on the error stream.
+    Where it takes the newest run's, it says so on the error stream, in one line.
 
     Raises:
         DamagedFile: what names the newest run, or what that run keeps, is not what was written.
     """
-    if path is not None:
-        return path
     space = Workspace(workspace)
-    newest = space.newest_run
-    file = None if newest is None else kept_recipe_file(space.run(newest))
-    if file is None or not file.is_file():
-        return None
-    errors.print(f"recipe of the newest run: {file}", markup=False, highlight=False, soft_wrap=True)
-    return file
+    newest = None if recipe is not None and datasets is not None else space.newest_run
+    if newest is None:
+        return recipe, datasets or DATASETS
+    folder, taken = space.run(newest), {}
+    if recipe is None and (file := kept_recipe_file(folder)) is not None and file.is_file():
+        recipe = taken["recipe"] = file
+    if datasets is None and (file := kept_datasets_file(folder)) is not None and file.is_file():
+        datasets = taken["datasets"] = file
+    if taken:
+        named = ", ".join(f"{what} {short(file)}" for what, file in taken.items())
+        line = f"of the newest run, {newest}: {named}"
+        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+    return recipe, datasets or DATASETS
+
+
+def short(path: Path) -> str:
+    """A path as it is written here: relative where it is below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def context_again(
+    workspace: Path, recipe: Path | None, datasets: Path | None, snapshot: str = LATEST
+) -> Context:
+    """The context of a command that looks at what was run: of the job that was named, or of the newest run.
+
+    Raises:
+        NoWorkspace: nothing was ever run there.
+        ConfigError: the recipe is wrong.
+        DamagedFile: what the newest run keeps is not what was written.
+    """
+    space = existing_workspace(workspace)
+    recipe, datasets = job_again(recipe, datasets, workspace)
+    return context_here(space, read_recipe(recipe), datasets, snapshot)
+
+
+def show_json(data: Any) -> None:
+    """Print an answer as JSON, whole in every terminal and pipe."""
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """A sign of life while something is looked at: a turning wheel in a terminal, nothing in a pipe."""
+    with errors.status(f"{what} …"):
+        yield
 
 
 class NoWorkspace(LookupError):

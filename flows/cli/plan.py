@@ -1,313 +1,211 @@
-"""`ltx2 plan`: what a training takes of memory and time, on this machine and on cards that one might buy."""
+"""`ltx2 plan`: whether a training fits, how long it takes and what it costs, here and on other cards."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Final
 
-import psutil
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from flows.tables import table as empty_table
-from ltxcore.config.arithmetic import resolve_arithmetic
-from ltxcore.config.batch_size import AUTO
-from ltxcore.config.crepa_settings import PATCH
-from ltxcore.config.errors import ConfigError, nearest
-from ltxcore.config.geometry import GEOMETRY
-from ltxcore.config.recipe import Recipe, load_recipe
-from ltxcore.config.weight_precisions import NO_CHANGE
-from ltxcore.memory.arrangement import StrategyUnavailable
-from ltxcore.memory.device import likely_device
-from ltxcore.memory.plan import GIB, OverBudget, teacher_activations_bytes
-from ltxcore.memory.planner.cards import CARDS, Card, card_like
-from ltxcore.memory.planner.remedies import remedies
-from ltxcore.memory.planner.render_planner import RenderPlanner, RenderWorkload
-from ltxcore.memory.planner.training_planner import (
-    CONTEXT_BYTES,
-    RESERVE,
-    Budget,
-    Forced,
-    Planner,
-    TrainingPlan,
-    Workload,
+from flows.cli.answer import print_answer, print_cards
+from flows.cli.options import (
+    STORE_FAULTS,
+    AgainOption,
+    DatasetsAgainOption,
+    JsonOption,
+    PriceOption,
+    WorkspaceOption,
+    at_work,
+    errors,
+    job_again,
+    read_recipe,
+    refuse,
+    show_json,
 )
-from ltxcore.models.shapes import full_shapes
-from ltxcore.models.teacher import RELEASED
-from ltxcore.models.vae.ways import LARGE_TILES, WAYS, ways_from
+from flows.cli.validate import job_notes
+from flows.hub_token import token_here
+from ltxcore.config.datasets import load_datasets
+from ltxcore.config.errors import ConfigError
+from ltxcore.config.geometry import GEOMETRY
+from ltxcore.config.model_settings import TINY_MODEL, TOY_MODEL
+from ltxcore.config.recipe import Recipe
+from ltxcore.execution.drawn_seed import expected_seeds
+from ltxcore.jobs.checks.job_checks import JobRefused
+from ltxcore.jobs.estimate.answer import Answer, answer, answer_elsewhere
+from ltxcore.jobs.estimate.described_clips import described_clips
+from ltxcore.jobs.estimate.machines import AnsweredMachine, UnknownCard, named_card, this_machine
+from ltxcore.memory.arrangement import StrategyUnavailable
+from ltxcore.memory.planned_machine import planned_for
+from ltxcore.memory.planner.cards import CARDS
+from ltxcore.models.errors import ModelError
 from ltxcore.models.version import Version
-from ltxcore.models.versions import TEXT_MAX_TOKENS, VERSIONS
-from ltxcore.pipeline.plan.arrangements import forced_by
-from ltxcore.pipeline.plan.transformer_plan import released_planner, workload
-from ltxcore.pipeline.plan.vae_room import VaeRoom
-from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE, settings_of_renderings
+from ltxcore.models.versions import VERSIONS
+from ltxcore.pipeline.base.context import Context, context_here
+from ltxcore.pipeline.base.here import Here
+from ltxcore.store.snapshot import Snapshot
+from ltxcore.store.workspace import Workspace
 
 console = Console()
-errors = Console(stderr=True)
+SIZE, FRAMES, CLIPS = "768x512", 49, 100
+"""Of clips that are described in part, or not at all where there is no dataset file."""
+FULL_SIZE: Final = VERSIONS["2.0"]
+"""What is planned on cards for a recipe of the toy or the tiny model."""
 
-BAD_INPUT = 2
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the options ask about."""
+
+    workspace: Workspace
+    recipe: Recipe
+    datasets: Path
+    clips: Snapshot | None
+    """Described ones; None: those of the datasets."""
+    version: Version | None
+
+    def context(self) -> Context:
+        """Recipe and datasets on the machine that is planned for."""
+        return expected_seeds(context_here(self.workspace, self.recipe, self.datasets))
+
+    @property
+    def on_cards(self) -> _Asked:
+        """The same for cards: nobody needs one for the toy, so LTX-2 at full size is planned in its place."""
+        small = self.recipe.model.pretrained_model_name_or_path in (TINY_MODEL, TOY_MODEL)
+        if not small or self.version is not None:
+            return self
+        clips = self.clips or described_clips(*_size(SIZE), FRAMES, CLIPS, audio=True)
+        return replace(self, recipe=Recipe(), clips=clips, version=FULL_SIZE)
+
+    @property
+    def subject(self) -> str:
+        """What is planned, in words."""
+        model = "the recipe's model" if self.version is None else f"LTX-{self.version.name} at full size"
+        if self.clips is None:
+            return f"{model}, your clips"
+        one = self.clips.samples[0]
+        width, height = one.geometry.target
+        return f"{model}, {len(self.clips.samples)} clips of {width}x{height}, {one.frames.count} frames"
 
 
 def plan(
-    recipe: Annotated[
-        Path | None, typer.Option(help="The recipe file. Default: a recipe without any key.")
-    ] = None,
-    version: Annotated[str, typer.Option(help=f"LTX-2's version: one of {', '.join(VERSIONS)}.")] = "2.0",
-    size: Annotated[str, typer.Option(help="Width x height of the clips, multiples of 32.")] = "768x512",
-    frames: Annotated[int, typer.Option(help="Frames of a clip, 8n+1.")] = 49,
-    batch: Annotated[
-        int | None, typer.Option(help="Clips in a step. Default: the recipe's batch size.")
-    ] = None,
-    silent: Annotated[bool, typer.Option("--silent", help="The clips have no sound.")] = False,
+    workspace: WorkspaceOption = Path("workspace"),
+    datasets: DatasetsAgainOption = None,
+    recipe: AgainOption = None,
     card: Annotated[
-        list[str] | None, typer.Option(help=f"One of {', '.join(CARDS)}; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(CARDS)}; may be repeated. Default: this machine, then all."),
     ] = None,
     ram: Annotated[float | None, typer.Option(help="GiB of host memory beside each card.")] = None,
+    price_per_hour: PriceOption = None,
+    version: Annotated[
+        str | None,
+        typer.Option(help=f"Plan for LTX-2 {', '.join(VERSIONS)} at full size. Default: the recipe's model."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help=f"Width x height of clips, instead of your own: {SIZE}.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of such a clip, 8n+1.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="How many such clips.")] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="Such clips have no sound.")] = False,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Clips in a step. Default: the recipe's batch size.")
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Predict memory and time of a training at full size, here and on named cards. Needs no GPU."""
+    """Say whether a training fits, how long it takes and what it costs: for your clips, here and on cards.
+
+    With one --card the answer is about that card; with several, or none, a table compares cards.
+    """
     try:
-        written = Recipe() if recipe is None else load_recipe(recipe)
-        chosen, _ = resolve_arithmetic(written, "cuda")
-        released = _version(version)
-        cards = [_card(name, ram) for name in card or CARDS]
-        width, height = _size(size)
-        legal = GEOMETRY.legal_frames(frames)
-        if frames != legal:
-            raise typer.BadParameter(f"{frames} frames are not 8n+1; give {legal}")
-        here = _this_machine(chosen)
-        given = chosen.training.train_batch_size
-        work = workload(
+        is_named = datasets is not None
+        recipe, datasets = job_again(recipe, datasets, workspace)
+        chosen = _with_batch(read_recipe(recipe), batch)
+        given = any(option is not None for option in (size, frames, clips)) or silent
+        described = None
+        if given or (not is_named and not _has_clips(datasets, chosen)):
+            described = described_clips(
+                *_size(size or SIZE), _frames(frames or FRAMES), clips or CLIPS, audio=not silent
+            )
+        asked = _Asked(
+            Workspace(workspace),
             chosen,
-            batch=batch or (given if isinstance(given, int) else 1),
-            width=width,
-            height=height,
-            frames=frames,
-            fps=25.0,
-            audio=not silent,
-            text_tokens=TEXT_MAX_TOKENS,
+            datasets,
+            described,
+            None if version is None else _version(version),
         )
-        _print_all(released, chosen, work, [*here, *cards])
-    except (ConfigError, StrategyUnavailable) as error:
-        errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from None
-
-
-def _print_all(released: Version, recipe: Recipe, work: Workload, cards: list[Card]) -> None:
-    shapes = full_shapes(released.name)
-    planners = [released_planner(released.name, card, work.value_bytes) for card in cards]
-    forced = forced_by(recipe.memory, planners[0].sizes.blocks, _precision(recipe), device="cuda")
-    console.print(
-        f"LTX-{released.name}, {planners[0].sizes.values / 1e9:.1f}B parameters; {work}; "
-        f"{work.tokens.video:,} video tokens, {work.tokens.audio} of sound; rank {work.rank}"
-    )
-    table, advice = _training_table(planners, work, recipe, forced)
-    console.print(table)
-    for line in advice:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(_stage_table(released, shapes, work, recipe, planners, forced))
-    console.print("Seconds are estimates from the cards' rates; memory includes CUDA's own 0.7 GiB.")
-
-
-def _training_table(
-    planners: list[Planner], work: Workload, recipe: Recipe, forced: Forced
-) -> tuple[Table, list[str]]:
-    table = empty_table(
-        {
-            "card\n  weights": "words",
-            "\nstrategy": "words",
-            "blocks\nhere": "figures",
-            "recom-\nputed": "figures",
-            "GPU\nGiB": "figures",
-            "host\nGiB": "figures",
-            "\ns/step": "figures",
-            "max\nbatch": "figures",
-        },
-        "train-lora",
-    )
-    advice: list[str] = []
-    for planner in planners:
-        budget = Budget.of(planner.card)
-        given = _precision(recipe)
-        # A card has a line of its own: its rows then fit into a narrow terminal.
-        usable = f"{budget.device_bytes / GIB:.1f} GiB usable"
-        table.add_row(Text(planner.card.name), usable, style="bold")
-        for precision in dict.fromkeys((given, "int8-quanto")):
-            plans = planner.plans(work, budget, precision, forced)
-            fitting = [plan for plan in plans if plan.fits(budget)]
-            best = min(fitting or plans, key=lambda plan: plan.step_s)
-            table.add_row(*_cells(planner, best, budget, bool(fitting), work, forced))
-            if not fitting and precision == given:
-                changes = remedies(planner, work, budget, precision, forced)
-                advice += [f"{planner.card.name} would do with {change}" for change in changes]
-    return table, advice
-
-
-def _cells(
-    planner: Planner, best: TrainingPlan, budget: Budget, fits: bool, work: Workload, forced: Forced
-) -> list[str]:
-    blocks = planner.sizes.blocks
-    largest = planner.largest_batch(work, budget, best.precision, forced) if fits else 0
-    return [
-        f"  {best.precision}",
-        best.way if fits else f"[red]{best.way}\ndoes not fit[/]",
-        f"{best.resident}/{blocks}",
-        f"{best.checkpointed}/{blocks}",
-        f"{best.device_bytes / GIB:.1f}",
-        f"{best.host_bytes / GIB:.1f}",
-        f"{best.step_s:.1f}",
-        str(largest) if fits else "-",
-    ]
-
-
-def _stage_table(
-    released: Version,
-    shapes: Mapping[str, Any],
-    work: Workload,
-    recipe: Recipe,
-    planners: list[Planner],
-    forced: Forced,
-) -> Table:
-    """The other stages with models: the ways that they can run, and which card takes which."""
-    rendering = _rendering(work, recipe)
-    table = empty_table(
-        {
-            "\nstage": "name",
-            "\nway": "words",
-            "weights\nGiB": "figures",
-            "work\nspace": "figures",
-            "GPU\nGiB": "figures",
-            "\ntaken on": "words",
-        },
-        f"other stages; renderings of {rendering}",
-    )
-    cards = [planner.card for planner in planners]
-    for stage, ways in (
-        ("encode-latents", _encoding(released, shapes, work)),
-        ("embed-text", _embedding(released, shapes)),
-        ("embed-frames", _teaching(recipe)),
-    ):
-        if not ways:
-            continue
-        taken: dict[str, list[str]] = {}
-        for card in cards:
-            room = (card.vram_gib * GIB - CONTEXT_BYTES) * (1 - RESERVE)
-            fitting = [way for way, (weights, space) in ways.items() if weights + space <= room]
-            taken.setdefault(fitting[0] if fitting else "", []).append(card.name)
-        for way, (weights, space) in ways.items():
-            cells = [f"{part / GIB:.1f}" for part in (weights, space, weights + space)]
-            names = taken.get(way, [])
-            table.add_row(stage, way, *cells, "all" if len(names) == len(cards) else ", ".join(names))
-        if "" in taken:
-            table.add_row(stage, "[red]fits in no way[/]", "", "", "", ", ".join(taken[""]))
-    for planner in planners:
-        _add_rendering(table, released, shapes, rendering, recipe, planner, forced)
-    return table
-
-
-def _encoding(released: Version, shapes: Mapping[str, Any], work: Workload) -> dict[str, tuple[float, float]]:
-    """Way through the VAE -> bytes of weights and of work space, the fastest way first."""
-    channels = released.video_vae["block_out_channels"][0]
-    room, weights = VaeRoom(0, channels, 2), 2 * _values(shapes["vae"], "encoder.")
-    size = work.frames, work.width, work.height
-    ways = ways_from(WAYS[0], *size)
-    return {way.name: (weights, room.work_bytes(way, size)) for way in ways}
-
-
-def _embedding(released: Version, shapes: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    projection = _values(shapes["connectors"], "text_proj_in", "video_text_proj_in", "audio_text_proj_in")
-    states = 2 * TEXT_MAX_TOKENS * released.connectors["caption_channels"] * 2
-    gemma = released.text_encoder
-    layers = 2 * gemma.values / gemma.layers
-    return {
-        "Gemma resident": (2 * (gemma.values + projection), states * (gemma.layers + 1)),
-        "Gemma layer by layer": (2 * (layers + projection), 8 * states),
-    }
-
-
-def _teaching(recipe: Recipe) -> dict[str, tuple[float, float]]:
-    """The same of CREPA's teacher; nothing where there is none of a known size."""
-    settings = recipe.crepa
-    if not settings.crepa_enabled or settings.crepa_encoder not in RELEASED:
-        return {}
-    teacher = RELEASED[settings.crepa_encoder]
-    patches = (settings.crepa_encoder_image_size // PATCH) ** 2 + 1
-    return {
-        f"{frames} frames at a time": (
-            2 * teacher.values,
-            teacher_activations_bytes(tokens=patches, width=teacher.width, frames=frames, value_bytes=2),
-        )
-        for frames in dict.fromkeys((settings.crepa_encoder_batch_size, 1))
-    }
-
-
-def _rendering(work: Workload, recipe: Recipe) -> RenderWorkload:
-    """A rendering of the recipe's largest size."""
-    size = max(settings_of_renderings(recipe.validation), key=lambda plan: plan.width * plan.height)
-    return RenderWorkload(
-        size.width,
-        size.height,
-        size.num_frames,
-        size.fps,
-        guided=size.guidance > DISTILLED_GUIDANCE,
-        text_tokens=TEXT_MAX_TOKENS,
-        rank=work.rank,
-        targets=work.targets,
-        tile_pixels=LARGE_TILES.size,
-    )
-
-
-def _add_rendering(
-    table: Table,
-    released: Version,
-    shapes: Mapping[str, Any],
-    rendering: RenderWorkload,
-    recipe: Recipe,
-    planner: Planner,
-    forced: Forced,
-) -> None:
-    """The plan of a rendering on one card."""
-    vae = released.video_vae
-    rest = 2 * (_values(shapes["vae"], "") + released.sound_values)
-    render_planner = RenderPlanner(planner, vae["decoder_block_out_channels"][0], rest)
-    name, budget = planner.card.name, Budget.of(planner.card)
-    try:
-        plan = render_planner.choose(rendering, budget, _precision(recipe), forced)
-    except OverBudget:
-        table.add_row("render-validation", "[red]fits in no way[/]", "", "", "", name)
+        named = [named_card(name, ram) for name in card or ()]
+        with at_work("looking at clips and model"):
+            answers = _answers(asked, named, ram, price_per_hour, workspace)
+    except (
+        ConfigError,
+        JobRefused,
+        ModelError,
+        StrategyUnavailable,
+        UnknownCard,
+        ValueError,
+        *STORE_FAULTS,
+    ) as error:
+        raise refuse(error) from None
+    if as_json:
+        show_json([found.as_json() for found in answers])
         return
-    parts = (plan.weights_bytes, plan.work_bytes, plan.device_bytes)
-    cells = [f"{part / GIB:.1f}" for part in parts]
-    table.add_row("render-validation", plan.description, *cells, name)
+    _print(asked, answers, compared=len(named) != 1)
 
 
-def _precision(recipe: Recipe) -> str:
-    """What the rows show first; `auto` would take the most exact one that fits."""
-    given = recipe.model.base_model_precision
-    return NO_CHANGE if given == AUTO else given
+def _answers(
+    asked: _Asked, named: list[AnsweredMachine], ram: float | None, price: float | None, workspace: Path
+) -> list[Answer]:
+    """The answer for the machine that is asked about, and where several are, for each of them."""
+    machine = named[0] if len(named) == 1 else this_machine()
+    about = asked.on_cards if named else asked
+    with planned_for(machine.planned):
+        here = Here(hub_token=partial(token_here, workspace))
+        first = answer(
+            about.context(), here, machine, price_per_hour=price, released=about.version, clips=about.clips
+        )
+    if len(named) == 1:
+        return [first]
+    answers, on_cards = [] if named else [first], asked.on_cards
+    for other in named or [named_card(name, ram) for name in CARDS]:
+        with planned_for(other.planned):
+            ctx = on_cards.context()
+            answers.append(answer_elsewhere(first, ctx, other, on_cards.version, on_cards.clips))
+    return answers
 
 
-def _values(shapes: Mapping[str, tuple[int, ...]], *prefixes: str) -> int:
-    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefixes))
+def _print(asked: _Asked, answers: list[Answer], *, compared: bool) -> None:
+    first, *others = answers
+    if first.machine.is_here or not compared:
+        described = asked.clips is not None or (not first.machine.is_here and asked is not asked.on_cards)
+        notes = [] if described else job_notes(asked.context(), is_here=first.machine.is_here)
+        print_answer(console, first, notes)
+    else:
+        others = answers
+    if others:
+        print_cards(console, others, f"on cards: {asked.on_cards.subject}")
 
 
-def _this_machine(recipe: Recipe) -> list[Card]:
-    """The device of this machine within the recipe's budget; a budget alone makes a row of its own."""
-    memory = recipe.memory
-    ram = memory.ram_gib or psutil.virtual_memory().total / GIB
-    if likely_device() == "cuda":
-        import torch
+def _has_clips(datasets: Path, recipe: Recipe) -> bool:
+    """Whether the dataset file that nobody named can be read: a fresh clone has no samples yet."""
+    if not datasets.is_file():
+        return False
+    try:
+        load_datasets(datasets, recipe.data)
+    except ConfigError as error:
+        told = f"{error}; clips of {SIZE} are planned"
+        errors.print(told, markup=False, highlight=False, soft_wrap=True)
+        return False
+    return True
 
-        if torch.cuda.is_available():
-            found = torch.cuda.get_device_properties(0)
-            vram = min(memory.vram_gib or found.total_memory / GIB, found.total_memory / GIB)
-            return [card_like(found.name, vram, ram)]
-    console.print(f"This machine has no CUDA device and {ram:.0f} GiB of memory: the tiny model trains here.")
-    return [card_like("your budget", memory.vram_gib, ram)] if memory.vram_gib else []
+
+def _with_batch(recipe: Recipe, batch: int | None) -> Recipe:
+    if batch is None:
+        return recipe
+    training = recipe.training.model_copy(update={"train_batch_size": batch})
+    return recipe.model_copy(update={"training": training})
 
 
 def _version(name: str) -> Version:
@@ -316,22 +214,22 @@ def _version(name: str) -> Version:
     return VERSIONS[name]
 
 
-def _card(name: str, ram: float | None) -> Card:
-    key = name.lower().replace(" ", "").replace("-", "")
-    if key not in CARDS:
-        raise typer.BadParameter(f"the card {name!r} is not known; {nearest(key, CARDS)}")
-    return CARDS[key] if ram is None else replace(CARDS[key], ram_gib=ram)
+def _frames(frames: int) -> int:
+    legal = GEOMETRY.legal_frames(frames)
+    if frames != legal:
+        raise typer.BadParameter(f"{frames} frames are not 8n+1; give {legal}")
+    return frames
 
 
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise typer.BadParameter(f"{text!r} is no size; write width x height, such as 768x512")
+        raise typer.BadParameter(f"{text!r} is not a size; write width x height, such as {SIZE}")
     width, height = int(parts[0]), int(parts[1])
     nearest_size = (GEOMETRY.nearest_edge(width), GEOMETRY.nearest_edge(height))
     if nearest_size != (width, height):
         edge = GEOMETRY.spatial_factor
         raise typer.BadParameter(
-            f"{text} is no multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
+            f"{text} is not a multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
         )
     return width, height

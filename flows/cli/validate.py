@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
+from flows.cli.answer import print_answer
 from flows.cli.options import (
     STORE_FAULTS,
-    DatasetsOption,
-    RecipeOption,
+    AgainOption,
+    DatasetsAgainOption,
+    JsonOption,
+    PriceOption,
     WorkspaceOption,
+    at_work,
+    job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.hub_token import token_here
-from flows.tables import table as empty_table
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution.drawn_seed import expected_seeds
-from ltxcore.jobs.checks.job_checks import JobRefused, refusals
-from ltxcore.jobs.estimate.estimate import Estimate, estimate
-from ltxcore.jobs.estimate.figures import StageEstimate
-from ltxcore.memory.plan import GIB
+from ltxcore.jobs.checks.job_checks import JobRefused
+from ltxcore.jobs.estimate.answer import answer
+from ltxcore.jobs.estimate.machines import UnknownCard, named_card, this_machine
+from ltxcore.memory.planned_machine import planned_for
 from ltxcore.models.errors import ModelError
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.here import Here
-from ltxcore.pipeline.base.progress import duration
-from ltxcore.pipeline.data.tables import counted
 from ltxcore.store.workspace import Workspace
 from ltxcore.validation.rendering_settings import settings_of_renderings
 
@@ -41,85 +43,50 @@ WOULD_FAIL: Final = 1
 
 def validate(
     workspace: WorkspaceOption = Path("workspace"),
-    datasets: DatasetsOption = Path("datasets.yaml"),
-    recipe: RecipeOption = None,
+    datasets: DatasetsAgainOption = None,
+    recipe: AgainOption = None,
+    card: Annotated[
+        str | None, typer.Option(help="A card to answer for, as `ltx2 plan` names it. Default: this machine.")
+    ] = None,
+    price_per_hour: PriceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Check datasets and recipe, and estimate a run, without running or writing anything.
+    """Say whether a run can start and what it takes, without running or writing anything.
 
-    Ends with 0 if a run can start, 2 if the configuration is wrong, and 1 if it is right but a run would
-    fail: no clip can be used, no plan of a stage fits in memory, the disk is too small, or there is no token
-    for an upload that is asked for.
+    Ends with 0 if a run can start, 2 if the configuration is wrong, and 1 if it is right but no run can
+    start: no clip can be used, the model is neither here nor on the hub, no plan of a stage fits in memory,
+    the disk is too small, or there is no token for an upload that is asked for.
     """
     try:
-        chosen = read_recipe(recipe)
-        ctx = expected_seeds(Context(Workspace(workspace), chosen, datasets))
-        found = ctx.datasets
-        said = refusals(ctx, Here(hub_token=partial(token_here, workspace)))
-        if any(refusal.check.of == "recipe" for refusal in said):
-            raise JobRefused(said)
-        plans = () if chosen.validation.validation_disable else settings_of_renderings(chosen.validation)
-        notes = dict.fromkeys(note for plan in plans for note in plan.notes)
-        figures = estimate(ctx)
-    except (ConfigError, ModelError, ValueError, *STORE_FAULTS) as error:
+        recipe, datasets = job_again(recipe, datasets, workspace)
+        machine = this_machine() if card is None else named_card(card)
+        with at_work("looking at clips and model"), planned_for(machine.planned):
+            ctx = expected_seeds(context_here(Workspace(workspace), read_recipe(recipe), datasets))
+            here = Here(hub_token=partial(token_here, workspace))
+            found = answer(ctx, here, machine, price_per_hour=price_per_hour)
+    except (ConfigError, JobRefused, ModelError, UnknownCard, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
-    for dataset in found.media:
-        message = f"{dataset.id}: {dataset.dataset_type}, {found.directory(dataset)}"
-        console.print(message, markup=False, soft_wrap=True)
-    for note in (*chosen.remarks, *remarks(found), *notes, *filter(None, [ctx.decided])):
-        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
-    _print(figures)
-    # A refusal of the planner for the same reason is shown once.
-    planned = [text for text in figures.problems if not any(refusal.message in text for refusal in said)]
-    problems = [*(refusal.render() for refusal in said), *planned]
-    for problem in problems:
-        console.print(Text(problem, style="red"), soft_wrap=True)
-    if problems:
+    if as_json:
+        show_json(found.as_json())
+    else:
+        print_answer(console, found, job_notes(ctx, is_here=machine.is_here))
+        if found.can_start:
+            valid = f"{datasets} and {recipe or 'the default recipe'} are valid"
+            console.print(valid, markup=False, soft_wrap=True, highlight=False)
+    if not found.can_start:
         raise typer.Exit(WOULD_FAIL)
-    console.print(f"{datasets} and {recipe or 'the default recipe'} are valid", markup=False, soft_wrap=True)
 
 
-def _print(figures: Estimate) -> None:
-    seen = f"{figures.looked_at} looked at: {figures.taken} taken, {figures.rejected} rejected"
-    if figures.used_by_clips:
-        seen += f", {figures.used_by_clips} used by clips"
-    console.print(f"{counted(figures.files, 'file')}, {seen}", highlight=False)
-    table = empty_table(
-        {"stage": "name", **dict.fromkeys(("to do", "in place", "disk", "time", "memory GiB"), "figures")}
-    )
-    for stage in figures.stages:
-        table.add_row(*_row(stage))
-    total = figures.seconds
-    table.add_row(
-        "all", "", "", size(figures.disk_bytes), "?" if total is None else duration(total), style="bold"
-    )
-    console.print(table)
-    for disk in figures.disks:
-        free = f"{size(disk.free_bytes)} are free for {disk.place}"
-        console.print(free, markup=False, highlight=False, soft_wrap=True)
-    stages_of: dict[str, list[str]] = {}
-    for stage in figures.stages:
-        for note in stage.notes:
-            stages_of.setdefault(note, []).append(stage.stage.name)
-    for note, stages in stages_of.items():
-        console.print(f"{', '.join(stages)}: {note}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _row(stage: StageEstimate) -> tuple[str, ...]:
-    plan = stage.memory
-    return (
-        stage.stage.name,
-        f"? {stage.unit}" if stage.to_do is None else counted(stage.to_do, stage.unit.removesuffix("s")),
-        "" if stage.in_place is None else str(stage.in_place),
-        "?" if stage.disk_bytes is None else size(stage.disk_bytes),
-        "?" if stage.seconds is None and stage.to_do != 0 else duration(stage.seconds or 0.0),
-        "" if plan is None else f"{plan.total_bytes / GIB:.1f} of {plan.budget_bytes / GIB:.1f}",
-    )
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that fits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+def job_notes(ctx: Context, *, is_here: bool = True) -> list[str]:
+    """What of recipe and datasets is used otherwise than it is written, or decided for the machine here."""
+    chosen = ctx.recipe
+    plans = () if chosen.validation.validation_disable else settings_of_renderings(chosen.validation)
+    notes = dict.fromkeys(note for plan in plans for note in plan.notes)
+    where = [f"{d.id}: {d.dataset_type}, {ctx.datasets.directory(d)}" for d in ctx.datasets.media]
+    return [
+        *where,
+        *chosen.remarks,
+        *remarks(ctx.datasets),
+        *notes,
+        *filter(None, [ctx.decided if is_here else ""]),
+    ]

@@ -51,8 +51,8 @@ class Recorder:
             if wanted == method and found:
                 return answer(self, json.loads(body) if body else {}, *found.groups())
         log.error("%s %s is nothing that a recorder answers", method, path)
-        told = "This run is recorded without a Prefect server; `ltx2 serve` starts one when it is over"
-        return JSONResponse({"detail": told}, 501)
+        message = "This run is recorded without a Prefect server; `ltx2 serve` starts one when it is over"
+        return JSONResponse({"detail": message}, 501)
 
     async def _take_events(self, socket: WebSocket) -> None:
         await socket.accept(subprotocol="prefect")
@@ -65,8 +65,10 @@ class Recorder:
         except WebSocketDisconnect:
             return
 
-    def _write(self, what: str, told: Any, of: str | None = None, *, lasting: bool = False) -> None:
-        entry: Entry = {"what": what, "told": told} if of is None else {"what": what, "of": of, "told": told}
+    def _write(self, what: str, content: Any, of: str | None = None, *, lasting: bool = False) -> None:
+        entry: Entry = (
+            {"what": what, "told": content} if of is None else {"what": what, "of": of, "told": content}
+        )
         self._journal.write(entry, lasting=lasting)
         self._records.apply(entry)
 

@@ -34,7 +34,7 @@ LOOK_EVERY_S: Final = 5.0
 async def take_up(home: Path) -> None:
     """Take up every journal of a PREFECT_HOME whose recorder has ended.
 
-    One that a power cut has damaged so that it makes no sense is put aside, and told: it holds up no server.
+    One that a power cut has made unreadable is put aside and logged, so that the server starts all the same.
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: the database takes nothing just now; the journal stays.
@@ -65,7 +65,7 @@ async def keep_taking_up(home: Path) -> None:
         try:
             await take_up(home)
         except SQLAlchemyError:
-            log.exception("recorded runs are not taken up; it is tried again")
+            log.exception("recorded runs could not be taken up; trying again soon")
 
 
 async def _write(records: Records) -> None:

@@ -32,7 +32,7 @@ def waiting(home: Path) -> list[Path]:
 
 
 def read(journal: Path) -> Iterator[Entry]:
-    """The entries of a journal; a line that a kill or a power cut has damaged is left out, and told."""
+    """The entries of a journal. A line that a kill or a power cut has damaged is left out, with a warning."""
     with journal.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:

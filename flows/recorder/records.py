@@ -16,7 +16,7 @@ from flows.recorder.journal import Entry
 
 Object = dict[str, Any]
 FINAL: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-CRASHED: Final = {"type": "CRASHED", "message": "its process ended without a word, and its recorder with it"}
+CRASHED: Final = {"type": "CRASHED", "message": "its process ended without a message, as did its recorder"}
 TASK_RUN: Final = "prefect.task-run."
 """Events begin so that say a new state of a task run: Prefect has no other word of it."""
 
@@ -46,7 +46,7 @@ class Records:
     flows: dict[str, Object] = field(default_factory=dict)
     flow_runs: dict[str, Object] = field(default_factory=dict)
     task_runs: dict[str, Object] = field(default_factory=dict)
-    """The placeholders of child runs; other task runs are told of by events."""
+    """The placeholders of child runs; other task runs are known from events."""
     states: dict[str, list[Object]] = field(default_factory=dict)
     """The states of each flow run, in order."""
     artifacts: dict[str, Object] = field(default_factory=dict)
@@ -63,26 +63,26 @@ class Records:
 
     def apply(self, entry: Entry) -> None:
         """Take in one entry."""
-        what, told = entry["what"], entry["told"]
+        what, content = entry["what"], entry["told"]
         if what == "flow":
-            self.flows[told["id"]] = told
+            self.flows[content["id"]] = content
         elif what == "flow run":
-            self.flow_runs[told["id"]] = {**_UNBEGUN, **told}
-            self.states[told["id"]] = []
+            self.flow_runs[content["id"]] = {**_UNBEGUN, **content}
+            self.states[content["id"]] = []
         elif what == "state":
-            self._enter(entry["of"], told)
+            self._enter(entry["of"], content)
         elif what == "task run":
-            self.task_runs[told["id"]] = told
+            self.task_runs[content["id"]] = content
         elif what == "artifact":
-            self.artifacts[told["id"]] = told
+            self.artifacts[content["id"]] = content
         elif what == "flow run changed":
-            self.flow_runs[entry["of"]].update(told)
+            self.flow_runs[entry["of"]].update(content)
         elif what == "artifact changed":
-            self.artifacts[entry["of"]].update(told)
+            self.artifacts[entry["of"]].update(content)
         elif what == "logs":
-            self.logs += told
+            self.logs += content
         else:
-            self.events.append(told)
+            self.events.append(content)
 
     def run_of_key(self, flow_id: str, key: str | None) -> Object | None:
         """The run of a flow that has an idempotency key, None where there is none."""

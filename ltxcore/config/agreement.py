@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
+    Keyframes,
+    OneCondition,
     Prefix,
     Suffix,
-    VideoCondition,
 )
 from ltxcore.config.dataset_kinds import ImageDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
@@ -46,7 +47,7 @@ def _evaluation(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
     name, known = recipe.validation.eval_dataset_id, [d.id for d in (*datasets.video, *datasets.image)]
     if name is not None and name not in known:
         yield Problem(
-            "validation.eval_dataset_id", f"`{name}` is no dataset of clips in use; {nearest(name, known)}"
+            "validation.eval_dataset_id", f"`{name}` is not a dataset of clips in use; {nearest(name, known)}"
         )
     if recipe.validation.validation_using_datasets and datasets.audio_only:
         yield Problem("validation.validation_using_datasets", "is true, but only sound is trained")
@@ -98,33 +99,47 @@ def _sound(given: ConditioningSettings, datasets: Datasets, video_key: str) -> I
 
 def _conditioned(given: ConditioningSettings, datasets: Datasets) -> Iterator[Problem]:
     wanted = {
-        "reference": given.video.of_type("reference"),
-        "mask": given.video.of_type("mask") or given.audio.of_type("mask"),
+        "reference": (given.video.of_type("reference"), "video", "reference"),
+        "reference_audio": (given.sound_reference, "audio", "reference"),
+        "mask": (given.video.of_type("mask") or given.audio.of_type("mask"), "video", "mask"),
     }
-    for kind, condition in wanted.items():
+    for kind, (condition, modality, name) in wanted.items():
+        asked = "sound reference" if kind == "reference_audio" else name
+        written = f"conditioning: {{{modality}: {{conditions: [{{type: {name}}}]}}}}"
         there = [d.id for d in datasets.conditioning if d.conditioning_type == kind]
         if condition is not None and not there:
             message = (
-                f"has a {kind} condition, but no clips have one: add a dataset of dataset_type conditioning "
+                f"has a {asked} condition, but no clips have one: add a dataset of dataset_type conditioning "
                 f"and conditioning_type {kind}, and name it in the `conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
         if condition is None and there:
             weighs = " write conditioning_type: loss_mask there if it says what counts in the loss,"
             message = (
-                f"has no {kind} condition, but `{there[0]}` holds {kind}s; write conditioning: {{video: "
-                f"{{conditions: [{{type: {kind}}}]}}}} in the recipe,{weighs if kind == 'mask' else ''} or "
-                f"remove `{there[0]}` from the `conditioning_data` of the clips"
+                f"has no {asked} condition, but `{there[0]}` is of conditioning_type {kind}; write "
+                f"{written} in the recipe,{weighs if kind == 'mask' else ''} or remove `{there[0]}` from the "
+                "`conditioning_data` of the clips"
             )
             yield Problem("conditioning", message)
+    yield from _factors(datasets)
+
+
+def _factors(datasets: Datasets) -> Iterator[Problem]:
+    """That all clips have references of the same factors, in the same order."""
     factors = {
-        (d.reference_downscale_factor, d.reference_temporal_scale_factor)
-        for d in datasets.conditioning
-        if d.conditioning_type == "reference"
+        dataset.id: tuple(
+            (linked.reference_downscale_factor, linked.reference_temporal_scale_factor)
+            for linked in datasets.conditioning_of(dataset)
+            if linked.conditioning_type == "reference"
+        )
+        for dataset in datasets.media
     }
-    if len(factors) > 1:
+    there = {each for each in factors.values() if each}
+    if len(there) > 1:
+        listed = "; ".join(f"`{name}` has {list(each)}" for name, each in factors.items() if each)
         message = (
-            f"differ between the reference datasets: {sorted(factors)}; a LoRA is trained for one of them"
+            f"differ between the clips' reference datasets: {listed}; a LoRA is trained for one list of "
+            "references"
         )
         yield Problem("reference_downscale_factor, reference_temporal_scale_factor", message)
 
@@ -163,12 +178,25 @@ def _lengths(given: ConditioningSettings, datasets: Datasets, video_key: str) ->
             message = _too_long(conditions, frames, dataset)
             if message:
                 yield Problem(key, message)
+        yield from _outside(given.video.keyframes, dataset, frames)
     if given.video.conditions and _only_pictures(datasets, given):
-        message = "gives first_frame, prefix or suffix alone, but all data are pictures of one frame"
+        message = "gives beginnings, ends or frames alone, but all data are pictures of one frame"
         yield Problem(video_key, message)
 
 
-def _too_long(conditions: tuple[VideoCondition, ...], frames: int, dataset: VideoDataset) -> str:
+def _outside(keyframes: Keyframes | None, dataset: VideoDataset, frames: int) -> Iterator[Problem]:
+    """That clips of known length have the frames that are given of them."""
+    longest = max((bucket.frames for bucket in dataset.fixed_buckets), default=frames)
+    outside = [] if keyframes is None else [at for at in keyframes.at if not -longest <= at < longest]
+    if outside:
+        message = (
+            f"keyframes has frame {outside[0]}, and the clips of `{dataset.id}` have {longest} frames; write "
+            f"frames from 0 to {longest - 1}, or -1 for the last"
+        )
+        yield Problem(f"{VIDEO}.conditions", message)
+
+
+def _too_long(conditions: tuple[OneCondition, ...], frames: int, dataset: VideoDataset) -> str:
     longest = {c.type: _most_frames(c) for c in conditions if isinstance(c, FirstFrame | Prefix | Suffix)}
     beginning = max((longest[name] for name in ("first_frame", "prefix") if name in longest), default=0)
     if not longest or beginning + longest.get("suffix", 0) < frames:
@@ -191,5 +219,5 @@ def _most_frames(condition: FirstFrame | Prefix | Suffix) -> int:
 
 
 def _only_pictures(datasets: Datasets, given: ConditioningSettings) -> bool:
-    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix) for c in given.video.conditions)
+    in_time = all(isinstance(c, FirstFrame | Prefix | Suffix | Keyframes) for c in given.video.conditions)
     return in_time and all(isinstance(d, ImageDataset) for d in datasets.media)

@@ -9,6 +9,12 @@ from ltxcore.config.weight_precisions import NO_CHANGE
 
 Device = Literal["cpu", "cuda"]
 OPEN: Final = "auto"
+KEYS: Final = ("encode.vae_dtype", "model.text_encoder_dtype", "training.mixed_precision")
+
+
+def open_precisions(recipe: Recipe) -> list[str]:
+    """The keys of the precisions that a recipe leaves open."""
+    return [key for key in KEYS if _value(recipe, key) == OPEN]
 
 
 def resolve_arithmetic(recipe: Recipe, device: Device) -> tuple[Recipe, str]:
@@ -23,16 +29,11 @@ def resolve_arithmetic(recipe: Recipe, device: Device) -> tuple[Recipe, str]:
     on_gpu = device == "cuda"
     # Quantised weights stand in the type that they were made for.
     text = "bf16" if on_gpu or recipe.model.text_encoder_1_precision != NO_CHANGE else "fp32"
-    choices = {
-        "encode.vae_dtype": "bf16" if on_gpu else "fp32",
-        "model.text_encoder_dtype": text,
-        "training.mixed_precision": "bf16" if on_gpu else "no",
-    }
+    choices = dict(zip(KEYS, ("bf16" if on_gpu else "fp32", text, "bf16" if on_gpu else "no"), strict=True))
     sections: dict[str, dict[str, Any]] = {}
-    for key, value in choices.items():
+    for key in open_precisions(recipe):
         section, _, name = key.partition(".")
-        if getattr(getattr(recipe, section), name) == OPEN:
-            sections.setdefault(section, {})[name] = value
+        sections.setdefault(section, {})[name] = choices[key]
     if not sections:
         return recipe, ""
     decided = {name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
@@ -41,6 +42,11 @@ def resolve_arithmetic(recipe: Recipe, device: Device) -> tuple[Recipe, str]:
     ]
     machine = "this machine has a GPU" if on_gpu else "this machine has no GPU"
     return recipe.model_copy(update=decided), f"{_listed(messages)}: the recipe leaves it open, and {machine}"
+
+
+def _value(recipe: Recipe, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(recipe, section), name)
 
 
 def _listed(parts: list[str]) -> str:

@@ -9,7 +9,8 @@ from ltxcore.config.geometry import GEOMETRY
 
 _WRITTEN = re.compile(r"(\d+)x(\d+)(?:[x@](\d+))?")
 _SIZE = r"\d+x\d+@\d+"
-_NAMED = re.compile(rf"{_SIZE}(\+{_SIZE})?|audio@[\d.]+s")
+_SOUND = r"audio@[\d.]+s"
+_NAMED = re.compile(rf"({_SIZE}|{_SOUND})(\+{_SIZE})*(\+{_SOUND})?")
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +43,7 @@ def read_bucket(text: str) -> Bucket:
     """
     match = _WRITTEN.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"{text!r} is no bucket; write width x height x frames, e.g. 768x512x49")
+        raise ValueError(f"{text!r} is not a bucket; write width x height x frames, e.g. 768x512x49")
     asked = Bucket(int(match[1]), int(match[2]), int(match[3] or 1))
     legal = Bucket(
         GEOMETRY.nearest_edge(asked.width),
@@ -52,8 +53,8 @@ def read_bucket(text: str) -> Bucket:
     if asked != legal:
         nearest = legal.written if match[3] else f"{legal.width}x{legal.height}"
         raise ValueError(
-            f"{text} is no bucket of LTX-2: edges are multiples of {GEOMETRY.spatial_factor}, and there are "
-            f"8n+1 frames; the nearest is {nearest}"
+            f"{text} is not a bucket of LTX-2: edges are multiples of {GEOMETRY.spatial_factor}, and there "
+            f"are 8n+1 frames; the nearest is {nearest}"
         )
     return asked
 
@@ -64,9 +65,9 @@ def names_frames(text: str) -> bool:
     return match is not None and match[3] is not None
 
 
-def bucket_name(video: Bucket, reference: Bucket | None = None) -> str:
-    """What samples of one shape share: `WxH@F`, and `+WxH@F` of a reference."""
-    return str(video) if reference is None else f"{video}+{reference}"
+def bucket_name(video: Bucket, *references: Bucket) -> str:
+    """What samples of one shape share: `WxH@F`, and `+WxH@F` of each reference."""
+    return "+".join(map(str, (video, *references)))
 
 
 def audio_bucket_name(duration_s: float) -> str:

@@ -38,14 +38,18 @@ def _faults_of_links(
 ) -> list[str]:
     names = dataset.conditioning_data
     messages = [
-        f"`{name}` is no conditioning dataset in use; {nearest(name, sets)}"
+        f"`{name}` is not a conditioning dataset in use; {nearest(name, sets)}"
         for name in names
         if name not in sets
     ]
-    for kind in ("reference", "mask", "loss_mask"):
+    for kind in ("reference_audio", "mask", "loss_mask"):
         of_kind = [name for name in names if name in sets and sets[name].conditioning_type == kind]
         if len(of_kind) > 1:
             messages.append(f"names {', '.join(of_kind)}, all of conditioning_type {kind}; keep one of them")
-    if names and isinstance(dataset, VideoDataset) and dataset.audio.audio_only:
-        messages.append(f"`{dataset.id}` is audio_only, so it has no pictures to condition; remove it")
+    shown = [name for name in names if name in sets and not sets[name].holds_sounds]
+    if shown and isinstance(dataset, VideoDataset) and dataset.audio.audio_only:
+        messages.append(
+            f"names {', '.join(shown)}, but `{dataset.id}` is audio_only, so it has no pictures to "
+            "condition; remove that"
+        )
     return messages

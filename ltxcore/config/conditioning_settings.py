@@ -22,6 +22,11 @@ def _range(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
+def _one(value: Any) -> Any:
+    """One number as the list that holds it alone."""
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 FrameRange = Annotated[tuple[int, int], BeforeValidator(_range)]
 ShareRange = Annotated[tuple[float, float], BeforeValidator(_range)]
 
@@ -111,6 +116,38 @@ class Mask(Condition):
     type: Literal["mask"]
 
 
+class Keyframes(Condition):
+    """Single frames are given, anywhere in the clip: interpolation between them.
+
+    Frame 0 is given in its place, as by first_frame. Any other one is encoded by itself, as a picture, and
+    its tokens are given beside the video's, at the frame's time. They are drawn for a whole batch, because
+    its samples have equally many tokens.
+    """
+
+    type: Literal["keyframes"]
+    at: Annotated[tuple[int, ...], BeforeValidator(_one)] = Field(
+        min_length=1,
+        description="Frames of the clip, counted from 0, negative ones from its end: -1 is the last.",
+    )
+
+    @field_validator("at")
+    @classmethod
+    def _each_once(cls, at: tuple[int, ...]) -> tuple[int, ...]:
+        twice = sorted({frame for frame in at if at.count(frame) > 1})
+        if twice:
+            raise ValueError(f"is {list(at)}, which names frame {twice[0]} twice; keep one of them")
+        return at
+
+    def positions(self, frames: int) -> tuple[int, ...]:
+        """The given frames of a clip of this length, in order; frames beyond its end are left out."""
+        counted = (frame + frames if frame < 0 else frame for frame in self.at)
+        return tuple(sorted({frame for frame in counted if 0 <= frame < frames}))
+
+    def beside(self, frames: int) -> tuple[int, ...]:
+        """Those of them that are given beside the video: all but frame 0."""
+        return tuple(frame for frame in self.positions(frames) if frame)
+
+
 class Reference(Condition):
     """Another video is given beside the generated one: IC-LoRA.
 
@@ -121,33 +158,51 @@ class Reference(Condition):
     type: Literal["reference"]
 
 
+class SoundReference(Condition):
+    """Another sound is given beside the generated one, such as the voice that shall speak: IC-LoRA.
+
+    The sounds are a conditioning dataset of `conditioning_type: reference_audio`, linked by the clips'
+    `conditioning_data`. They are drawn for a whole batch, together with references of the pictures.
+    """
+
+    type: Literal["reference"]
+    position: Literal["before", "aligned"] = Field(
+        "before",
+        description="Where it is in time. before: ends one latent before the clip begins, as ID-LoRA and "
+        "ComfyUI's LTXVReferenceAudio have it. aligned: begins with the clip, as Lightricks' trainer has it.",
+    )
+
+
 VideoCondition = Annotated[
-    FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Reference, Field(discriminator="type")
+    FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Keyframes | Reference, Field(discriminator="type")
 ]
-AudioCondition = Annotated[Prefix | Suffix | Mask, Field(discriminator="type")]
+AudioCondition = Annotated[Prefix | Suffix | Mask | SoundReference, Field(discriminator="type")]
 
 
-class VideoConditioning(Strict):
-    """What is given of the pictures."""
+OneCondition = FirstFrame | Prefix | Suffix | SpatialCrop | Mask | Keyframes | Reference | SoundReference
+
+
+class ModalityConditioning(Strict):
+    """What is given of a modality."""
 
     mode: Mode = Field(
         "generated", description="generated, or frozen: given whole, at time 0, without a loss."
     )
-    conditions: tuple[VideoCondition, ...] = Field(
+    conditions: tuple[OneCondition, ...] = Field(
         (), description="Each of its own type; drawn apart from the others."
     )
 
     @property
     def frozen(self) -> bool:
-        """Whether the pictures are given whole and carry no loss."""
+        """Whether the modality is given whole and carries no loss."""
         return self.mode == "frozen"
 
-    def of_type(self, name: str) -> VideoCondition | None:
+    def of_type(self, name: str) -> OneCondition | None:
         """The condition of a type, if there is one."""
         return next((condition for condition in self.conditions if condition.type == name), None)
 
     @model_validator(mode="after")
-    def _conditions_have_a_place(self) -> VideoConditioning:
+    def _conditions_have_a_place(self) -> ModalityConditioning:
         types = [condition.type for condition in self.conditions]
         twice = sorted({name for name in types if types.count(name) > 1})
         if twice:
@@ -160,7 +215,20 @@ class VideoConditioning(Strict):
         return self
 
 
-class AudioConditioning(VideoConditioning):
+class VideoConditioning(ModalityConditioning):
+    """What is given of the pictures."""
+
+    conditions: tuple[VideoCondition, ...] = Field(
+        (), description="Each of its own type; drawn apart from the others."
+    )
+
+    @property
+    def keyframes(self) -> Keyframes | None:
+        """The condition that gives single frames, if there is one."""
+        return next((condition for condition in self.conditions if isinstance(condition, Keyframes)), None)
+
+
+class AudioConditioning(ModalityConditioning):
     """What is given of the sound."""
 
     conditions: tuple[AudioCondition, ...] = Field(
@@ -186,6 +254,11 @@ class ConditioningSettings(Strict):
                 "generated for one of them"
             )
         return self
+
+    @property
+    def sound_reference(self) -> SoundReference | None:
+        """The condition that gives another sound, if there is one."""
+        return next((c for c in self.audio.conditions if isinstance(c, SoundReference)), None)
 
     @property
     def frozen(self) -> Modality | None:

@@ -301,17 +301,17 @@ class AudioDataset(MediaDataset):
 class ConditioningDataset(Strict):
     """A directory of videos or pictures that belong to clips of other datasets, by their stems.
 
-    A reference is given beside the clip (IC-LoRA). A mask is white where the clip is generated and black
-    where it is given. A loss mask is white where the clip counts in the loss. All begin with the clip's first
-    frame and have its picture's shape.
+    A reference is given beside the clip, and a reference_audio beside its sound (IC-LoRA). A mask is white
+    where the clip is generated and black where it is given. A loss mask is white where the clip counts in the
+    loss. Videos and pictures begin with the clip's first frame and have its picture's shape.
     """
 
     id: Id = Field(description=UNIQUE)
     type: Local = Field("local", description=LOCAL_ONLY)
     dataset_type: Literal["conditioning"] = Field(description=KIND)
-    conditioning_type: Literal["reference", "mask", "loss_mask"] = Field(
-        description="What the files are to the clips of their stem: a video that is given beside them, what "
-        "is given of them (black), or what of them counts in the loss (white)."
+    conditioning_type: Literal["reference", "reference_audio", "mask", "loss_mask"] = Field(
+        description="What the files are to the clips of their stem: a video or a sound that is given beside "
+        "them, what is given of them (black), or what of them counts in the loss (white)."
     )
     instance_data_dir: str = Field(min_length=1, description="Relative to the dataset file.")
     reference_downscale_factor: Literal[1, 2, 4] = Field(
@@ -319,6 +319,12 @@ class ConditioningDataset(Strict):
     )
     reference_temporal_scale_factor: Literal[1, 2, 4] = Field(
         1, description="How many times fewer frames a second than the clips references are used with."
+    )
+    reference_seconds: float = Field(
+        5.0,
+        ge=1,
+        description="Of a reference_audio: so many seconds of its beginning are used; of a shorter one, its "
+        "whole seconds.",
     )
     disabled: bool = Field(False, description=DISABLED)
     follow_links: bool = Field(False, description=FOLLOWED)
@@ -328,13 +334,32 @@ class ConditioningDataset(Strict):
     cache_dir: str | None = Field(None, description=NOT_USED)
     cache_dir_vae: str | None = Field(None, description=NOT_USED)
 
+    @property
+    def holds_sounds(self) -> bool:
+        """Whether its files are sounds, and no pictures."""
+        return self.conditioning_type == "reference_audio"
+
+    def fingerprint_data(self) -> dict[str, Any]:
+        """Without what only sounds have where the files are none, as before there were such."""
+        unset = set() if self.holds_sounds else {"reference_seconds"}
+        return {key: value for key, value in super().fingerprint_data().items() if key not in unset}
+
+    @model_validator(mode="after")
+    def _seconds_are_of_sounds(self) -> ConditioningDataset:
+        if "reference_seconds" in self.model_fields_set and not self.holds_sounds:
+            raise ValueError(
+                f"reference_seconds has no meaning for conditioning_type {self.conditioning_type}; remove "
+                "it, or write conditioning_type: reference_audio"
+            )
+        return self
+
     @model_validator(mode="after")
     def _factors_are_of_references(self) -> ConditioningDataset:
         for key in ("reference_downscale_factor", "reference_temporal_scale_factor"):
             if self.conditioning_type != "reference" and getattr(self, key) != 1:
                 raise ValueError(
                     f"{key} has no meaning for conditioning_type {self.conditioning_type}: masks have the "
-                    "clips' size and length"
+                    "clips' size and length, and a sound has neither"
                 )
         return self
 

@@ -44,6 +44,10 @@ class LatentGeometry:
         """Latents of `frames` = 8n + 1."""
         return (frames - 1) // self.temporal_factor + 1
 
+    def frames_of(self, latents: int) -> int:
+        """Frames of a number of latents, at least one: 8n + 1."""
+        return (latents - 1) * self.temporal_factor + 1
+
     def grid(self, frames: int, width: int, height: int) -> tuple[int, int, int]:
         """The latents' frames, rows and columns of a clip whose frames and edges are legal."""
         return self.latent_frames(frames), height // self.spatial_factor, width // self.spatial_factor

@@ -33,6 +33,10 @@ class Published:
     flavours: Mapping[str, FlavourFiles]
     other_names: tuple[str | float, ...]
     """How other trainers write the version instead of a flavour; it means the first flavour."""
+    upsampler: str
+    """The file of the latent upsampler in the repository."""
+    diffusion_decoder: str | None = None
+    """The file of the decoder that is a diffusion model, where the version has one."""
     licence: str = LICENCE
     """Of the base, as the hub names it."""
     licence_link: str = LICENCE_LINK
@@ -53,6 +57,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 "dev-fp4": FlavourFiles("fp4", "ltx-2-19b-dev-fp4.safetensors"),
             },
             other_names=("2", "2.0", 2, 2.0),
+            upsampler="ltx-2-spatial-upscaler-x2-1.0.safetensors",
         ),
         "2.3": Published(
             repository="Lightricks/LTX-2.3",
@@ -61,6 +66,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 "2.3-distilled": FlavourFiles("bf16", "ltx-2.3-22b-distilled.safetensors"),
             },
             other_names=("2.3", 2.3),
+            upsampler="ltx-2.3-spatial-upscaler-x2-1.1.safetensors",
         ),
         "2.5": Published(
             repository="Lightricks/LTX-2.5",
@@ -71,6 +77,8 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
                 for kind in ("dev", "distilled")
             },
             other_names=("2.5", 2.5),
+            upsampler="latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors",
+            diffusion_decoder="vae/ltx-2.5-video-vae-bf16.safetensors",
         ),
     }
 )

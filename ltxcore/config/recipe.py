@@ -10,16 +10,16 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import BaseModel, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from ltxcore.config.base import UNKNOWN, Strict, parse
+from ltxcore.config.base import UNKNOWN, Strict, ending_in, parse, places_of, written
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import KINDS
 from ltxcore.config.encode_settings import EncodeSettings
-from ltxcore.config.errors import ConfigError, Problem
+from ltxcore.config.errors import NEAREST, ConfigError, Problem
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.hub_settings import HubSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -56,7 +56,7 @@ class Recipe(Strict):
     threads: PositiveInt | None = Field(
         None,
         description="Threads that each process of a stage computes with on a CPU. Default: one for models "
-        "below 50 million parameters, half of the cores above; a stage that goes on keeps its number.",
+        "below 50 million parameters, half of the cores above; a resumed stage keeps its number.",
     )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     hub: HubSettings = Field(default_factory=HubSettings)
@@ -105,27 +105,27 @@ class Recipe(Strict):
         return self.training.gradient_accumulation_steps * self.processes.count
 
     @model_validator(mode="after")
-    def _sharing_holds_plain_weights(self) -> Recipe:
+    def _shards_are_of_plain_weights(self) -> Recipe:
         if not self.processes.sharded:
             return self
         file = self.processes.accelerate_config
         if self.memory.forced not in ("auto", "resident"):
             raise ValueError(
-                f"{file} shares the transformer out among the processes, which memory.strategy "
+                f"{file} shards the transformer among the processes, which memory.strategy "
                 f"{self.memory.forced} does not go with; leave the memory keys out, or use DDP"
             )
         if self.training.train_batch_size == AUTO:
             raise ValueError(
-                f"training.train_batch_size: auto does not know what {file} shares out; write a number"
+                f"training.train_batch_size: auto does not know the shards of {file}; write a number"
             )
         if self.training.optimizer != "adamw":
             raise ValueError(
-                f"{file} shares the adapter out among the processes, and training.optimizer "
+                f"{file} shards the adapter among the processes, and training.optimizer "
                 f"{self.training.optimizer} changes whole tensors; write adamw, or use DDP"
             )
         if self.model.base_model_precision != "no_change":
             raise ValueError(
-                f"{file} shares the transformer out among the processes, which cannot share weights of "
+                f"{file} shards the transformer among the processes, which cannot shard weights of "
                 f"model.base_model_precision {self.model.base_model_precision}; write no_change, or use DDP"
             )
         return self
@@ -183,18 +183,17 @@ def load_presets(*names: str) -> Recipe:
 
 
 def _where_it_belongs(problem: Problem) -> Problem:
-    """Advice for a key that belongs to another section."""
+    """Advice for a key that belongs to another section, or to a dataset."""
     key = problem.key.rpartition(".")[2]
-    if not problem.message.startswith(UNKNOWN) or problem.key.count(".") > 1:
+    if not problem.message.startswith(UNKNOWN):
         return problem
-    home = next((name for name, section in _sections().items() if key in section.model_fields), None)
-    if home is not None:
-        return replace(problem, message=f"belongs to another section; write {home}: {{{key}: …}}")
+    places = [place for place in places_of(Recipe, key) if place != problem.key]
+    if places:
+        message = f"belongs to {' or '.join(places[:NEAREST])}; write {written(places[0])}"
+        return replace(problem, message=message)
     if any(key in kind.model_fields for kind in KINDS.values()):
         return replace(problem, message="is a key of a dataset; write it in the dataset file")
+    ends = ending_in(Recipe, key)
+    if ends and "did you mean" not in problem.message:
+        return replace(problem, message=f"{UNKNOWN}did you mean `{'` or `'.join(ends[:NEAREST])}`?")
     return problem
-
-
-def _sections() -> dict[str, type[BaseModel]]:
-    fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    return {name: kind for name, kind in fields.items() if isinstance(kind, type)}

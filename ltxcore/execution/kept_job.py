@@ -96,6 +96,16 @@ def kept_recipe_file(run: Path) -> Path | None:
     return _path(named) if named else None
 
 
+def kept_datasets_file(run: Path) -> Path | None:
+    """Where a run read its datasets; None where it keeps none.
+
+    Raises:
+        DamagedFile: what was kept is not what was written.
+    """
+    kept = run / ORIGIN
+    return _path(read_model(kept, KeptDatasets).file) if kept.is_file() else None
+
+
 def _datasets(run: Path, datasets_file: str, recipe: Recipe, *, begun: bool) -> DatasetFile | None:
     """The dataset file that a run keeps; where it keeps none, a copy of this one, made now."""
     if not datasets_file:

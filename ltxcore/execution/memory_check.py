@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ltxcore.execution.strategies import choose
 from ltxcore.memory.arrangement import StrategyUnavailable
+from ltxcore.memory.device import likely_device
 from ltxcore.memory.plan import MemoryPlan, OverBudget
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import Stage
@@ -16,9 +17,7 @@ def memory_plans(ctx: Context, stages: Iterable[Stage]) -> tuple[dict[str, Memor
 
     Only the machine is asked, not its load: failed plans of earlier runs are a stage's own business.
     """
-    from ltxcore.memory.device import pick_device
-
-    device = pick_device()
+    device = likely_device()
     plans: dict[str, MemoryPlan] = {}
     refusals = []
     for stage in stages:

@@ -1,30 +1,14 @@
-"""The memory plans of the stages that load models, for a context. A new stage of that kind is a line here."""
+"""The memory plans of the stages that load models, for a context."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+from ltxcore.execution.stage_code import memory_of, placed_memory_of
 from ltxcore.memory.arrangement import StrategyUnavailable
 from ltxcore.memory.plan import GIB, MemoryPlan, OverBudget, host_budget_bytes
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import FRAMES, LATENTS, RENDER, TEXT, TRAIN, Stage, asked_stages
+from ltxcore.pipeline.base.contract import TRAIN, Stage, asked_stages
 from ltxcore.pipeline.data.tables import Row
 from ltxcore.pipeline.plan.auto_settings import settle
-from ltxcore.pipeline.plan.stage_plan import StageMemory, TransformerMemory
-from ltxcore.stages.embed_frames import memory as embed_frames
-from ltxcore.stages.embed_text import memory as embed_text
-from ltxcore.stages.encode_latents import memory as encode_latents
-from ltxcore.stages.render_validation import memory as render_validation
-from ltxcore.stages.train_lora import memory as train_lora
-
-PLACED: Mapping[str, TransformerMemory] = {TRAIN.name: train_lora, RENDER.name: render_validation}
-"""Of the stages that run the transformer, whose weights the planner places."""
-MEMORY: Mapping[str, StageMemory] = {
-    LATENTS.name: encode_latents,
-    TEXT.name: embed_text,
-    FRAMES.name: embed_frames,
-    **PLACED,
-}
 
 
 def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
@@ -33,13 +17,17 @@ def plan_stage(ctx: Context, stage: Stage, device: str = "cpu") -> MemoryPlan:
     Raises:
         OverBudget, StrategyUnavailable: of the stages that run the transformer on a device: no plan fits, or
             the recipe asks for one that cannot be.
+        ValueError: it loads no models.
     """
-    return MEMORY[stage.name].plan(ctx, device)
+    memory = memory_of(stage)
+    if memory is None:
+        raise ValueError(f"{stage.name} loads no models and has no memory plan")
+    return memory.plan(ctx, device)
 
 
 def with_auto_settings(ctx: Context, stage: Stage) -> Context:
     """The context as a stage needs it: the others know nothing of the transformer, nor of batches."""
-    return settle(ctx) if stage.name in PLACED else ctx
+    return settle(ctx) if placed_memory_of(stage) else ctx
 
 
 def plan_rows(ctx: Context, measured: dict[str, int] | None = None, device: str = "cpu") -> list[Row]:
@@ -72,8 +60,7 @@ def plan_row(plan: MemoryPlan, measured_bytes: int = 0) -> Row:
 
 def host_limit_bytes(ctx: Context, stage: Stage) -> int:
     """What a stage may hold of host memory: the recipe's budget, or its own beside the weights it loads."""
-    weights = 0
-    if stage.name in MEMORY:
-        weights = MEMORY[stage.name].weights_bytes(with_auto_settings(ctx, stage))
+    memory = memory_of(stage)
+    weights = memory.weights_bytes(with_auto_settings(ctx, stage)) if memory else 0
     processes = ctx.recipe.processes.count if stage is TRAIN else 1
     return host_budget_bytes(ctx.recipe.memory.ram_gib, processes * (weights + int(stage.ram_gib * GIB)))

@@ -1,22 +1,22 @@
-"""The code of each stage: here what its result depends on, in `works` its work. A stage is a line in both."""
+"""The code of each stage, found in the package that the contract names for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol, cast
 
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import AUDIO, FRAMES, LATENTS, PROBE, RENDER, TEXT, TRAIN, Stage
+from ltxcore.pipeline.base.contract import Stage
 from ltxcore.pipeline.base.stamp import Stamp
 from ltxcore.pipeline.base.work import Work
-from ltxcore.stages.embed_frames import request as embed_frames
-from ltxcore.stages.embed_text import request as embed_text
-from ltxcore.stages.encode_latents import request as encode_latents
-from ltxcore.stages.probe_media import request as probe_media
-from ltxcore.stages.render_validation import request as render_validation
-from ltxcore.stages.split_audio import request as split_audio
-from ltxcore.stages.train_lora import request as train_lora
+from ltxcore.pipeline.plan.stage_plan import StageMemory, TransformerMemory
+
+
+class NoPackage(LookupError):
+    """A stage whose code is asked for by its declaration, which names no package."""
 
 
 class Request(Protocol):
@@ -26,21 +26,10 @@ class Request(Protocol):
         """All that the result depends on, as plain JSON."""
 
     def present(self, ctx: Context, stamp: Stamp) -> bool:
-        """Whether what the stamp stands for is in place, beside the files that the stamp names."""
+        """Whether everything that the stamp promises is in place, apart from the files that it names."""
 
     def needs(self, ctx: Context) -> Mapping[str, list[str]]:
         """The keys of the store that this request stands on, by part of the store."""
-
-
-REQUESTS: Mapping[str, Request] = {
-    PROBE.name: probe_media,
-    AUDIO.name: split_audio,
-    LATENTS.name: encode_latents,
-    TEXT.name: embed_text,
-    FRAMES.name: embed_frames,
-    TRAIN.name: train_lora,
-    RENDER.name: render_validation,
-}
 
 
 @dataclass(frozen=True)
@@ -54,11 +43,36 @@ class StageCode:
 
 
 def code_of(stage: Stage) -> StageCode:
-    """The code of one of the project's stages."""
+    """The code of a stage: its request, and its work once that is asked for.
+
+    Raises:
+        NoPackage: the stage names none.
+    """
 
     def load_work() -> type[Work[Any]]:
-        from ltxcore.execution.works import WORKS
+        work: type[Work[Any]] = _module(stage, ".work").WORK
+        return work
 
-        return WORKS[stage.name]
+    return StageCode(stage, cast(Request, _module(stage, ".request")), load_work)
 
-    return StageCode(stage, REQUESTS[stage.name], load_work)
+
+def memory_of(stage: Stage) -> StageMemory | None:
+    """What a stage needs of memory; None if it loads no models.
+
+    Raises:
+        NoPackage: it loads models, and names no package.
+    """
+    return cast(StageMemory, _module(stage, ".memory")) if stage.models else None
+
+
+def placed_memory_of(stage: Stage) -> TransformerMemory | None:
+    """The same of a stage that runs the transformer, whose weights the planner places; None of any other."""
+    return cast(TransformerMemory, _module(stage, ".memory")) if "transformer" in stage.models else None
+
+
+def _module(stage: Stage, name: str) -> ModuleType:
+    if not stage.package:
+        raise NoPackage(
+            f"{stage.name} needs its {name[1:]}.py; set `package` in its Stage to the package that has it"
+        )
+    return import_module(name, stage.package)

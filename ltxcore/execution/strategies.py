@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ltxcore.config.recipe import Recipe
-from ltxcore.execution.memory_plans import MEMORY, PLACED, host_limit_bytes, plan_stage, with_auto_settings
+from ltxcore.execution.memory_plans import host_limit_bytes, plan_stage, with_auto_settings
+from ltxcore.execution.stage_code import memory_of, placed_memory_of
 from ltxcore.memory.plan import GIB, MemoryPlan, check_host
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import TEXT, Stage
+from ltxcore.pipeline.base.contract import Stage
 from ltxcore.pipeline.plan.out_of_memory_record import MAX_FAILED_PLANS, FailedPlan
 from ltxcore.pipeline.plan.stage_plan import Changes, TransformerMemory, machine_for
 from ltxcore.pipeline.plan.transformer_plan import Machine
-from ltxcore.stages.embed_text.memory import LAYER_BY_LAYER, require_device
+from ltxcore.stages.embed_text.memory import LAYER_BY_LAYER
 
 AS_ASKED = "as the recipe says"
 
@@ -45,7 +46,8 @@ def strategies(stage: Stage, recipe: Recipe) -> list[Strategy]:
     """
     found = [Strategy(AS_ASKED, _with_encoder_loading(recipe))]
     names: list[str] = []
-    for changes in MEMORY[stage.name].steps(recipe) if stage.name in MEMORY else ():
+    memory = memory_of(stage)
+    for changes in memory.steps(recipe) if memory else ():
         before = found[-1].recipe
         changed = _changed(before, changes)
         if changed != before:
@@ -63,10 +65,8 @@ def choose(ctx: Context, stage: Stage, device: str, failed: Sequence[FailedPlan]
         NoPlanLeft: the smallest one has failed.
     """
     ctx = with_auto_settings(ctx, stage)
-    if stage is TEXT:
-        require_device(ctx.recipe, device)
     check_host(stage.name, host_limit_bytes(ctx, stage))
-    placed = PLACED.get(stage.name)
+    placed = placed_memory_of(stage)
     if placed is not None and (machine := machine_for(ctx, device)) is not None:
         return _choose_placed(ctx, stage, placed, machine, failed)
     choices = [

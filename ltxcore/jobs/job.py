@@ -33,7 +33,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.locate_weights import find_adapter
 from ltxcore.models.files.source import prepare_model
 from ltxcore.models.teacher import prepare_teacher
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import (
     LATENTS,
     PROBE,
@@ -51,6 +51,7 @@ from ltxcore.pipeline.base.stamp import Stamp, read_manifest, read_stamp
 from ltxcore.pipeline.base.work import Result, Stopped, Work, never
 from ltxcore.pipeline.data.tables import Row
 from ltxcore.stages.encode_latents.request import spaces_of
+from ltxcore.stages.render_validation.standalone_models import fetch_models
 from ltxcore.store.bf16 import from_bits
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.snapshot import Sample, Snapshot
@@ -95,7 +96,7 @@ class Job:
         kept = keep_job(self.folder, file, datasets_file=str(datasets))
         if kept.datasets is None:
             raise RuntimeError(f"{self.folder} keeps no datasets although it was given some")
-        ctx = Context(
+        ctx = context_here(
             self.workspace,
             kept.recipe,
             kept.datasets.file,
@@ -191,6 +192,7 @@ class Job:
         recipe = self._ctx.recipe
         for adapter in recipe.validation.adapter_paths:
             find_adapter(adapter, fetch=True)
+        fetch_models(recipe)
         try:
             self._ctx.source  # noqa: B018
         except ModelError:
@@ -208,9 +210,9 @@ class Job:
         """Every file of the datasets with its verdict.
 
         Raises:
-            MissingInput: probe-media has not run.
+            UnknownSnapshot: probe-media has not run.
         """
-        return self.ctx.require_snapshot(TRAIN)
+        return self.ctx.snapshot
 
     def samples(self) -> tuple[Sample, ...]:
         """The clips that are taken, as the training sees them."""
@@ -244,7 +246,9 @@ class Job:
         return {name: from_bits(store.read(key)) for name, key in keys.items()}
 
     def features(self, caption: str) -> TextFeatures:
-        """Gemma's features of a caption or a prompt, real tokens only: `video` and `audio` `[T, D]`.
+        """Gemma's features of a caption or prompt, real tokens only: `video` `[T, D]` and `audio` `[T, Da]`.
+
+        `audio` is None for a version that has one feature for both modalities, as 2.0 has.
 
         Raises:
             MissingInput: embed-text has not run for it.
@@ -264,7 +268,7 @@ class Job:
         return plan_rows(self.ctx, device=pick_device())
 
     def summary(self) -> list[Row]:
-        """What this run had of each stage so far: done, hits, seconds and peaks of memory."""
+        """What each stage did in this run so far: done, hits, seconds and peaks of memory."""
         return stage_rows(self.workspace, self.folder)
 
     def report(self) -> Path:
@@ -291,9 +295,12 @@ class Job:
         """The page with the renderings of the base and of the LoRA.
 
         Raises:
-            RuntimeError: render-validation has not run.
+            RuntimeError: render-validation has not run, or the recipe has it render nothing.
         """
-        return next(path for path in self._outputs(RENDER) if path.name == "index.html")
+        for path in self._outputs(RENDER):
+            if path.name == "index.html":
+                return path
+        raise RuntimeError("there is no gallery: validation.validation_disable is set")
 
     @property
     def training_folder(self) -> Path:

@@ -1,8 +1,9 @@
-"""Aligns a clip's reference or mask: the same picture at the same times as the clip."""
+"""Aligns a clip's reference or mask: the same picture at the same times as the clip; and cuts the sound that
+is given beside it."""
 
 from __future__ import annotations
 
-from math import log
+from math import floor, log
 from typing import NamedTuple
 
 from ltxcore.config.dataset_blocks import VideoSettings
@@ -12,8 +13,17 @@ from ltxcore.media.errors import MediaError
 from ltxcore.media.frames import select_frames
 from ltxcore.media.pictures import PictureProbe
 from ltxcore.media.probe import MediaProbe
-from ltxcore.store.snapshot import ConditioningClip, FrameSelection, Geometry, Sample
+from ltxcore.media.sound_files import SoundProbe
+from ltxcore.store.snapshot import (
+    ConditioningClip,
+    FrameSelection,
+    Geometry,
+    Sample,
+    SoundFile,
+    SoundSelection,
+)
 
+ROUNDING_S = 1e-6
 SHAPES_DIFFER = 0.02
 """Relative difference of two aspect ratios from which on they are two shapes, and no rounding of one."""
 
@@ -24,7 +34,32 @@ class NamedConditioningFile(NamedTuple):
     id: str
     path: str
     media_id: str
-    probe: MediaProbe | PictureProbe
+    probe: MediaProbe | PictureProbe | SoundProbe
+
+
+def reference_sound(dataset: ConditioningDataset, file: NamedConditioningFile) -> SoundSelection:
+    """The beginning of a sound that is given beside a clip's own: `reference_seconds`, or whole seconds.
+
+    Raises:
+        MediaError: it is shorter than a second.
+    """
+    if not isinstance(file.probe, SoundProbe):
+        raise TypeError(f"{file.id} was not read as a sound")
+    seconds = min(dataset.reference_seconds, floor(file.probe.duration_s + ROUNDING_S))
+    if seconds < 1:
+        raise MediaError(
+            f"its reference_audio {file.id} is too short: {file.probe.duration_s:.2f} s, and a second is the "
+            "least"
+        )
+    audio = file.probe.audio
+    return SoundSelection(
+        start_s=audio.start_s,
+        duration_s=float(seconds),
+        channels=audio.channels,
+        layout=audio.layout,
+        tracks=audio.tracks,
+        sound=SoundFile(dataset=dataset.id, path=file.path, media_id=file.media_id),
+    )
 
 
 def conditioning_clip(
@@ -40,6 +75,8 @@ def conditioning_clip(
         MediaError: it does not show the clip's picture, is too short, or the clip's size is not divisible.
     """
     still = isinstance(file.probe, PictureProbe)
+    if isinstance(file.probe, SoundProbe) or dataset.conditioning_type == "reference_audio":
+        raise TypeError(f"{file.id} was read as a sound")
     try:
         return ConditioningClip(
             purpose=dataset.conditioning_type,

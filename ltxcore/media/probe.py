@@ -236,6 +236,15 @@ def read_streams(
     return _read(path, _listed(path, wanted, decoded), wanted, decoded, track)
 
 
+def read_headers(path: Path, wanted: Wanted) -> MediaProbe:
+    """`read_streams` of the packets alone, which costs a fraction of decoding.
+
+    Raises:
+        MediaError: as `probe`.
+    """
+    return read_streams(path, decoded=False, wanted=wanted)
+
+
 def _listed(path: Path, wanted: Wanted, decoded: bool) -> Listing:
     check_file(path)
     return (ffprobe_frames if decoded else ffprobe_packets)(path, wanted.most_pixels)

@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Literal
 
 from ltxcore.memory.plan import GIB
+from ltxcore.memory.planned_machine import planned_machine
 
 # The driver's device files: NVIDIA's, AMD's, and that of Windows' Linux.
 _DRIVERS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 
-@cache
 def likely_device() -> Literal["cpu", "cuda"]:
     """What `pick_device` will say in a process that may use the GPU, without importing torch.
 
     The parent of a run and the workers of the pool `cpu` hide the GPU from themselves, so the environment
     does not count.
     """
+    return device_here() if planned_machine() is None else "cuda"
+
+
+@cache
+def device_here() -> Literal["cpu", "cuda"]:
+    """The device of this machine, by its driver and the build of torch."""
     try:
         build = metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -49,6 +55,10 @@ def device_budget_bytes(device: str, vram_gib: float | None) -> int | None:
     """What the recipe allows on the device, or what is free there; None on a machine without one."""
     if device != "cuda":
         return None
+    planned = planned_machine()
+    if planned is not None:
+        free = planned.device_bytes
+        return free if vram_gib is None else min(int(vram_gib * GIB), free)
     import torch
 
     free, _ = torch.cuda.mem_get_info()
@@ -57,6 +67,9 @@ def device_budget_bytes(device: str, vram_gib: float | None) -> int | None:
 
 def device_name() -> str:
     """What the first device calls itself."""
+    planned = planned_machine()
+    if planned is not None:
+        return planned.device_name
     import torch
 
     return str(torch.cuda.get_device_name(0))

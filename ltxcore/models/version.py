@@ -52,6 +52,10 @@ class Version:
     video_vae: Config
     audio_vae: Config
     vocoder: Config
+    upsampler: Config
+    """Of the latent upsampler for renderings in two stages."""
+    diffusion_decoder: Config | None
+    """Of the second decoder for the latents, which is a diffusion model; None: there is none."""
     text_encoder: TextEncoder
     stg_block: int
     """The transformer block that the reference perturbs for spatio-temporal guidance."""

@@ -24,8 +24,8 @@ def canonical(data: Any) -> str:
 
 
 def fingerprint(data: Any) -> str:
-    """sha256 of the canonical JSON, as 64 hex digits."""
-    return hashlib.sha256(canonical(data).encode()).hexdigest()
+    """sha256 of the canonical JSON, as 64 hex digits. Names of files may hold bytes that are not UTF-8."""
+    return hashlib.sha256(canonical(data).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def derive_seed(*parts: str | int) -> int:

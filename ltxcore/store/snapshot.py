@@ -96,9 +96,9 @@ Kind = Literal["video", "image", "audio"]
 
 
 class ConditioningClip(Strict):
-    """A file of a conditioning dataset that belongs to a clip: its reference, its mask, or its loss mask."""
+    """What is encoded beside a clip: its file of a conditioning dataset, or one of its frames."""
 
-    purpose: Literal["reference", "mask", "loss_mask"]
+    purpose: Literal["reference", "mask", "loss_mask", "keyframe"]
     id: str
     dataset: str
     kind: Kind
@@ -115,7 +115,7 @@ class ConditioningClip(Strict):
     @property
     def measured(self) -> bool:
         """Whether it is a mask, which is measured in the cells of the latents and passes no VAE."""
-        return self.purpose != "reference"
+        return self.purpose in ("mask", "loss_mask")
 
 
 class Sample(Strict):
@@ -148,6 +148,10 @@ class Sample(Strict):
     """The dataset's instance prompt, where captions are made of it."""
     reference: ConditioningClip | None = None
     """The video that is given beside the clip (IC-LoRA)."""
+    further_references: tuple[ConditioningClip, ...] = ()
+    """Those that are given beside the first one."""
+    reference_sound: SoundSelection | None = None
+    """The sound that is given beside the clip's own, such as a voice."""
     mask: ConditioningClip | None = None
     """White where the clip is made and black where it is given."""
     loss_mask: ConditioningClip | None = None
@@ -157,23 +161,36 @@ class Sample(Strict):
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what a sample does not have: a snapshot's name is made of what its samples have."""
         data: dict[str, Any] = serialise(self)
-        for name in ("loss_mask", "caption_weights"):
+        for name in ("loss_mask", "caption_weights", "further_references", "reference_sound"):
             if not getattr(self, name):
                 data.pop(name, None)
         return data
 
     @property
+    def references(self) -> tuple[ConditioningClip, ...]:
+        """The videos that are given beside it, in the order of its dataset's `conditioning_data`."""
+        return () if self.reference is None else (self.reference, *self.further_references)
+
+    @property
     def conditioning_clips(self) -> tuple[ConditioningClip, ...]:
         """The files of conditioning datasets that belong to it."""
-        found = (self.reference, self.mask, self.loss_mask)
-        return tuple(condition for condition in found if condition is not None)
+        masks = (self.mask, self.loss_mask)
+        return (*self.references, *(mask for mask in masks if mask is not None))
+
+    @property
+    def sounds(self) -> tuple[SoundSelection, ...]:
+        """Its own sound, and the one that is given beside it."""
+        return tuple(sound for sound in (self.audio, self.reference_sound) if sound is not None)
 
     @property
     def bucket(self) -> str:
-        """`WxH@F`, in pixels and frames, and `+WxH@F` of a reference; `audio@Ss`, in seconds, for sound."""
+        """`WxH@F`, in pixels and frames, `+WxH@F` of each reference; `audio@Ss`, in seconds, for sound."""
         if self.kind == "audio" and self.audio is not None:
-            return audio_bucket_name(self.audio.duration_s)
-        return bucket_name(_size(self), None if self.reference is None else _size(self.reference))
+            own = audio_bucket_name(self.audio.duration_s)
+        else:
+            own = bucket_name(_size(self), *(_size(reference) for reference in self.references))
+        beside = self.reference_sound
+        return own if beside is None else f"{own}+{audio_bucket_name(beside.duration_s)}"
 
 
 def _size(shown: Sample | ConditioningClip) -> Bucket:

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -172,6 +173,11 @@ class Workspace:
         """Publish a snapshot and make it the latest."""
         write_json(self._snapshot_file(snapshot.id), snapshot.model_dump(mode="json"))
         write_json(self.latest_file, Named(id=snapshot.id).model_dump())
+
+    def snapshot_made(self, snapshot_id: str) -> datetime | None:
+        """When a snapshot was written last, in local time; None where it is not kept."""
+        file = self._snapshot_file(snapshot_id)
+        return datetime.fromtimestamp(file.stat().st_mtime).astimezone() if file.exists() else None
 
     def load_snapshot(self, snapshot_id: str = LATEST) -> Snapshot:
         """A snapshot by id, or the latest.

@@ -26,7 +26,7 @@ def compile_blocks(
         shapes: how many shapes of batches there are.
 
     Raises:
-        StrategyUnavailable: the weights are not resident, and travel under the compiler's feet.
+        StrategyUnavailable: the weights are not resident, so they would move after the code is compiled.
     """
     import torch._dynamo
 

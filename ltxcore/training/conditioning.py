@@ -10,13 +10,17 @@ import torch
 from ltxcore.config.conditioning_settings import (
     ConditioningSettings,
     FirstFrame,
+    Keyframes,
     Mask,
+    OneCondition,
     Prefix,
     SpatialCrop,
     Suffix,
-    VideoCondition,
 )
+from ltxcore.config.conditioning_settings import Reference as ReferenceCondition
+from ltxcore.config.conditioning_settings import SoundReference as SoundReferenceCondition
 from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.models.vae.audio_latents import audio_latent_length
 from ltxcore.store.fingerprint import SEED_BITS, derive_seed
 from ltxcore.training.data import Batch
@@ -38,9 +42,11 @@ class Draws:
         """Uniform in [0, 1)."""
         return derive_seed(self._seed, STAGE, self._number, sample_id, purpose) / 2**SEED_BITS
 
-    def happens(self, condition: VideoCondition, sample_id: str) -> bool:
-        """Whether a condition is drawn for a sample."""
-        return self.share(sample_id, f"{condition.type} given") < condition.probability
+    def happens(self, condition: OneCondition, sample_id: str) -> bool:
+        """Whether a condition is drawn for a sample, or for its whole batch where it adds tokens."""
+        adds_tokens = isinstance(condition, Keyframes | ReferenceCondition | SoundReferenceCondition)
+        drawn_for = EVERY_SAMPLE if adds_tokens else sample_id
+        return self.share(drawn_for, f"{condition.type} given") < condition.probability
 
 
 def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> torch.Tensor | None:
@@ -57,7 +63,7 @@ def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
     count, _, frames, height, width = batch.video.shape
     learnt = torch.ones(count, frames * height * width, dtype=torch.bool)
 
-    def of_sample(condition: VideoCondition, row: int) -> torch.Tensor | None:
+    def of_sample(condition: OneCondition, row: int) -> torch.Tensor | None:
         given = torch.zeros(frames, height, width, dtype=torch.bool)
         draw = _of_sample(draws, batch.sample_ids[row], condition)
         if isinstance(condition, FirstFrame):
@@ -70,6 +76,8 @@ def given_video(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
             given[:, *_rectangle(condition, height, width, draw)] = True
         elif isinstance(condition, Mask) and batch.mask is not None:
             given = batch.mask[row].cpu() == 0
+        elif isinstance(condition, Keyframes):
+            given[:1] = 0 in condition.positions(GEOMETRY.frames_of(frames))
         return given.flatten()
 
     return _union(settings.video.conditions, batch, draws, learnt, of_sample)
@@ -81,7 +89,7 @@ def given_audio(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
         return None
     length = batch.audio.shape[1]
 
-    def of_sample(condition: VideoCondition, row: int) -> torch.Tensor:
+    def of_sample(condition: OneCondition, row: int) -> torch.Tensor:
         given = torch.zeros(length, dtype=torch.bool)
         draw = _of_sample(draws, batch.sample_ids[row], condition)
         if isinstance(condition, Prefix):
@@ -95,13 +103,29 @@ def given_audio(batch: Batch, settings: ConditioningSettings, draws: Draws) -> t
     return _union(settings.audio.conditions, batch, draws, batch.audio_mask.cpu() > 0, of_sample)
 
 
-def reference_is_given(batch: Batch, settings: ConditioningSettings, draws: Draws) -> bool:
-    """Whether the batch is computed with its references.
+def given_references(batch: Batch, settings: ConditioningSettings, draws: Draws) -> tuple[Reference, ...]:
+    """What is given beside the batch: all references of its samples or none, then all keyframes or none.
 
     Drawn once for the batch: all its samples have the same number of tokens.
     """
-    condition = settings.video.of_type("reference")
-    return condition is not None and batch.reference is not None and draws.happens(condition, EVERY_SAMPLE)
+
+    def drawn(condition: OneCondition | None) -> bool:
+        return condition is not None and draws.happens(condition, EVERY_SAMPLE)
+
+    references = batch.references if drawn(settings.video.of_type("reference")) else ()
+    return references + (batch.keyframes if drawn(settings.video.keyframes) else ())
+
+
+def given_sound_reference(
+    batch: Batch, settings: ConditioningSettings, draws: Draws | None
+) -> SoundReference | None:
+    """The sound that is given beside the batch's own, drawn once for the batch; without draws, always."""
+    condition = settings.sound_reference
+    if condition is None or batch.reference_sound is None or batch.audio is None:
+        return None
+    if draws is not None and not draws.happens(condition, EVERY_SAMPLE):
+        return None
+    return SoundReference(batch.reference_sound, condition.position == "before")
 
 
 def prefix_frames(condition: Prefix, draw: Callable[[str], float]) -> int:
@@ -136,11 +160,11 @@ def masked_times(mask: torch.Tensor, length: int, fps: float) -> torch.Tensor:
 
 
 def _union(
-    conditions: tuple[VideoCondition, ...],
+    conditions: tuple[OneCondition, ...],
     batch: Batch,
     draws: Draws,
     learnt: torch.Tensor,
-    of_sample: Callable[[VideoCondition, int], torch.Tensor],
+    of_sample: Callable[[OneCondition, int], torch.Tensor],
 ) -> torch.Tensor | None:
     """The union of each sample's conditions, in order, while something of `learnt` is left."""
     given = torch.zeros_like(learnt)
@@ -153,7 +177,7 @@ def _union(
     return given if given.any() else None
 
 
-def _of_sample(draws: Draws, sample_id: str, condition: VideoCondition) -> Callable[[str], float]:
+def _of_sample(draws: Draws, sample_id: str, condition: OneCondition) -> Callable[[str], float]:
     return lambda purpose: draws.share(sample_id, f"{condition.type} {purpose}")
 
 
@@ -163,7 +187,7 @@ def _length(condition: Prefix | Suffix, draw: Callable[[str], float]) -> int:
 
 
 def _audio_latents(frames: int, fps: float) -> int:
-    """Latents of the sound under so many frames."""
+    """Latents of the sound under this many frames."""
     return audio_latent_length(frames / fps)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -29,10 +29,12 @@ class TrainingSample:
     audio_padding: int = 0
     """How many of the L are padding before the sound begins; they take no part either."""
     has_video: bool = True
-    reference: torch.Tensor | None = None
-    """Normalised latent of the video that is given beside this one, [C, F', H', W']."""
-    reference_factors: tuple[int, int] = (1, 1)
-    """How many times smaller it is than this one, and how many times fewer frames a second it has."""
+    references: tuple[Reference, ...] = ()
+    """The videos that are given beside this one, their latents without a batch: [C, F', H', W']."""
+    keyframes: tuple[Reference, ...] = ()
+    """The frames of its own that are given beside it where keyframes are a condition, each [C, 1, H, W]."""
+    reference_sound: torch.Tensor | None = None
+    """Normalised packed latent [L', D] of the sound that is given beside its own."""
     mask: torch.Tensor | None = None
     """White's share of each latent [F, H, W]: 0 is kept where masks are a condition. None: nothing is."""
     loss_mask: torch.Tensor | None = None
@@ -70,7 +72,10 @@ class Batch:
     """False where sound is trained alone: the pictures are zeros, and no loss is taken of them."""
     regularisation: bool = False
     """Its target is what the model says without the adapter."""
-    reference: Reference | None = None
+    references: tuple[Reference, ...] = ()
+    keyframes: tuple[Reference, ...] = ()
+    reference_sound: torch.Tensor | None = None
+    """[B, L', D]."""
     mask: torch.Tensor | None = None
     """[B, F, H, W]; None where no sample has a mask."""
     loss_mask: torch.Tensor | None = None
@@ -85,14 +90,29 @@ class Batch:
         return count * frames * height * width + (0 if self.audio is None else self.audio.shape[:2].numel())
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its latents on a device; the text features follow when they are connected."""
+        """The batch with its latents on a device; the text features follow when they are connected.
+
+        From pinned memory this does not wait for the copy.
+        """
+        moved = self._changed(lambda values: values.to(device, non_blocking=True))
+        return replace(
+            moved,
+            references=tuple(reference.to(device) for reference in self.references),
+            keyframes=tuple(keyframe.to(device) for keyframe in self.keyframes),
+            reference_sound=None if self.reference_sound is None else self.reference_sound.to(device),
+        )
+
+    def pinned(self) -> Batch:
+        """The batch with its latents in page-locked host memory, but for what is given beside it."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         return replace(
             self,
-            video=self.video.to(device),
-            audio=None if self.audio is None else self.audio.to(device),
-            audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
-            reference=None if self.reference is None else self.reference.to(device),
-            teacher=None if self.teacher is None else self.teacher.to(device),
+            video=change(self.video),
+            audio=None if self.audio is None else change(self.audio),
+            audio_mask=None if self.audio_mask is None else change(self.audio_mask),
+            teacher=None if self.teacher is None else change(self.teacher),
         )
 
 
@@ -104,8 +124,8 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
 
     Raises:
         ValueError: the samples differ in latent shape, frame rate, in whether they have pictures, in the
-            shape of their references or in whether they have features, or state more sound than they
-            hold.
+            number or shape of their references or keyframes or in whether they have features, or state more
+            sound than they hold.
     """
     shapes = sorted({(tuple(s.video.shape), s.fps, s.has_video, s.regularisation) for s in samples})
     if len(shapes) > 1:
@@ -123,24 +143,45 @@ def collate(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Bat
         fps=samples[0].fps,
         has_video=samples[0].has_video,
         regularisation=samples[0].regularisation,
-        reference=_stack_references(sample_ids, samples),
+        references=_stack_references(sample_ids, [s.references for s in samples]),
+        keyframes=_stack_references(sample_ids, [s.keyframes for s in samples]),
+        reference_sound=_stack_reference_sounds(sample_ids, samples),
         mask=_stack_masks(samples, [s.mask for s in samples]),
         loss_mask=_stack_masks(samples, [s.loss_mask for s in samples]),
         teacher=_stack_teacher(sample_ids, samples),
     )
 
 
-def _stack_references(sample_ids: Sequence[str], samples: Sequence[TrainingSample]) -> Reference | None:
+def _stack_references(
+    sample_ids: Sequence[str], given: Sequence[tuple[Reference, ...]]
+) -> tuple[Reference, ...]:
+    """What is given beside each sample, one after the other, as what is given beside the batch."""
     shapes = {
-        (None if s.reference is None else tuple(s.reference.shape), s.reference_factors) for s in samples
+        tuple((tuple(r.latents.shape), r.spatial_factor, r.temporal_factor, r.frame or 0) for r in references)
+        for references in given
     }
     if len(shapes) > 1:
         raise ValueError(
-            f"samples of one batch differ in the shape of their references: {sorted(map(str, shapes))}; "
+            f"samples of one batch differ in (shape, factors, frame) of their references: {sorted(shapes)}; "
             f"ids {list(sample_ids)}"
         )
-    latents = [s.reference for s in samples if s.reference is not None]
-    return Reference(torch.stack(latents), *samples[0].reference_factors) if latents else None
+    return tuple(
+        replace(alike[0], latents=torch.stack([reference.latents for reference in alike]))
+        for alike in zip(*given, strict=True)
+    )
+
+
+def _stack_reference_sounds(
+    sample_ids: Sequence[str], samples: Sequence[TrainingSample]
+) -> torch.Tensor | None:
+    lengths = {0 if s.reference_sound is None else len(s.reference_sound) for s in samples}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"samples of one batch differ in the latents of their reference sounds: {sorted(lengths)}; "
+            f"ids {list(sample_ids)}"
+        )
+    sounds = [s.reference_sound for s in samples if s.reference_sound is not None]
+    return torch.stack(sounds) if sounds else None
 
 
 def _stack_masks(

@@ -13,6 +13,7 @@ import torch
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.store.fingerprint import derive_seed
+from ltxcore.training.conditioning import given_sound_reference
 from ltxcore.training.data import Batch, TrainingSample, collate
 from ltxcore.training.objective import Losses, NoisedBatch, add_noise, frozen, patchify
 from ltxcore.training.step import noised_losses
@@ -118,12 +119,13 @@ def fixed_noise(
             mask = mask * batch.loss_mask.float().cpu().flatten(1)
         video = add_noise(tokens, level, generator("video"), None, mask)
     if batch.audio is None or batch.audio_mask is None:
-        return NoisedBatch(video, None, reference=batch.reference)
+        return NoisedBatch(video, None, references=batch.references)
     if given.audio.frozen:
         audio = frozen(batch.audio)
     else:
         audio = add_noise(batch.audio, level, generator("audio"), None, batch.audio_mask)
-    return NoisedBatch(video, audio, batch.has_video, batch.reference)
+    heard = given_sound_reference(batch, given, None)
+    return NoisedBatch(video, audio, batch.has_video, batch.references, heard)
 
 
 @contextmanager

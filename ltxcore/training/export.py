@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ltxcore.config.data_defaults import REFERENCE_FACTORS
 from ltxcore.config.lora_files import comfyui_file, diffusers_file
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
@@ -36,9 +37,9 @@ class Lineage:
     """The words that call what was trained; none where the captions describe all of it."""
     base_version: str = ""
     """Of LTX-2, such as `2.3`."""
-    reference_factors: tuple[int, int] | None = None
-    """How many times smaller references are, and how many times fewer frames a second they have; None: a
-    LoRA without references."""
+    reference_factors: tuple[tuple[int, int], ...] = ()
+    """How many times smaller each reference is, and how many times fewer frames a second it has; none: a LoRA
+    without references."""
 
 
 def export_lora(
@@ -123,10 +124,8 @@ def _peft_header(settings: LoraSettings, adapter: Adapter) -> dict[str, Any]:
 
 def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
     settings = lineage.recipe.lora
-    space, time = lineage.reference_factors or (None, None)
-    references = {"reference_downscale_factor": space, "reference_temporal_scale_factor": time}
     values = {
-        **{key: str(factor) for key, factor in references.items() if factor is not None},
+        **_reference_header(lineage.reference_factors),
         "format": "pt",
         **({OWN_KEY: lineage.base_version} if lineage.base_version else {}),
         "base_fingerprint": lineage.base_fingerprint,
@@ -144,6 +143,17 @@ def _header(lineage: Lineage, alpha_in_file: float) -> dict[str, str]:
         "trained_scale": str(settings.scale),
         "alpha": str(float(alpha_in_file)),
     }
+
+
+def _reference_header(factors: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """The keys that ComfyUI reads, a number for all references, and a list where there are several."""
+    header = {}
+    for key, each in zip(REFERENCE_FACTORS, zip(*factors, strict=True), strict=False):
+        if len(set(each)) == 1:
+            header[key] = str(each[0])
+        if len(each) > 1:
+            header[f"{key}s"] = json.dumps(each)
+    return header
 
 
 def _publish(tensors: dict[str, torch.Tensor], path: Path, header: Mapping[str, Any]) -> None:

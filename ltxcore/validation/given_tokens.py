@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from ltxcore.models.predict_velocity import Reference, reference_coords
+from ltxcore.models.predict_velocity import (
+    Reference,
+    SoundReference,
+    reference_coords,
+    sound_reference_coords,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,20 @@ class GivenTokens:
         each[:, : len(self.given)][:, self.given.to(each.device)] = 0
         return each
 
+    def upscaled(self, latents: torch.Tensor, factor: int) -> GivenTokens:
+        """The same cells of latents that were upscaled.
+
+        Args:
+            latents: normalised `[1, C, F, factor * H, factor * W]`.
+            factor: how many cells have come of one along each edge.
+        """
+        _, _, frames, height, width = latents.shape
+        given = torch.zeros(frames * (height // factor) * (width // factor), dtype=torch.bool)
+        given[: len(self.given)] = self.given.cpu()
+        cells = given.view(frames, height // factor, width // factor)
+        each = cells.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        return GivenTokens(latents[0].flatten(1).T, each.flatten())
+
     def is_all(self, tokens: int) -> bool:
         """Whether nothing is left to make."""
         return int(self.given.sum()) == tokens
@@ -74,8 +93,28 @@ class Given:
 
     video: GivenTokens | None = None
     audio: GivenTokens | None = None
-    reference: Reference | None = None
-    """A video beside the one that is rendered, in a batch of one."""
+    references: tuple[Reference, ...] = ()
+    """Videos and pictures beside the video that is rendered, in batches of one."""
+    sound_reference: SoundReference | None = None
+    """A sound beside the one that is rendered, in a batch of one."""
+
+    def upscaled(self, latents: torch.Tensor, factor: int) -> Given:
+        """What the second stage is given: the same cells of the first one's latents, upscaled, and the sound.
+
+        Keyframes stay, at their places in the larger picture, and so does a voice. References are left out,
+        as Lightricks' own pipeline leaves them out: the first stage has followed them.
+
+        Args:
+            latents: normalised `[1, C, F, factor * H, factor * W]`.
+            factor: as in `GivenTokens.upscaled`.
+        """
+        keyframes = (reference for reference in self.references if reference.frame is not None)
+        return Given(
+            None if self.video is None else self.video.upscaled(latents, factor),
+            self.audio,
+            tuple(replace(k, spatial_factor=k.spatial_factor * factor) for k in keyframes),
+            self.sound_reference,
+        )
 
     def whole_streams(self, kwargs: dict[str, Any]) -> list[_Stream]:
         """The streams of which nothing is left to make, for the arguments of one call."""
@@ -99,7 +138,7 @@ def giving(pipeline: Any, given: Given) -> Iterator[None]:
     def give(
         module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        own["tokens"] = kwargs["hidden_states"].shape[1]
+        own.update(video=kwargs["hidden_states"].shape[1], audio=kwargs["audio_hidden_states"].shape[1])
         whole.clear()
         for stream in given.whole_streams(kwargs):
             whole.add(stream.self_attention)
@@ -110,7 +149,7 @@ def giving(pipeline: Any, given: Given) -> Iterator[None]:
 
     def trim(module: Any, args: tuple[Any, ...], output: Any) -> Any:
         video, audio = output
-        return video[:, : own["tokens"]], audio
+        return video[:, : own["video"]], audio[:, : own["audio"]]
 
     def spare(stream: _Stream) -> Any:
         def unperturbed(
@@ -180,11 +219,30 @@ def _with_given(transformer: Any, kwargs: dict[str, Any], given: Given) -> dict[
         changed["audio_timestep"] = given.audio.times(audio_times, audio.shape[1])
         if given.audio.is_all(audio.shape[1]):
             changed["audio_sigma"] = torch.zeros_like(kwargs["sigma"])
-    if given.reference is not None:
+    if given.sound_reference is not None:
+        changed |= _heard_beside(transformer, changed, given.sound_reference)
+    if given.references:
         video, video_times, changed["video_coords"] = _beside(
-            transformer, kwargs, video, video_times, given.reference
+            transformer, kwargs, video, video_times, given.references
         )
     return {**changed, "hidden_states": video, "timestep": video_times}
+
+
+def _heard_beside(
+    transformer: Any, kwargs: dict[str, Any], reference: SoundReference
+) -> dict[str, torch.Tensor | int]:
+    """The arguments of the sound with the tokens of a reference after its own."""
+    audio, times = kwargs["audio_hidden_states"], kwargs["audio_timestep"]
+    batch, own, _ = audio.shape
+    beside = torch.cat([audio, reference.latents.to(audio).expand(batch, -1, -1)], 1)
+    each = times if times.ndim == 2 else times[:, None].repeat(1, own)
+    places = sound_reference_coords(transformer, reference, audio.device).expand(batch, -1, -1, -1)
+    return {
+        "audio_hidden_states": beside,
+        "audio_timestep": torch.cat([each, each.new_zeros(batch, beside.shape[1] - own)], 1),
+        "audio_coords": torch.cat([kwargs["audio_coords"], places], 2),
+        "audio_num_frames": beside.shape[1],
+    }
 
 
 def _beside(
@@ -192,13 +250,14 @@ def _beside(
     kwargs: dict[str, Any],
     video: torch.Tensor,
     times: torch.Tensor,
-    reference: Reference,
+    references: tuple[Reference, ...],
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The tokens, times and places with those of a reference after them."""
+    """The tokens, times and places with those of the references after them."""
     own = video.shape[1]
-    tokens = reference.latents.flatten(2).transpose(1, 2).to(video).expand(len(video), -1, -1)
+    tokens = [r.latents.flatten(2).transpose(1, 2).to(video).expand(len(video), -1, -1) for r in references]
     each = times if times.ndim == 2 else times[:, None].repeat(1, own)
-    places = reference_coords(transformer, reference, kwargs["fps"], video.device)
-    coords = torch.cat([kwargs["video_coords"], places.expand(len(video), -1, -1, -1)], 2)
-    zeros = each.new_zeros(len(each), tokens.shape[1])
-    return torch.cat([video, tokens], 1), torch.cat([each, zeros], 1), coords
+    places = [reference_coords(transformer, r, kwargs["fps"], video.device) for r in references]
+    coords = torch.cat([kwargs["video_coords"], *(p.expand(len(video), -1, -1, -1) for p in places)], 2)
+    beside = torch.cat([video, *tokens], 1)
+    zeros = each.new_zeros(len(each), beside.shape[1] - own)
+    return beside, torch.cat([each, zeros], 1), coords

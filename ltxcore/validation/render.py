@@ -5,97 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ltxcore.memory.arrangement import Arrangement
-from ltxcore.memory.placement import Placement
-from ltxcore.models.files.loading import (
-    load_audio_vae,
-    load_connectors,
-    load_transformer,
-    load_video_vae,
-    load_vocoder,
-)
-from ltxcore.models.files.source import ModelSource
-from ltxcore.models.lora.fitting import require_names
-from ltxcore.models.lora.header import AdapterError
-from ltxcore.models.lycoris import is_lycoris, load_lycoris
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.text.text_connectors import Caption, PrecomputedConnectors, connect
-from ltxcore.models.version import Version
+from ltxcore.models.text.text_connectors import Caption, connect
+from ltxcore.validation.components import Components
+from ltxcore.validation.decoding import diffusion_decoded
 from ltxcore.validation.given_tokens import Given, giving
 from ltxcore.validation.isolation import isolated
-from ltxcore.validation.rendering_settings import Rendering, RenderSettings
+from ltxcore.validation.mounted_adapters import MountedAdapters
+from ltxcore.validation.rendering_settings import SECOND_STAGE_SIGMAS, Rendering, RenderSettings
 from ltxcore.validation.schedule import given_scheduler, reference_scheduler
-
-ADAPTER = "lora"
+from ltxcore.validation.upscaling import normalised, upscaled
 
 Progress = Callable[[int, int], None]
 """Called after each denoising step with the steps done and the steps in all."""
+StepCallback = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+"""The same as diffusers calls it."""
 
 
 class BrokenRendering(RuntimeError):
     """A rendering that is not a number: the weights are broken, and a black picture would hide it."""
-
-
-@dataclass(frozen=True)
-class Components:
-    """The models that a rendering runs, frozen, on one device but for what is streamed."""
-
-    transformer: Any
-    placement: Placement
-    """What holds the transformer."""
-    connectors: Any
-    """`LTX2TextConnectors`, or what stands in their place for captions that went through them already."""
-    video_width: int
-    """Dv, the width of the video connector's output."""
-    vae: Any
-    audio_vae: Any
-    vocoder: Any
-    max_tokens: int
-    """Slots of the text: `ModelSource.text_max_tokens`."""
-    stg_block: int
-    """The block that STG perturbs where the plan names none."""
-
-
-def load_components(
-    source: ModelSource,
-    dtype: torch.dtype,
-    device: torch.device | str,
-    arrangement: Arrangement | None = None,
-    connectors: PrecomputedConnectors | None = None,
-) -> Components:
-    """Load all that a rendering needs, which is all of the model but its text encoder.
-
-    Args:
-        arrangement: where the transformer's weights shall be. None: all of them on the device.
-        connectors: stands in their place where all captions went through them already; they are not loaded.
-
-    Raises:
-        ModelError: a component is missing or incomplete.
-        PinningFailed, NotOffloadable: the arrangement is not possible here.
-    """
-    arrangement = arrangement or Arrangement()
-    # What is resident goes straight to the device; what is streamed never is there as a whole.
-    first = device if arrangement.strategy == "resident" else "cpu"
-    transformer = load_transformer(source, dtype, first)
-    text = source.config("connectors")
-    return Components(
-        transformer=transformer,
-        placement=Placement(transformer, arrangement, device),
-        connectors=connectors or load_connectors(source, dtype, device),
-        video_width=text["video_connector_num_attention_heads"] * text["video_connector_attention_head_dim"],
-        vae=load_video_vae(source, dtype, device),
-        audio_vae=load_audio_vae(source, dtype, device),
-        vocoder=load_vocoder(source, dtype, device),
-        max_tokens=source.text_max_tokens,
-        stg_block=usual_stg_block(source.version, transformer.config.num_layers),
-    )
 
 
 class ConnectedText:
@@ -126,10 +60,11 @@ class Renderer:
     def __init__(self, components: Components, plan: RenderSettings) -> None:
         self.plan = plan
         self._components = components
-        self._adapted = False
+        self._given: Given | None = None
         install_cross_modulation(components.transformer)
         components.transformer.register_forward_pre_hook(_without_masks, with_kwargs=True)
         self._pipeline = _pipeline(components, components.video_width)
+        self._adapters = MountedAdapters(self._pipeline, components.placement)
 
     def render(
         self,
@@ -148,7 +83,8 @@ class Renderer:
             negative: those of the negative prompt; needed where the guidance is above 1.
 
         Raises:
-            ValueError: the guidance needs a negative prompt and there is none.
+            ValueError: the guidance needs a negative prompt and there is none, or the plan a model that
+                `load_components` was not given.
             BrokenRendering: the model gave NaN or infinity.
         """
         began = time.monotonic()
@@ -157,15 +93,17 @@ class Renderer:
         if guided and negative is None:
             raise ValueError(f"guidance {plan.shown_guidance()} needs the negative prompt's features")
         seed = plan.seed_of(name)
-        self._pipeline.scheduler = reference_scheduler() if plan.sigmas is None else given_scheduler()
+        # Drawn on the CPU and then moved: the same noise on every device.
+        generator = torch.Generator("cpu").manual_seed(seed)
+        tell = None if progress is None else _step_callback(progress, plan.all_steps)
+        self._adapters.use_in_stage(1)
         with nullcontext() if plan.modality == "both" else isolated(self._components.transformer):
-            video, audio = self._pipeline(
-                **self._text(features, negative if guided else None),
-                **self._sampling(plan),
-                # Drawn on the CPU and then moved: the same noise on every device.
-                generator=torch.Generator("cpu").manual_seed(seed),
-                callback_on_step_end=None if progress is None else _step_callback(progress, plan.steps),
-            )
+            if plan.upscale == 1:
+                video, audio = self._sample(plan, features, negative, generator, tell, self._given)
+            else:
+                video, audio = self._in_two_stages(plan, features, negative, generator, tell)
+        if plan.decoder == "diffusion":
+            video, audio = self._decoded(video, audio, seed)
         return Rendering(
             name=name,
             frames=_frames(video[0][:0] if plan.modality == "audio" else video[0], name),
@@ -176,61 +114,91 @@ class Renderer:
             render_s=time.monotonic() - began,
         )
 
-    @contextmanager
-    def adapter(self, *files: Path | tuple[Path, float]) -> Iterator[None]:
+    def adapter(
+        self, *files: Path | tuple[Path, float], second: tuple[Path, float] | None = None
+    ) -> AbstractContextManager[None]:
         """Put LoRA files on the model, each at strength 1 or its own, and take them off without a trace.
+
+        Args:
+            files: on in all stages.
+            second: on in the second stage alone: a LoRA that makes the weights distilled ones.
 
         Raises:
             FileNotFoundError: there is no such file.
             AdapterError: a file does not fit the model.
             RuntimeError: another adapter is on the model.
         """
-        wanted = [file if isinstance(file, tuple) else (file, 1.0) for file in files]
-        for file, _ in wanted:
-            if not file.is_file():
-                raise FileNotFoundError(f"there is no LoRA file {file}; the stage train-lora writes it")
-        if self._adapted:
-            raise RuntimeError("an adapter is on the model already; leave its `with` first")
-        self._adapted = True
+        return self._adapters.mounted(files, second)
+
+    @contextmanager
+    def giving(self, given: Given | None) -> Iterator[None]:
+        """Give every rendering inside the block these parts; None gives nothing."""
+        self._given = given
         try:
-            for number, (file, _) in enumerate(wanted):
-                self._load(file, f"{ADAPTER}{number}")
-            if len(wanted) > 1 or any(strength != 1 for _, strength in wanted):
-                names = [f"{ADAPTER}{number}" for number in range(len(wanted))]
-                self._pipeline.set_adapters(names, [strength for _, strength in wanted])
             yield
         finally:
-            self._pipeline.unload_lora_weights()
-            self._adapted = False
-
-    def giving(self, given: Given | None) -> AbstractContextManager[None]:
-        """Give every rendering inside the block these parts; None gives nothing."""
-        return nullcontext() if given is None else giving(self._pipeline, given)
+            self._given = None
 
     @property
     def vae(self) -> Any:
         """The video VAE, for what a rendering is given."""
         return self._components.vae
 
-    def _load(self, file: Path, name: str) -> None:
-        names = _check_keys(file)
-        try:
-            if is_lycoris(names):
-                # diffusers' pipeline takes LoRAs alone.
-                load_lycoris(self._components.transformer, _own_names(file), name)
-                return
-            self._pipeline.load_lora_weights(
-                str(file.parent),
-                weight_name=file.name,
-                adapter_name=name,
-                local_files_only=True,
-                use_safetensors=True,
+    def _sample(
+        self,
+        plan: RenderSettings,
+        features: Caption,
+        negative: Caption | None,
+        generator: torch.Generator,
+        tell: StepCallback | None,
+        given: Given | None,
+        **more: Any,
+    ) -> tuple[Any, Any]:
+        """Pictures and sound of one stage, as the pipeline gives them."""
+        self._pipeline.scheduler = reference_scheduler() if plan.sigmas is None else given_scheduler()
+        with nullcontext() if given is None else giving(self._pipeline, given):
+            video, audio = self._pipeline(
+                **self._text(features, negative if plan.is_guided else None),
+                **{**self._sampling(plan), **more},
+                generator=generator,
+                callback_on_step_end=tell,
             )
-        except (ValueError, RuntimeError, KeyError) as error:
-            raise AdapterError(f"{file} does not fit the model: {error}") from error
-        # It was made where the weights are that it goes beside.
-        named = self._components.transformer.named_parameters()
-        self._components.placement.hold_adapter(p for key, p in named if ".lora_" in key)
+        return video, audio
+
+    def _in_two_stages(
+        self,
+        plan: RenderSettings,
+        features: Caption,
+        negative: Caption | None,
+        generator: torch.Generator,
+        tell: StepCallback | None,
+    ) -> tuple[Any, Any]:
+        """Pictures that were upscaled as latents and refined by the second stage, and its sound."""
+        parts = self._components
+        if parts.upsampler is None:
+            raise ValueError(
+                "a rendering in two stages needs the latent upsampler; give it to load_components"
+            )
+        small, sound = self._sample(
+            plan, features, negative, generator, tell, self._given, output_type="latent"
+        )
+        latents = upscaled(parts.upsampler, parts.vae, small)
+        given = self._given
+        if given is not None:
+            given = given.upscaled(normalised(parts.vae, latents), plan.upscale)
+        self._adapters.use_in_stage(2)
+        second = plan.second_stage(distilled=self._adapters.has_second or not plan.is_guided)
+        begun = {"latents": latents, "audio_latents": sound, "noise_scale": SECOND_STAGE_SIGMAS[0]}
+        return self._sample(second, features, negative, generator, tell, given, **begun)
+
+    def _decoded(self, latents: torch.Tensor, sound: torch.Tensor, seed: int) -> tuple[Any, Any]:
+        """Pictures by the diffusion decoder, and the sound as the pipeline decodes it."""
+        parts = self._components
+        if parts.diffusion_decoder is None:
+            raise ValueError("decoder: diffusion needs the diffusion decoder; give it to load_components")
+        with torch.no_grad():
+            spectrogram = parts.audio_vae.decode(sound.to(parts.audio_vae.dtype), return_dict=False)[0]
+            return diffusion_decoded(parts.diffusion_decoder, latents, seed), parts.vocoder(spectrogram)
 
     def _text(self, features: Caption, negative: Caption | None) -> dict[str, Any]:
         """The pipeline's arguments for text that is embedded already."""
@@ -291,15 +259,9 @@ class Renderer:
                 self._stg_blocks(plan.stg_blocks) if plan.stg_scale else None
             ),
             "use_cross_timestep": True,
-            "output_type": "pt",
+            "output_type": "latent" if plan.decoder == "diffusion" else "pt",
             "return_dict": False,
         }
-
-
-def usual_stg_block(version: Version, layers: int) -> int:
-    """The block that the reference perturbs; a model of another depth has its own at the same share of it."""
-    released: int = version.transformer["num_layers"]
-    return version.stg_block * layers // released
 
 
 def _without_masks(
@@ -326,29 +288,13 @@ def _pipeline(components: Components, video_width: int) -> Any:
     return pipeline
 
 
-def _own_names(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
+def _step_callback(progress: Progress, steps: int) -> StepCallback:
+    done = 0
 
-    return {name.removeprefix("transformer."): tensor for name, tensor in load_file(file).items()}
-
-
-def _check_keys(file: Path) -> list[str]:
-    """Refuse what diffusers would take without a word and not apply; the names of what is there."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            names = list(tensors.keys())
-    except SafetensorError as error:
-        raise AdapterError(f"{file} is no safetensors file: {error}") from error
-    return require_names(file, names)
-
-
-def _step_callback(
-    progress: Progress, steps: int
-) -> Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]:
     def tell(pipeline: Any, step: int, time: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        progress(step + 1, steps)
+        nonlocal done
+        done += 1
+        progress(done, steps)
         return tensors
 
     return tell

@@ -17,6 +17,8 @@ USUAL_GUIDANCE = (2.0, 6.0)
 DISTILLED_GUIDANCE = 1.0
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875)
 """The schedule that distilled weights are made for (ltx2-facts section 6)."""
+SECOND_STAGE_SIGMAS = (0.909375, 0.725, 0.421875)
+"""The schedule of the second stage: the end of the distilled one (diffusers' ltx2 utils)."""
 REFERENCE_AUDIO_GUIDANCE, REFERENCE_STG, REFERENCE_MODALITY, REFERENCE_RESCALE = 7.0, 1.0, 3.0, 0.7
 """The reference's scales (ltx2-facts section 6), used where the recipe says nothing."""
 
@@ -24,6 +26,7 @@ SOUND_ALONE_EDGE = 64
 """Edge in pixels of the pictures that stand beside a sound made alone: the VAE's padding needs two cells."""
 
 Modality = Literal["both", "video", "audio"]
+Decoder = Literal["conv", "diffusion"]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -52,6 +55,10 @@ class RenderSettings:
     """One alone is made as if the other were not there."""
     sigmas: tuple[float, ...] | None = None
     """The noise levels before the last, which is 0; None: the reference's schedule for `steps`."""
+    upscale: int = 1
+    """How many times wider and higher the second stage makes the pictures; 1: there is none."""
+    decoder: Decoder = "conv"
+    """What makes pictures of the latents."""
 
     def distilled(self) -> RenderSettings:
         """The same rendering with distilled weights: eight steps of their own schedule, without guidance."""
@@ -66,6 +73,17 @@ class RenderSettings:
             rescale=0.0,
         )
 
+    def second_stage(self, distilled: bool) -> RenderSettings:
+        """The second stage of this rendering, at its own size and noise levels.
+
+        Args:
+            distilled: the weights are distilled ones in it, which need no guidance.
+        """
+        whole = self.distilled() if distilled else self
+        width, height = self.final_size
+        sigmas = SECOND_STAGE_SIGMAS
+        return replace(whole, width=width, height=height, upscale=1, steps=len(sigmas), sigmas=sigmas)
+
     def of(self, modality: Modality) -> RenderSettings:
         """The same rendering of one modality alone, or of both."""
         if modality == "both":
@@ -74,7 +92,10 @@ class RenderSettings:
         alone = replace(self, modality=modality, modality_scale=1.0)
         if modality == "video":
             return replace(alone, audio_guidance=self.guidance)
-        return replace(alone, guidance=self.audio_guidance, width=SOUND_ALONE_EDGE, height=SOUND_ALONE_EDGE)
+        edge = SOUND_ALONE_EDGE
+        sound = replace(alone, guidance=self.audio_guidance, width=edge, height=edge)
+        # Of the pictures beside it nothing is shown.
+        return replace(sound, upscale=1, decoder="conv")
 
     @property
     def is_guided(self) -> bool:
@@ -93,6 +114,22 @@ class RenderSettings:
         if self.rescale:
             parts.append(f"rescale {self.rescale:g}")
         return ", ".join(parts)
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the pictures that come of it."""
+        return self.width * self.upscale, self.height * self.upscale
+
+    @property
+    def pixels(self) -> int:
+        """Of all its frames."""
+        width, height = self.final_size
+        return width * height * self.num_frames
+
+    @property
+    def all_steps(self) -> int:
+        """Denoising steps of all its stages."""
+        return self.steps + (len(SECOND_STAGE_SIGMAS) if self.upscale > 1 else 0)
 
     @property
     def duration_s(self) -> float:
@@ -190,6 +227,8 @@ def render_settings(settings: ValidationSettings, resolution: str | None = None)
         steps=settings.validation_num_inference_steps,
         seed=settings.validation_seed,
         resolution=resolution,
+        upscale=settings.upscale,
+        decoder=settings.decoder,
         notes=tuple(notes),
     )
 

@@ -12,23 +12,13 @@ from huggingface_hub import constants
 
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.runner import do_units
-from ltxcore.execution.works import WORKS
+from ltxcore.execution.stage_code import code_of
 from ltxcore.media.errors import MediaError
-from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import LATENTS, Stage
+from ltxcore.pipeline.base.context import Context, context_here
+from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT, Stage
 from ltxcore.pipeline.base.progress import Progress
-from ltxcore.pipeline.base.work import Assignment, Place, Work
-from ltxcore.stages.embed_text.request import to_do as embed_text_to_do
-from ltxcore.stages.embed_text.work import Embedder
-from ltxcore.stages.probe_media.media_files import find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.trainable import require_trainable
-from ltxcore.stages.probe_media.work import make_snapshot
-from ltxcore.stages.split_audio.request import to_do as split_audio_to_do
-from ltxcore.stages.split_audio.work import split_batch
+from ltxcore.pipeline.base.work import Assignment, Place, Result, Work
 from ltxcore.store.snapshot import Snapshot
-from ltxcore.store.texts import TextStore
-from ltxcore.store.waveforms import WaveformStore
 from ltxcore.store.workspace import Workspace
 from ltxcore.tracking.mlflow_run import MlflowRun
 from tests.hub_server import FakeHub, fake_hub
@@ -65,8 +55,10 @@ class Counted(Progress):
 
 def work_of(stage: Stage, ctx: Context, on_advance: Callable[[], None] = lambda: None) -> Work[Any]:
     """The work of a stage, outside of a run."""
-    beside = ctx.workspace.root.parent / "beside"
-    return WORKS[stage.name](Assignment(ctx, {}, beside / stage.name, Counted(stage, beside, on_advance)))
+    beside = ctx.workspace.root / "beside"
+    return code_of(stage).load_work()(
+        Assignment(ctx, {}, beside / stage.name, Counted(stage, beside, on_advance))
+    )
 
 
 def do_all(work: Work[Any]) -> None:
@@ -74,6 +66,19 @@ def do_all(work: Work[Any]) -> None:
     if work.total():
         work.load(Place(work.ctx, "cpu", None))
         do_units(work, tries=1)
+
+
+def outcome_of(stage: Stage, ctx: Context, on_advance: Callable[[], None] = lambda: None) -> Result:
+    """What comes of all that a stage has to do."""
+    work = work_of(stage, ctx, on_advance)
+    do_all(work)
+    return work.outcome()
+
+
+def snapshot_of(ctx: Context) -> Snapshot:
+    """The snapshot that probe-media makes, also of a dataset that it then refuses."""
+    outcome_of(PROBE, ctx)
+    return ctx.snapshot
 
 
 class Bench:
@@ -86,38 +91,25 @@ class Bench:
     @property
     def ctx(self) -> Context:
         """A fresh context, as a new process would have."""
-        return Context(Workspace(self.root / "workspace"), self.recipe, self.root / "datasets.yaml")
+        return context_here(Workspace(self.root / "workspace"), self.recipe, self.root / "datasets.yaml")
 
     def probe(self) -> tuple[Snapshot, int]:
-        ctx = self.ctx
-        memo, files = Memo(ctx), find_files(ctx)
-        unknown = memo.unknown(files)
-        probed = memo.probe_batch(unknown, lambda: None)
-        snapshot = make_snapshot(ctx, memo, files)
-        ctx.workspace.save_snapshot(snapshot)
-        require_trainable(ctx, snapshot)
-        return snapshot, probed
+        result = outcome_of(PROBE, self.ctx)
+        if result.refusal is not None:
+            raise result.refusal
+        return self.ctx.snapshot, result.outcome.counts["done"]
 
     def split(self) -> int:
-        ctx, store = self.ctx, WaveformStore(self.ctx.store)
-        waiting = split_audio_to_do(ctx, store)
-        split_batch(ctx, store, waiting, lambda: None)
-        return len(waiting)
+        return outcome_of(AUDIO, self.ctx).outcome.counts["done"]
 
     def encode(self, on_clip: Callable[[], None] = lambda: None) -> dict[str, int]:
-        work = work_of(LATENTS, self.ctx, on_clip)
-        do_all(work)
-        counts = work.outcome().outcome.counts
+        counts = outcome_of(LATENTS, self.ctx, on_clip).outcome.counts
         return {kind: counts[f"{kind}_encoded"] for kind in ("video", "audio")} | (
             {"mask": counts["masks"]} if counts["masks"] else {}
         )
 
     def embed(self) -> int:
-        ctx = self.ctx
-        waiting = embed_text_to_do(ctx, TextStore(ctx.store))
-        if waiting:
-            Embedder(ctx, "cpu").embed_batch(waiting)
-        return len(waiting)
+        return outcome_of(TEXT, self.ctx).outcome.counts["done"]
 
     def look(self, stores: Sequence[str] = ("media",)) -> None:
         """Probe, with copies of what these stores hold for another test of this session.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +16,12 @@ from ltxcore.jobs.explain.explain import explain_clip
 from ltxcore.memory import device
 from ltxcore.models.text.caption_encoder import CaptionEncoder, TextFeatures
 from ltxcore.pipeline.base import context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.stages.embed_text.request import request as embed_text_request
 from ltxcore.stages.encode_latents.work import plan_batches as encode_latents_plan_batches
 from ltxcore.stages.train_lora.request import request as train_lora_request
 from ltxcore.store.latents import LatentStore
+from ltxcore.store.workspace import Workspace
 from tests.stages.conftest import Bench
 
 
@@ -43,6 +46,15 @@ def test_what_is_asked_for_is_never_changed() -> None:
     assert resolve_arithmetic(asked, "cpu") == (asked, "")
 
 
+def test_a_context_decides_nothing_by_itself(tmp_path: Path) -> None:
+    """Its keys would hold the word `auto`."""
+    with pytest.raises(
+        ValueError, match=r"leaves encode.vae_dtype, model.text_encoder_dtype, training.*open"
+    ):
+        Context(Workspace(tmp_path), Recipe())
+    assert context_here(Workspace(tmp_path)).recipe.model.text_encoder_dtype in ("fp32", "bf16")
+
+
 def test_quantised_gemma_keeps_the_type_that_it_is_quantised_for() -> None:
     quantised, _ = resolve_arithmetic(
         Recipe.model_validate({"model": {"text_encoder_1_precision": "int8-quanto"}}), "cpu"
@@ -60,9 +72,9 @@ def test_a_machine_is_judged_by_its_driver_and_its_torch(monkeypatch: pytest.Mon
     ):
         monkeypatch.setattr(device.metadata, "version", lambda name, build=build: build)
         monkeypatch.setattr(device, "_DRIVERS", drivers)
-        device.likely_device.cache_clear()
+        device.device_here.cache_clear()
         assert device.likely_device() == expected
-    device.likely_device.cache_clear()
+    device.device_here.cache_clear()
 
 
 def test_latents_of_a_cpu_are_made_again_by_a_training_in_bf16_and_the_reason_is_said(

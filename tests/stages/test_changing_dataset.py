@@ -69,7 +69,7 @@ def test_a_change_between_the_probe_and_the_sound_is_no_verdict_and_is_mended(
     change(bench)
     with pytest.raises(ClipsUndecided, match=what_is_named(change, bench)):
         bench.split()
-    left = {sample.path for sample in to_do(bench.ctx, WaveformStore(bench.ctx.store))}
+    left = {cut.sample.path for cut in to_do(bench.ctx, WaveformStore(bench.ctx.store))}
     assert CLIP in left
     assert change is unmount or len(left) == 1, "the others are committed"
     saved.restore()
@@ -146,7 +146,7 @@ def test_a_clip_that_is_replaced_while_it_is_decoded_is_not_stored(
         patched.setattr(ContentGuard, "read", read)
         with pytest.raises(ClipsUndecided, match="was changed while it was read"):
             bench.split()
-    assert [s.path for s in to_do(bench.ctx, WaveformStore(bench.ctx.store))] == [CLIP]
+    assert [cut.sample.path for cut in to_do(bench.ctx, WaveformStore(bench.ctx.store))] == [CLIP]
 
 
 def test_a_replaced_clip_is_taken_as_what_it_is_by_the_next_run(bench: Bench) -> None:
@@ -166,7 +166,7 @@ def test_a_replaced_clip_is_taken_as_what_it_is_by_the_next_run(bench: Bench) ->
         ("kill -ILL $$", "died of signal 4"),
         ("echo libx.so.5: cannot open shared object file >&2; exit 127", "cannot be run .*libx.so.5"),
         ("exit 126", "cannot be run"),
-        ("exit 1", "ended with status 1 without a word"),
+        ("exit 1", "ended with status 1 and no message"),
     ],
 )
 @pytest.mark.parametrize("tool", ["ffmpeg", "ffprobe"])

@@ -331,7 +331,7 @@ def test_a_block_that_the_model_has_not_and_data_without_pictures_are_refused(pr
     check_crepa(prepared.ctx, audio_only=False)
     shared = ProcessSettings(count=2, accelerate_config=ROOT / "deploy/accelerate/fsdp2.yaml")
     several = Bench(prepared.root, prepared.recipe.model_copy(update={"processes": shared}))
-    with pytest.raises(ConfigError, match=r"crepa_enabled: .*processes\.accelerate_config shares"):
+    with pytest.raises(ConfigError, match=r"crepa_enabled: .*processes\.accelerate_config shards"):
         check_crepa(several.ctx, audio_only=False)
 
 

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
+from flows.cli.answer import size
 from flows.cli.app import app
-from flows.cli.validate import size
-from ltxcore.jobs.estimate.estimate import Estimate, estimate
+from ltxcore.jobs.estimate.estimate import MOST_HEADERS, Estimate, estimate
 from ltxcore.jobs.estimate.figures import StageEstimate
 from ltxcore.pipeline.base.contract import LATENTS, RENDER, TRAIN
 from ltxcore.pipeline.base.progress import duration
@@ -42,15 +43,30 @@ def validate(bench: Bench, *more: str) -> Result:
     return CliRunner().invoke(app, ["validate", *places, *more])
 
 
-def test_before_anything_has_run_there_are_counts_and_reasons(bench: Bench) -> None:
+def test_before_anything_has_run_headers_tell_what_the_probe_would(bench: Bench) -> None:
     found = estimate(bench.ctx)
-    assert (found.files, found.looked_at) == (5, 0)
-    assert (of(found, "probe-media").to_do, of(found, "encode-latents").to_do) == (5, 10)
-    assert of(found, "train-lora").to_do == 6
-    assert of(found, "embed-text").to_do is None
-    assert "have not been looked at yet" in of(found, "embed-text").notes[0]
-    assert found.seconds is None
+    assert (found.files, found.looked_at, found.headers) == (5, 5, 5)
     assert not (bench.ctx.workspace.root / "snapshots").exists(), "nothing is written"
+    bench.look()
+    after = estimate(bench.ctx)
+    assert after.headers == 0
+    assert (of(found, "probe-media").to_do, of(after, "probe-media").to_do) == (5, 0)
+    for name in ("split-audio", "encode-latents", "embed-text", "train-lora", "render-validation"):
+        before, now = of(found, name), of(after, name)
+        assert (before.to_do, before.disk_bytes) == (now.to_do, now.disk_bytes), name
+        assert before.seconds is not None, name
+    assert found.seconds is not None
+
+
+def test_of_many_files_some_headers_speak_for_all(bench: Bench, sample_clips: Path) -> None:
+    for number in range(3 * MOST_HEADERS):
+        (bench.clips / f"more-{number:02}.mp4").write_bytes((sample_clips / "twin.mp4").read_bytes())
+        (bench.clips / f"more-{number:02}.txt").write_text(f"clip {number}")
+    found = estimate(bench.ctx)
+    assert found.headers <= MOST_HEADERS
+    assert found.files == 5 + 3 * MOST_HEADERS
+    assert of(found, "encode-latents").to_do == pytest.approx(9 + 6 * MOST_HEADERS, rel=0.15)
+    assert any("of the files" in note for note in of(found, "encode-latents").notes)
 
 
 def test_what_is_counted_adds_up_before_and_after_the_probe(bench: Bench) -> None:
@@ -61,7 +77,7 @@ def test_what_is_counted_adds_up_before_and_after_the_probe(bench: Bench) -> Non
     (bench.clips / "out.mp4").symlink_to("/etc/hostname")
     (bench.clips / "alone.txt").write_text("a caption without a clip")
     before = estimate(bench.ctx)
-    assert (before.files, before.looked_at, before.taken, before.rejected) == (8, 3, 0, 3)
+    assert (before.files, before.looked_at, before.taken, before.rejected) == (8, 8, 5, 3)
     snapshot, _ = bench.probe()
     after = estimate(bench.ctx)
     assert (after.files, after.looked_at, after.taken, after.rejected) == (8, 8, 5, 3)
@@ -71,7 +87,7 @@ def test_what_is_counted_adds_up_before_and_after_the_probe(bench: Bench) -> Non
     shutil.copy(bench.clips / "twin.mp4", bench.clips / "new.mp4")
     (bench.clips / "new.txt").write_text("one more")
     partly = estimate(bench.ctx)
-    assert (partly.files, partly.looked_at, partly.rejected) == (9, 8, 3), "what is not known is not rejected"
+    assert (partly.files, partly.looked_at, partly.headers, partly.rejected) == (9, 9, 1, 3)
 
 
 def test_bytes_are_those_that_are_written(bench: Bench) -> None:
@@ -116,10 +132,11 @@ def tensor_bytes(file: Path) -> int:
 def test_times_come_from_stamps_of_the_same_model(bench: Bench) -> None:
     bench.look()
     ctx = bench.ctx
-    assert any("no earlier run" in note for note in of(estimate(ctx), "encode-latents").notes)
+    assert not of(estimate(ctx), "encode-latents").is_measured
     request = {**encode_latents_request(ctx), "data": "other clips"}
     write_stamp(ctx.workspace, LATENTS, request, Outcome(counts={"done": 10}), time.time() - 50, 0)
     found = of(estimate(ctx), "encode-latents")
+    assert found.is_measured
     assert found.seconds == pytest.approx(45, rel=0.05)
     foreign = {**request, "vae": "another"}
     write_stamp(ctx.workspace, LATENTS, foreign, Outcome(counts={"done": 10}), time.time() - 5000, 0)
@@ -167,16 +184,8 @@ def test_epochs_that_end_before_the_warm_up_are_refused_before_anything_loads(be
     assert found.problems == ("the recipe's 4 steps leave none after lr_warmup_steps 50",)
 
 
-def test_a_new_file_scales_what_the_others_tell(bench: Bench, sample_clips: Path) -> None:
-    bench.look()
-    for number in range(5):
-        (bench.clips / f"more-{number}.mp4").write_bytes((sample_clips / "twin.mp4").read_bytes())
-    found = estimate(bench.ctx)
-    assert (of(found, "probe-media").to_do, of(found, "split-audio").to_do) == (5, 8)
-    assert any("from 50% of the files" in note for note in of(found, "encode-latents").notes)
-
-
-def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
+def test_exit_codes(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     done = validate(bench)
     assert done.exit_code == 0, done.output
     assert "are valid" in done.output
@@ -190,8 +199,8 @@ def test_exit_codes(bench: Bench, tmp_path: Path) -> None:
     recipe.write_text("model: {pretrained_model_name_or_path: some/where-else}")
     bench.look()
     unknown = validate(bench, "--recipe", str(recipe))
-    assert unknown.exit_code == 0, unknown.output
-    assert "the model is not on this machine" in unknown.output
+    assert unknown.exit_code == 1, unknown.output
+    assert "some/where-else is not on this machine" in unknown.output
     recipe.write_text("validation: {validation_resolution: 16x16}")
     assert validate(bench, "--recipe", str(recipe)).exit_code == 2
     for caption in bench.clips.glob("*.txt"):

@@ -14,7 +14,7 @@ from ltxcore.jobs.explain.explain import explain_clip, explain_stages
 from ltxcore.models.files.encoders import encoder_weights
 from ltxcore.models.files.source import ModelSource, prepare_model
 from ltxcore.models.tiny.model import write_tiny
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.base.contract import AUDIO, LATENTS, PROBE, TEXT
 from tests.stages.conftest import DATASETS, Bench
 
@@ -131,7 +131,7 @@ def test_stages_are_explained_for_the_snapshot_that_a_run_would_make(many: Bench
     frames = "the frames shown (frame rate, number, or their times)"
     assert stages[LATENTS.name].why[1] == f"8 video latents: changed: {frames}"
     assert len(stages[TEXT.name].why) == 1, "no text"
-    asked = Context(many.ctx.workspace, many.recipe, file, many.ctx.snapshot.id)
+    asked = context_here(many.ctx.workspace, many.recipe, file, many.ctx.snapshot.id)
     of_that_one = {report.stage: report for report in explain_stages(asked)}
     assert len(of_that_one[LATENTS.name].why) == 1, "of a snapshot by its id, nothing is to be encoded"
 

@@ -170,7 +170,7 @@ def test_tiles_are_found_under_their_own_key_and_are_part_of_the_request(
     batches = encode_latents_plan_batches(ctx, encoder.store)
     CappedDevice(encoder.vae.encoder, 3 * 17 * 32 * 32)
     for batch in batches:
-        encoder.encode_batch(batch, lambda: None)
+        encoder.commit_batch(batch, lambda: None)
     assert encoder.backoff.steps
     spaces = spaces_of(bench.ctx, LatentStore(bench.ctx.store))
     first = bench.ctx.snapshot.samples[0]
@@ -351,7 +351,7 @@ def test_a_stage_that_outgrows_its_budget_fails_and_the_next_process_takes_the_n
     assert again.request == run.request
     assert stamp.outcome.facts["memory"]["strategy"] == "encode.vae_enable_patch_conv: true"
     assert stamp.outcome.facts["memory"]["predicted_bytes"] > 0
-    assert again.why.endswith("for want of memory encode.vae_enable_patch_conv: true")
+    assert again.why.endswith("because memory ran out: encode.vae_enable_patch_conv: true")
     # With another budget the fastest plan is tried again.
     with memory_budget(opened(bench)) as plan:
         assert plan is not None

@@ -20,7 +20,7 @@ from ltxcore.execution.stage_code import StageCode
 from ltxcore.media.errors import Undecided
 from ltxcore.memory.plan import GIB, OverBudget
 from ltxcore.pipeline.base.clips_undecided import ClipsUndecided
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import TEXT, Stage
 from ltxcore.pipeline.base.progress import read_progress
 from ltxcore.pipeline.base.stamp import Outcome, Stamp, find_stamp, read_manifest
@@ -111,7 +111,7 @@ def code_with(troubles: Troubles, **own: Any) -> StageCode:
 
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
-    return Context(Workspace(tmp_path / "workspace"), Recipe())
+    return context_here(Workspace(tmp_path / "workspace"), Recipe())
 
 
 def run(ctx: Context, code: StageCode, **more: Any) -> Stamp | Stopped | None:
@@ -184,7 +184,7 @@ def test_a_process_that_holds_more_than_a_stage_allows_may_call_it(ctx: Context,
     """Only a limit that the recipe sets counts what the caller held before."""
     held = np.ones(int(STAGE.ram_gib * GIB), dtype=np.uint8)
     assert isinstance(run(ctx, code_with(Troubles())), Stamp)
-    limited = Context(
+    limited = context_here(
         Workspace(tmp_path / "limited"), Recipe.model_validate({"memory": {"ram_gib": STAGE.ram_gib}})
     )
     with pytest.raises(OverBudget, match=r"before it has loaded anything, and memory\.ram_gib allows 1\.00"):

@@ -17,9 +17,14 @@ from safetensors import safe_open
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.jobs.explain.explain import explain_clip
+from ltxcore.media.decode import decode_frames
 from ltxcore.models.files.loading import load_connectors, load_transformer, load_video_vae
+from ltxcore.models.vae.video_latents import encode_videos
 from ltxcore.pipeline.data.prompts import validation_prompts
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
+from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
+from ltxcore.pipeline.plan.transformer_plan import workload_of
+from ltxcore.stages.encode_latents.request import request as encode_latents_request
 from ltxcore.stages.render_validation.given_clips import GivenClips
 from ltxcore.stages.train_lora.request import request as train_lora_request
 from ltxcore.stages.train_lora.stored_samples import StoredSamples
@@ -53,10 +58,23 @@ REFERENCES = {
     "reference_downscale_factor": 2,
     "reference_temporal_scale_factor": 2,
 }
+EDGES = {
+    "id": "edges",
+    "dataset_type": "conditioning",
+    "conditioning_type": "reference",
+    "instance_data_dir": "clips",
+}
 MASKS = {
     "id": "masks", "dataset_type": "conditioning", "conditioning_type": "mask", "instance_data_dir": "masks"
 }  # fmt: skip
 LOSS_MASKS = {**MASKS, "id": "loss-masks", "conditioning_type": "loss_mask"}
+VOICES = {
+    "id": "voices",
+    "dataset_type": "conditioning",
+    "conditioning_type": "reference_audio",
+    "instance_data_dir": "voices",
+    "reference_seconds": 2,
+}
 SOUNDS = {
     "id": "sounds", "dataset_type": "audio", "instance_data_dir": "sounds", "audio": {"audio_only": True}
 }  # fmt: skip
@@ -80,10 +98,13 @@ MODES = (
     Mode("image-to-video"),
     Mode("extend-forwards"),
     Mode("extend-backwards"),
+    Mode("keyframes"),
     Mode("outpainting"),
     Mode("masked-loss", ({**CLIPS, "conditioning_data": "loss-masks"}, LOSS_MASKS)),
     Mode("inpainting", ({**CLIPS, "conditioning_data": "masks"}, MASKS)),
     Mode("ic-lora", ({**CLIPS, "conditioning_data": "references"}, REFERENCES)),
+    Mode("ic-lora-several", ({**CLIPS, "conditioning_data": ["edges", "references"]}, REFERENCES, EDGES)),
+    Mode("voice-reference", ({**CLIPS, "conditioning_data": "voices"}, VOICES)),
     Mode(
         "audio-to-video",
         audio=False,
@@ -110,7 +131,7 @@ MODES = (
 def modes(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Bench:
     """Two clips of the recipes' own length with sound, references, masks, and a sound alone."""
     root = tmp_path_factory.mktemp("modes")
-    for name in ("clips", "references", "masks", "sounds"):
+    for name in ("clips", "references", "masks", "sounds", "voices"):
         (root / name).mkdir()
     for stem, hertz in (("one", 300), ("two", 500)):
         clip(root / "clips" / f"{stem}.mp4", "64x64", hertz)
@@ -119,6 +140,8 @@ def modes(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Bench:
     right_half(root / "masks" / "one.mkv", frames=FRAMES)
     right_half(root / "masks" / "two.png", frames=1)
     caption(tone(root / "sounds" / "hum.wav", 3.0))
+    tone(root / "voices" / "one.wav", 3.0)
+    clip(root / "voices" / "two.mp4", "64x64", 800)
     shutil.copytree(tiny_models, root / "workspace" / "models")
     return Bench(root, load_recipe(TINY))
 
@@ -205,9 +228,11 @@ def test_every_mode_trains_what_it_generates(mode: Mode, modes: Bench, tmp_path:
     for file in export_lora(tmp_path, "lora", adapter, lineage):
         with safe_open(file, "pt") as tensors:
             header = tensors.metadata()
-        expected = ("2", "2") if mode.recipe == "ic-lora" else (None, None)
-        keys = ("reference_downscale_factor", "reference_temporal_scale_factor")
-        assert tuple(header.get(key) for key in keys) == expected
+        expected = {"ic-lora": ("2", None), "ic-lora-several": (None, "[1, 2]")}.get(
+            mode.recipe, (None, None)
+        )
+        for key in ("reference_downscale_factor", "reference_temporal_scale_factor"):
+            assert (header.get(key), header.get(f"{key}s")) == expected
 
 
 def test_every_recipe_of_a_mode_is_described_and_tested() -> None:
@@ -226,10 +251,10 @@ def test_references_and_masks_go_through_the_store(modes: Bench) -> None:
     for entry in source.entries():
         assert entry.bucket == "64x64@121+32x32@57", "61 frames of half the rate, rounded down to 8n+1"
         sample = source.load(entry.sample_id, None)
-        assert sample.reference is not None
+        (reference,) = sample.references
         assert sample.mask is not None
-        assert sample.reference.shape == (16, 8, 1, 1)
-        assert sample.reference_factors == (2, 2)
+        assert reference.latents.shape == (16, 8, 1, 1)
+        assert (reference.spatial_factor, reference.temporal_factor) == (2, 2)
         right = np.array([[0.0, 1.0], [0.0, 1.0]], np.float32)
         assert np.array_equal(sample.mask.float().numpy(), np.broadcast_to(right, (LATENT_FRAMES, 2, 2)))
     again = bench.encode()
@@ -296,7 +321,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
     bench = adapted("ic-lora", modes, sets, probability=None)
     assert reasons(bench) == {
         "clips/two.mp4": "has no reference in references: expected two.* there",
-        "references/nobody.mkv": "no clip that is taken has its name",
+        "references/nobody.mkv": "no accepted clip has this file's name",
     }
 
 
@@ -336,9 +361,6 @@ def test_a_recipe_that_the_data_cannot_follow_is_refused_before_anything_is_read
 
 
 def test_tokens_of_a_reference_are_in_the_plan(modes: Bench) -> None:
-    from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
-    from ltxcore.pipeline.plan.transformer_plan import workload_of
-
     bench = adapted("ic-lora", modes, ({**CLIPS, "conditioning_data": "references"}, REFERENCES), None)
     snapshot, _ = bench.probe()
     sample: Sample = snapshot.samples[0]
@@ -353,6 +375,7 @@ def test_tokens_of_a_reference_are_in_the_plan(modes: Bench) -> None:
     [
         ("text-to-video", 0, 121, False),
         ("image-to-video", 4, 0, False),
+        ("keyframes", 4, 0, True),
         ("audio-to-video", 0, 121, False),
         ("video-to-audio", 64, 0, False),
         ("inpainting", 32, 0, False),
@@ -378,13 +401,99 @@ def test_renderings_are_given_what_the_training_gives(
     assert held is not None
     assert (0 if held.video is None else int(held.video.given.sum())) == pictures
     assert (0 if held.audio is None else int(held.audio.given.sum())) == sound
-    assert (held.reference is not None) is reference
+    assert bool(held.references) is reference
     assert clips.of("a prompt alone", None) is None
+
+
+def test_several_references_are_read_encoded_planned_and_given_in_their_order(modes: Bench) -> None:
+    sets = next(m for m in MODES if m.recipe == "ic-lora-several").sets
+    bench = adapted("ic-lora-several", modes, sets, probability=None)
+    validation = {"validation_using_datasets": True, "eval_dataset_id": "clips"}
+    bench = Bench(bench.root, Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation}))
+    bench.prepare()
+    ctx = bench.ctx
+    (entry, _) = StoredSamples(ctx).entries()
+    assert entry.bucket == "64x64@121+64x64@121+32x32@57"
+    shapes = [(16, LATENT_FRAMES, 2, 2), (16, 8, 1, 1)]
+    loaded = StoredSamples(ctx).load(entry.sample_id, None).references
+    assert [tuple(r.latents.shape) for r in loaded] == shapes
+    held = GivenClips(ctx).of("one", load_video_vae(ctx.source, torch.float32, "cpu"))
+    assert held is not None
+    assert [tuple(r.latents.shape[1:]) for r in held.references] == shapes
+    assert [(r.spatial_factor, r.temporal_factor) for r in held.references] == [(1, 1), (2, 2)]
+    assert workload_of(ctx).beside_tokens == LATENT_FRAMES * 4 + 8
+
+
+def test_keyframes_alone_are_encoded_for_a_recipe_that_gives_them(modes: Bench) -> None:
+    plain = adapted("text-to-video", modes, (CLIPS,), probability=None)
+    plain.prepare()
+    assert "keyframes" not in encode_latents_request(plain.ctx)
+    bench = adapted("keyframes", modes, (CLIPS,), probability=None)
+    keyed = {"video": {"conditions": [{"type": "keyframes", "at": [0, 60, -1]}]}}
+    bench = Bench(bench.root, Recipe.model_validate({**bench.recipe.model_dump(), "conditioning": keyed}))
+    tracks = {track.what: track.state for track in explain_clip(bench.ctx, "clips/one.mp4").tracks}
+    assert tracks["video latents"] == "stored"
+    bench.encode()
+    ctx = bench.ctx
+    assert encode_latents_request(ctx)["keyframes"] == [0, 60, -1]
+    assert all(track.state == "stored" for track in explain_clip(ctx, "clips/one.mp4").tracks)
+    sample = StoredSamples(ctx).load("clips/one.mp4", None)
+    assert [keyframe.frame for keyframe in sample.keyframes] == [60, 120]
+    vae = load_video_vae(ctx.source, torch.float32, "cpu")
+    clip = next(s for s in ctx.snapshot.samples if s.id == "clips/one.mp4")
+    for keyframe in sample.keyframes:
+        assert keyframe.frame is not None
+        shown = decode_frames(ctx.snapshot.file(clip), clip.frames.only([keyframe.frame]), clip.geometry)
+        (alone,) = encode_videos(vae, [shown])
+        assert torch.equal(keyframe.latents, alone.bfloat16())
+    assert bench.encode() == {"video": 0, "audio": 0}
+    assert workload_of(ctx).beside_tokens == 2 * 4
+
+
+def test_voices_are_split_encoded_planned_and_given(modes: Bench) -> None:
+    sets = next(m for m in MODES if m.recipe == "voice-reference").sets
+    bench = adapted("voice-reference", modes, sets, probability=None)
+    validation = {"validation_using_datasets": True, "eval_dataset_id": "clips"}
+    bench = Bench(bench.root, Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation}))
+    bench.prepare()
+    ctx = bench.ctx
+    source = StoredSamples(ctx)
+    assert {entry.bucket for entry in source.entries()} == {"64x64@121+audio@2s"}
+    voices = [source.load(entry.sample_id, None).reference_sound for entry in source.entries()]
+    one, two = (voice for voice in voices if voice is not None)
+    assert one.shape == two.shape == (50, 8)
+    assert not torch.equal(one, two)
+    assert bench.encode() == {"video": 0, "audio": 0}
+    held = GivenClips(ctx).of("one", load_video_vae(ctx.source, torch.float32, "cpu"))
+    assert held is not None
+    assert held.sound_reference is not None
+    assert torch.equal(held.sound_reference.latents[0], one)
+    own = workload_of(ctx)
+    assert own.tokens.audio == 121 + 50
+    report = explain_clip(ctx, "voices/one.wav")
+    assert (report.verdict, report.reason) == ("in", "belongs to clips/one.mp4")
+    assert [track.what for track in report.tracks] == ["reference waveform", "reference audio latents"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [("short", "is too short: 0.50 s, and a second is the least"), ("missing", "has no reference_audio in")],
+)
+def test_a_voice_that_does_not_fit_rejects_its_clip(
+    modes: Bench, tmp_path: Path, wrong: str, reason: str
+) -> None:
+    shutil.copy2(modes.root / "voices" / "one.wav", tmp_path / "one.wav")
+    if wrong == "short":
+        tone(tmp_path / "two.wav", 0.5)
+    sets = ({**CLIPS, "conditioning_data": "voices"}, {**VOICES, "instance_data_dir": str(tmp_path)})
+    found = reasons(adapted("voice-reference", modes, sets, probability=None))
+    assert reason in found["clips/two.mp4"]
+    assert "clips/one.mp4" not in found
 
 
 def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:
     bench = adapted("image-to-video", modes, (CLIPS,), probability=None)
     validation = {"validation_using_datasets": True, "eval_dataset_id": "clip"}
     recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
-    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is no .* `clips`"):
+    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is not a .* `clips`"):
         Bench(bench.root, recipe).probe()

@@ -108,7 +108,10 @@ def test_a_missing_ffmpeg_quarantines_nothing(
 @pytest.mark.parametrize(
     ("death", "reason"),
     [
-        ("kill -KILL $$", r"ffprobe was killed \(signal 9\), perhaps for want of memory; it is tried again"),
+        (
+            "kill -KILL $$",
+            r"ffprobe was killed \(signal 9\), perhaps because memory ran out; it is tried again",
+        ),
         ("echo Cannot allocate memory >&2; exit 1", "ffprobe failed: Cannot allocate memory; it is tried"),
     ],
 )
@@ -194,6 +197,6 @@ def test_a_sound_that_hangs_keeps_the_others_and_stops_the_stage(
         with pytest.raises(ClipsUndecided, match="1 clips could not be decoded"):
             bench.split()
     left = split_audio_to_do(bench.ctx, WaveformStore(bench.ctx.store))
-    assert [sample.path for sample in left] == ["red-disc-right.mp4"]
+    assert [cut.sample.path for cut in left] == ["red-disc-right.mp4"]
     assert len(waiting) > 1
     assert bench.split() == 1

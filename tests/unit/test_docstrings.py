@@ -30,7 +30,7 @@ def public_functions(tree: ast.Module, file: str) -> Iterator[Public]:
         if isinstance(node, ast.FunctionDef):
             yield from _public(node, file)
         elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            inherited = set().union(*(described().get(_last(base), set()) for base in node.bases))
+            inherited = set().union(*(described()[base] for base in ancestors(node.name)))
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name not in inherited:
                     yield from _public(method, f"{file}: {node.name}")
@@ -93,6 +93,25 @@ def described() -> dict[str, set[str]]:
     return found
 
 
+def ancestors(name: str) -> set[str]:
+    """The classes of ltxcore above one, over any number of steps."""
+    above: set[str] = set()
+    for base in bases().get(name, set()) & described().keys():
+        above |= {base} | ancestors(base)
+    return above
+
+
+@cache
+def bases() -> dict[str, set[str]]:
+    """The bases of every class, by its name."""
+    return {
+        node.name: {_last(base) for base in node.bases}
+        for tree in modules().values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+
+
 def _last(expression: ast.expr) -> str:
     """The name of a class, without its module and type arguments."""
     return ast.unparse(expression).partition("[")[0].rpartition(".")[2]
@@ -101,17 +120,11 @@ def _last(expression: ast.expr) -> str:
 @cache
 def project_errors() -> set[str]:
     """Names of the exceptions that ltxcore defines."""
-    bases = {
-        node.name: {_last(base) for base in node.bases}
-        for tree in modules().values()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef)
-    }
     found: set[str] = set()
     while True:
         more = {
             name
-            for name, own in bases.items()
+            for name, own in bases().items()
             if name not in found
             and any(base in found or base.endswith(("Error", "Exception")) for base in own)
         }

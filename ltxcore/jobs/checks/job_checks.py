@@ -52,7 +52,15 @@ from ltxcore.pipeline.plan.strategy_checks import (
 from ltxcore.publishing.errors import HubRefused
 from ltxcore.publishing.token import require_token
 from ltxcore.stages.embed_frames.checks import check_crepa
-from ltxcore.stages.render_validation.checks import check_adapters, check_names, check_size, check_stg_blocks
+from ltxcore.stages.render_validation.checks import (
+    check_adapters,
+    check_decoder,
+    check_names,
+    check_size,
+    check_stg_blocks,
+    check_upscale,
+)
+from ltxcore.stages.render_validation.prompt_pictures import check_keyframes
 from ltxcore.stages.train_lora.checks import (
     check_checkpoint,
     check_preservation,
@@ -220,9 +228,16 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("size of renderings", ("validation.validation_resolution",), (RENDER,), check_size),
     Check("STG", ("validation.validation_stg_blocks",), (RENDER,), check_stg_blocks),
     Check("names of renderings", ("validation.validation_adapter_config",), (RENDER,), check_names),
+    Check("decoder", ("validation.decoder", "model.diffusion_decoder"), (RENDER,), check_decoder),
+    Check("pictures of prompts", ("validation.validation_keyframes",), (RENDER,), check_keyframes),
+    Check("second stage", ("validation.upscale", "model.latent_upsampler"), (RENDER,), check_upscale),
     Check(
         "adapters",
-        ("validation.validation_adapter_path", "validation.validation_adapter_config"),
+        (
+            "validation.validation_adapter_path",
+            "validation.validation_adapter_config",
+            "validation.upscale_lora",
+        ),
         (RENDER,),
         check_adapters,
     ),

@@ -1,12 +1,17 @@
-"""What a run would do, write and take, before anything is spent: from stats, the store and old stamps."""
+"""What a run would do, write and take, before anything is spent: from headers, the store and old stamps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ltxcore.execution.memory_check import memory_plans
 from ltxcore.jobs.estimate.disks import Disk, disks
-from ltxcore.jobs.estimate.figures import Planned, PlannedData, StageEstimate
+from ltxcore.jobs.estimate.figures import Planned, PlannedData, StageEstimate, Weights
+from ltxcore.jobs.estimate.predicted_seconds import Predictor, file_seconds
 from ltxcore.jobs.estimate.rates import Rates
 from ltxcore.jobs.estimate.stage_estimates import (
     most_there_can_be,
@@ -14,17 +19,29 @@ from ltxcore.jobs.estimate.stage_estimates import (
     planned_batch_entries,
     stage_estimates,
 )
+from ltxcore.media.ffmpeg_process import processes_at_once
+from ltxcore.memory.plan import MemoryPlan
+from ltxcore.memory.planned_machine import planned_machine
 from ltxcore.models.errors import ModelError
+from ltxcore.models.files.locate_weights import may_be_hub_id
+from ltxcore.models.files.released import released_model, version_asked
+from ltxcore.models.version import Version
+from ltxcore.models.versions import VERSIONS
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import PROBE, TRAIN
 from ltxcore.pipeline.data.held_out import check_datasets
 from ltxcore.stages.probe_media.files_not_taken import files_not_taken
-from ltxcore.stages.probe_media.media_files import find_files
+from ltxcore.stages.probe_media.media_files import MediaFile, find_files
 from ltxcore.stages.probe_media.memo import Memo
 from ltxcore.stages.probe_media.trainable import NothingToTrain, require_trainable
 from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.training.batch_schedule import check_buckets
+
+MOST_HEADERS: Final = 8
+"""Files whose headers are read where probe-media has not looked: each costs two calls of ffprobe."""
+ASSUMED: Final = VERSIONS["2.0"]
+"""Of a repository that is not here and whose name tells no version."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +56,22 @@ class Estimate:
     rejected: int
     used_by_clips: int
     """Sounds, references and masks that belong to clips."""
+    headers: int
+    """Of those looked at, how many by their headers alone, since probe-media has not seen them."""
     stages: tuple[StageEstimate, ...]
     disks: tuple[Disk, ...]
     problems: tuple[str, ...] = ()
     """Why a run would fail although the configuration is right."""
+    snapshot: Snapshot | None = None
+    """The clips that it is about; None where none is known."""
+    scale: float = 1.0
+    """Files for each that was looked at."""
+    weights: Weights = Weights.HERE
+    """Whether the model is on this machine."""
+    released: Version | None = None
+    """The version that stands in, at its released size, for weights that are not here."""
+    download_bytes: int = 0
+    """What the first run fetches before it starts, as far as it is known."""
 
     @property
     def disk_bytes(self) -> int:
@@ -57,9 +86,14 @@ class Estimate:
         return sum(known) if len(known) == len(working) else None
 
 
-def estimate(ctx: Context) -> Estimate:
-    """Estimate a run of the whole pipeline. Only reads file stats and the store; it does not probe, decode or
-    write.
+def estimate(ctx: Context, released: Version | None = None) -> Estimate:
+    """Estimate a run of the whole pipeline, on the machine that is planned for.
+
+    Reads file stats, the store, and of files that probe-media has not seen the headers of some; it neither
+    decodes nor writes.
+
+    Args:
+        released: the version to plan for, at its released size, in place of the recipe's model.
 
     Raises:
         ConfigError: the datasets are wrong.
@@ -67,21 +101,22 @@ def estimate(ctx: Context) -> Estimate:
     check_datasets(ctx.recipe.evaluation, ctx.datasets)
     files, memo = find_files(ctx), Memo(ctx)
     unknown = {file.id for file in memo.unknown(files)}
-    known = [file for file in files if file.id not in unknown]
+    headers = _read_headers(memo, [file for file in files if file.id in unknown])
+    known = [file for file in files if file.id not in unknown or file.id in headers]
     others = files_not_taken(ctx, files)
     snapshot = make_snapshot(ctx, memo, known, others)
     data = _plan(ctx, snapshot, len(known), len(files))
     rates = Rates(ctx.workspace)
-    probing = StageEstimate(
-        PROBE, len(unknown), "files", len(known), seconds=rates.seconds(PROBE, len(unknown))
-    )
-    stages = [_with_reason(probing, rates)]
+    in_place = len(files) - len(unknown)
+    stages = [StageEstimate(PROBE, len(unknown), "files", in_place, 0, rates.seconds(PROBE, len(unknown)))]
+    model, weights = _model(ctx, released)
     if data.snapshot is None:
         stages += most_there_can_be(ctx, len(files)) if not data.problems else nothing_to_do(ctx)
+        stages = [_with_seconds(stage, None) for stage in stages]
     else:
-        planned = Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=data.snapshot)
-        found = [_with_reason(stage, rates) for stage in stage_estimates(planned, data, rates)]
-        stages += _with_memory(planned, found, data.problems)
+        planned = planned_context(ctx, data.snapshot, model)
+        stages += stage_estimates(planned, data, rates, weights)
+        stages = planned_stages(planned, stages, data.problems)
     taken, rejected = len(snapshot.samples), len(snapshot.rejections)
     looked_at = len(known) + len(others)
     whole = Estimate(
@@ -90,8 +125,14 @@ def estimate(ctx: Context) -> Estimate:
         taken=taken,
         rejected=rejected,
         used_by_clips=looked_at - taken - rejected,
+        headers=len(headers),
         stages=tuple(stages),
         disks=disks(ctx.workspace, stages),
+        snapshot=data.snapshot,
+        scale=data.scale,
+        weights=weights,
+        released=model,
+        download_bytes=_download_bytes(ctx, model) if weights is Weights.MISSING else 0,
     )
     problems = [*data.problems, *_no_step_left(ctx, whole), *_untrainable(ctx, data)]
     problems += [disk.problem for disk in whole.disks if disk.problem is not None]
@@ -111,24 +152,100 @@ def _plan(ctx: Context, snapshot: Snapshot, known: int, total: int) -> PlannedDa
     return PlannedData(snapshot, total / known)
 
 
-def _with_memory(ctx: Planned, stages: list[StageEstimate], problems: list[str]) -> list[StageEstimate]:
-    """Add each stage's memory plan; a stage without one is a problem."""
+def estimate_anew(
+    ctx: Context, snapshot: Snapshot, released: Version | None = None, scale: float = 1.0
+) -> Estimate:
+    """Estimate a run that finds nothing stored, on these clips: on another machine, or of described clips.
+
+    Args:
+        released: the version to plan for; None: the recipe's model, if it is here.
+        scale: files for each clip of the snapshot.
+    """
+    data, rates = PlannedData(snapshot, scale), Rates(ctx.workspace)
+    model, weights = _model(ctx, released)
+    planned = planned_context(ctx, snapshot, model)
+    files = data.scaled(len(snapshot.samples) + len(snapshot.rejections))
+    found = [
+        StageEstimate(PROBE, files, "files"),
+        *stage_estimates(planned, data, rates, Weights.NOT_ASKED),
+    ]
+    stages = planned_stages(planned, found, data.problems)
+    return Estimate(
+        files=files,
+        looked_at=files,
+        taken=len(snapshot.samples),
+        rejected=len(snapshot.rejections),
+        used_by_clips=0,
+        headers=0,
+        stages=tuple(stages),
+        disks=disks(ctx.workspace, stages),
+        problems=tuple(data.problems),
+        snapshot=snapshot,
+        scale=scale,
+        weights=weights,
+        released=model,
+        download_bytes=_download_bytes(ctx, model) if weights is Weights.MISSING else 0,
+    )
+
+
+def planned_context(ctx: Context, snapshot: Snapshot, released: Version | None) -> Planned:
+    """The context with clips and model as they are planned."""
+    return Planned(ctx.workspace, ctx.recipe, ctx.datasets_file, planned=snapshot, released=released)
+
+
+def planned_stages(ctx: Planned, stages: Sequence[StageEstimate], problems: list[str]) -> list[StageEstimate]:
+    """The stages with memory and time on the machine that is planned for.
+
+    Args:
+        problems: is added to: a stage with work and without a plan that fits.
+    """
     working = [found.stage for found in stages if found.to_do]
-    try:
+    plans: dict[str, MemoryPlan] = {}
+    # `stage_estimates` has said already that the model is not here.
+    with suppress(ModelError):
         plans, refusals = memory_plans(ctx, working)
+        problems += refusals
+    found = [replace(stage, memory=plans.get(stage.stage.name)) for stage in stages]
+    return [_with_seconds(stage, ctx) for stage in found]
+
+
+def _with_seconds(found: StageEstimate, planned: Planned | None) -> StageEstimate:
+    """The seconds that were measured here, or else those that are predicted."""
+    # A card that is planned for has not run anything yet.
+    if found.seconds is not None and (planned_machine() is None or not found.to_do):
+        return replace(found, is_measured=bool(found.to_do))
+    if planned is not None:
+        return replace(found, seconds=Predictor(planned).seconds(found))
+    return replace(found, seconds=file_seconds(found))
+
+
+def _read_headers(memo: Memo, files: Sequence[MediaFile]) -> set[str]:
+    """Read the headers of some files from all over the datasets; returns their ids."""
+    step = -(-len(files) // MOST_HEADERS) or 1
+    some = files[::step]
+    with ThreadPoolExecutor(processes_at_once()) as pool:
+        list(pool.map(memo.read_header, some))
+    return {file.id for file in some}
+
+
+def _model(ctx: Context, released: Version | None) -> tuple[Version | None, Weights]:
+    """The released version that stands in for weights that are not here; None where they are, or none can."""
+    if released is not None:
+        return released, Weights.NOT_ASKED
+    try:
+        ctx.source  # noqa: B018
     except ModelError:
-        # `_stages` has said already that the model is not here.
-        return stages
-    problems += refusals
-    return [replace(found, memory=plans.get(found.stage.name)) for found in stages]
+        asked = ctx.recipe.model
+        if not may_be_hub_id(asked.pretrained_model_name_or_path):
+            return None, Weights.MISSING
+        return version_asked(asked) or ASSUMED, Weights.MISSING
+    return None, Weights.HERE
 
 
-def _with_reason(found: StageEstimate, rates: Rates) -> StageEstimate:
-    """Add a note on why the time of a stage with work is unknown."""
-    if found.seconds is not None or not found.to_do:
-        return found
-    why = f"time: no earlier run of {found.stage.name} with this model on this machine"
-    return replace(found, notes=(*found.notes, why))
+def _download_bytes(ctx: Context, version: Version | None) -> int:
+    if version is None:
+        return 0
+    return released_model(version, ctx.recipe.model, ctx.workspace.models).download_bytes
 
 
 def _no_step_left(ctx: Context, found: Estimate) -> list[str]:

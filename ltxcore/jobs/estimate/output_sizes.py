@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,7 +16,7 @@ from ltxcore.models.files.source import ModelSource
 from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.base.stamp import newest_stamp
 from ltxcore.stages.train_lora.lora_sides import export_suffixes
-from ltxcore.store.snapshot import ConditioningClip, Sample
+from ltxcore.store.snapshot import ConditioningClip, Sample, SoundSelection
 from ltxcore.store.texts import TextStore
 from ltxcore.store.workspace import Workspace
 from ltxcore.training.targets import default_targets
@@ -27,10 +28,9 @@ USUAL_TOKENS_PER_CHARACTER = 0.25
 """Of English in Gemma's vocabulary, until captions of this model are in the store."""
 
 
-def waveform_bytes(sample: Sample) -> int:
+def waveform_bytes(sound: SoundSelection) -> int:
     """Float32 stereo at 16 kHz."""
-    seconds = 0.0 if sample.audio is None else sample.audio.duration_s
-    return 2 * round(seconds * AUDIO_SAMPLE_RATE) * FP32_BYTES
+    return 2 * round(sound.duration_s * AUDIO_SAMPLE_RATE) * FP32_BYTES
 
 
 @dataclass(frozen=True)
@@ -59,15 +59,12 @@ class LatentSizes:
             audio_width=audio["latent_channels"] * bins,
         )
 
-    def tracks(self, sample: Sample) -> list[int]:
-        """Bytes of each latent track of a sample, in the order of its keys."""
-        pictures = [] if sample.reference is None else [self._latents(sample.reference) * self.channels]
-        pictures += [self._latents(mask) for mask in (sample.mask, sample.loss_mask) if mask is not None]
+    def tracks(self, sample: Sample, beside: Iterable[ConditioningClip]) -> list[int]:
+        """Bytes of each latent track, in the order of the keys: what is encoded beside a sample, and it."""
+        pictures = [self._latents(other) * (1 if other.measured else self.channels) for other in beside]
         pictures += [self._latents(sample) * self.channels]
-        if sample.audio is None:
-            return pictures
-        length = max(1, round(sample.audio.duration_s * AUDIO_LATENTS_PER_SECOND))
-        return [*pictures, length * self.audio_width * BF16_BYTES]
+        lengths = [max(1, round(sound.duration_s * AUDIO_LATENTS_PER_SECOND)) for sound in sample.sounds]
+        return pictures + [length * self.audio_width * BF16_BYTES for length in lengths]
 
     def _latents(self, shown: Sample | ConditioningClip) -> int:
         """Bytes of one channel."""
@@ -129,7 +126,7 @@ def bytes_per_pixel(workspace: Workspace) -> tuple[float, bool]:
     if stamp is None or not stamp.outcome.counts.get("renderings"):
         return USUAL_BYTES_PER_PIXEL, False
     plans = settings_of_renderings(ValidationSettings.model_validate(stamp.request["validation"]))
-    each = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    each = sum(plan.pixels for plan in plans) / len(plans)
     pixels = each * stamp.outcome.counts["renderings"]
     return sum(file.size_bytes for file in stamp.outcome.files) / pixels, True
 

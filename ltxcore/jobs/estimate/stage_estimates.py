@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from ltxcore.execution.execution import find_result
-from ltxcore.jobs.estimate.figures import Planned, PlannedData, StageEstimate
+from ltxcore.jobs.estimate.figures import Planned, PlannedData, StageEstimate, Weights
 from ltxcore.jobs.estimate.output_sizes import (
     LatentSizes,
     TextSizes,
@@ -25,6 +26,7 @@ from ltxcore.pipeline.data.held_out import held_out_ids
 from ltxcore.pipeline.data.learnable import learnable
 from ltxcore.pipeline.data.prompts import all_texts, most_prompts, validation_prompts
 from ltxcore.pipeline.data.rendering_size import most_settings, settings_of_clips
+from ltxcore.pipeline.data.tables import counted
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.stages.embed_frames.teacher_space import TeacherSpace, feature_bytes
 from ltxcore.stages.embed_text.request import to_do as embed_text_to_do
@@ -33,6 +35,7 @@ from ltxcore.stages.split_audio.request import all_keys as split_audio_all_keys
 from ltxcore.stages.split_audio.request import to_do as split_audio_to_do
 from ltxcore.stages.train_lora.lora_sides import shown_sides
 from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.sample_steps import sample_steps
 from ltxcore.store.latents import LatentStore
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
@@ -63,21 +66,27 @@ def nothing_to_do(ctx: Context) -> list[StageEstimate]:
     return [replace(stage, to_do=0, disk_bytes=0, notes=why) for stage in found]
 
 
-def stage_estimates(ctx: Planned, data: PlannedData, rates: Rates) -> list[StageEstimate]:
-    """Estimates of every stage after probe-media that the recipe needs."""
+def stage_estimates(
+    ctx: Planned, data: PlannedData, rates: Rates, weights: Weights = Weights.HERE
+) -> list[StageEstimate]:
+    """Estimates of every stage after probe-media that the recipe needs.
+
+    Args:
+        weights: where they are not here, `ctx.source` is a released model, or raises for one of no known
+            size; nothing that is stored can be found then, since its keys are made of the weights.
+    """
     partly: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    model: LatentSizes | None = None
     if data.scale > 1:
         partly = (f"from {1 / data.scale:.0%} of the files, the others are taken to be like them",)
+    stages = [_audio(ctx, data, rates, partly)]
     try:
         model = LatentSizes.of(ctx.source)
     except ModelError as error:
-        missing = (f"the model is not on this machine, so its part is not known: {error}",)
-    notes = (*partly, *missing)
-    stages = [_audio(ctx, data, rates, partly)]
-    if model is None:
-        return [*stages, *_without_model(ctx, data, rates, notes)]
+        missing = f"the model is not on this machine, so its part is not known: {error}"
+        return [*stages, *_without_model(ctx, data, rates, (*partly, missing))]
+    if weights is not Weights.HERE:
+        return [*stages, *_without_weights(ctx, data, model, rates, partly)]
+    notes = partly
     return [
         *stages,
         _latents(ctx, data, model, rates, notes),
@@ -92,7 +101,7 @@ def _audio(ctx: Planned, data: PlannedData, rates: Rates, notes: tuple[str, ...]
     waiting = split_audio_to_do(ctx, WaveformStore(ctx.store))
     total = len(set(split_audio_all_keys(ctx)))
     to_do = data.scaled(len(waiting))
-    size = data.scaled(sum(waveform_bytes(sample) for sample in waiting))
+    size = data.scaled(sum(waveform_bytes(cut.sound) for cut in waiting))
     return StageEstimate(
         AUDIO, to_do, "clips", total - len(waiting), size, rates.seconds(AUDIO, to_do), notes
     )
@@ -107,7 +116,9 @@ def _latents(
     tracks = {
         key: size
         for sample in data.samples
-        for key, size in zip(reversed(spaces.keys(sample)), reversed(sizes.tracks(sample)), strict=False)
+        for key, size in zip(
+            reversed(spaces.keys(sample)), reversed(sizes.tracks(sample, spaces.beside(sample))), strict=False
+        )
     }
     waiting = store.missing(tracks)
     to_do = data.scaled(len(waiting))
@@ -174,19 +185,22 @@ def _train(ctx: Planned, data: PlannedData, rates: Rates, notes: tuple[str, ...]
     if data.scale == 1 and find_stamp(ctx.workspace, TRAIN, train_lora_request(ctx)) is not None:
         return StageEstimate(TRAIN, 0, "steps")
     steps = _steps(ctx, data)
-    has_sound = any(sample.audio for sample in data.samples)
-    has_video = any(sample.kind != "audio" for sample in data.samples)
-    frozen = ctx.recipe.given.frozen
-    parameters = adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video, frozen)
     return StageEstimate(
         TRAIN,
         steps,
         "steps",
         0,
-        training_bytes(parameters, steps, ctx.recipe.training),
+        training_bytes(_parameters(ctx, data), steps, ctx.recipe.training),
         rates.seconds(TRAIN, steps, transformer=settle(ctx).source.fingerprint("transformer")),
         notes if ctx.recipe.training.num_train_epochs else (),
     )
+
+
+def _parameters(ctx: Planned, data: PlannedData) -> int:
+    """Trained parameters of the adapter."""
+    has_sound = any(sample.audio for sample in data.samples)
+    has_video = any(sample.kind != "audio" for sample in data.samples)
+    return adapter_parameters(ctx.source, ctx.recipe.lora, has_sound, has_video, ctx.recipe.given.frozen)
 
 
 def _steps(ctx: Planned, data: PlannedData) -> int:
@@ -223,18 +237,33 @@ def _of_prompts(ctx: Context, prompts: int, sizes: int) -> int:
 def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
     if data.scale == 1 and _is_rendered(ctx):
         return StageEstimate(RENDER, 0, "renderings")
+    return _renderings_to_make(ctx, data, rates, ctx.source.fingerprint("vae"))
+
+
+def _renderings_to_make(ctx: Planned, data: PlannedData, rates: Rates, vae: str | None) -> StageEstimate:
+    """All renderings of the end, and how many there are in the pauses before it."""
     plans, renderings = settings_of_clips(ctx), _renderings(ctx)
-    pixels = sum(plan.width * plan.height * plan.num_frames for plan in plans) / len(plans)
+    pixels = sum(plan.pixels for plan in plans) / len(plans)
     rate, measured = bytes_per_pixel(ctx.workspace)
     source = "as the newest gallery" if measured else "as usual for H.264; noise takes ten times as much"
+    last = _steps(ctx, data)
+    stops = len(list(takewhile(lambda step: step < last, sample_steps(ctx.recipe))))
+    # The base model is rendered once.
+    pauses = stops * (renderings - renderings // _sides(ctx))
+    notes = [f"disk: about, {source}"] if renderings else []
+    if pauses:
+        notes.append(
+            f"time: with {counted(pauses, 'rendering')} in {counted(stops, 'pause')} of the training"
+        )
     return StageEstimate(
         RENDER,
         renderings,
         "renderings",
         None,
-        round(renderings * pixels * rate),
-        rates.seconds(RENDER, renderings, vae=ctx.source.fingerprint("vae")),
-        (f"disk: about, {source}",) if renderings else (),
+        round((renderings + pauses) * pixels * rate),
+        None if vae is None else rates.seconds(RENDER, renderings + pauses, vae=vae),
+        tuple(notes),
+        pauses=pauses,
     )
 
 
@@ -243,6 +272,28 @@ def _is_rendered(ctx: Planned) -> bool:
         return find_result(RENDER, ctx)[1] is not None
     except MissingInput:
         return False  # Of a training that has not been done.
+
+
+def _without_weights(
+    ctx: Planned, data: PlannedData, sizes: LatentSizes, rates: Rates, notes: tuple[str, ...]
+) -> list[StageEstimate]:
+    """All that shapes tell; whether something of it is stored already is known with the weights alone."""
+    tracks = [size for sample in data.samples for size in sizes.tracks(sample, sample.conditioning_clips)]
+    texts, text_sizes = all_texts(ctx.recipe, ctx.snapshot), TextSizes.of(ctx.source, TextStore(ctx.store))
+    about = f"disk: about, at {text_sizes.tokens_per_character:.2f} tokens a character"
+    captions = data.scaled(sum(text_sizes.caption(text) for text in texts))
+    steps = _steps(ctx, data)
+    return [
+        StageEstimate(
+            LATENTS, data.scaled(len(tracks)), "tracks", None, data.scaled(sum(tracks)), notes=notes
+        ),
+        StageEstimate(TEXT, data.scaled(len(texts)), "captions", None, captions, notes=(*notes, about)),
+        *_frames(ctx, data, rates, notes),
+        StageEstimate(
+            TRAIN, steps, "steps", None, training_bytes(_parameters(ctx, data), steps, ctx.recipe.training)
+        ),
+        _renderings_to_make(ctx, data, rates, None),
+    ]
 
 
 def _without_model(

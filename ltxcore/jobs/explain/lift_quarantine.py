@@ -54,11 +54,10 @@ def _named(samples: tuple[Sample, ...], clip: str) -> list[Sample]:
 
 
 def _contents(sample: Sample) -> list[str]:
-    """The contents that a sample uses: its own, its sound's, its reference's and its mask's."""
-    sound = None if sample.audio is None else sample.audio.sound
+    """The contents that a sample uses: its own, its sounds', its references' and its masks'."""
     return [
         sample.media_id,
-        *([] if sound is None else [sound.media_id]),
+        *(sound.sound.media_id for sound in sample.sounds if sound.sound is not None),
         *(condition.media_id for condition in sample.conditioning_clips),
     ]
 

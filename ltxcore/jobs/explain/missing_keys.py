@@ -39,7 +39,14 @@ WORDS = {
     "teacher": "CREPA's teacher",
     "image_size": "the teacher's image size",
 }
-CONDITIONING_TRACKS = {"reference": "reference latents", "mask": "masks", "loss_mask": "loss masks"}
+SOUND_TRACKS = (("waveform", "audio latents"), ("reference waveform", "reference audio latents"))
+"""What is stored of a sample's own sound, and of the one that is given beside it."""
+CONDITIONING_TRACKS = {
+    "reference": "reference latents",
+    "mask": "masks",
+    "loss_mask": "loss masks",
+    "keyframe": "keyframe latents",
+}
 STORED, MISSING, QUARANTINED = "stored", "missing", "quarantined"
 
 
@@ -82,25 +89,21 @@ class History:
     def tracks(self, sample: Sample) -> list[Track]:
         """Every stored value that a sample needs before it can be trained on."""
         found = []
-        for condition in sample.conditioning_clips:
+        for condition in self._spaces.beside(sample):
             key = self._spaces.picture_key(condition)
             found.append(self._latent(CONDITIONING_TRACKS[condition.purpose], key, condition))
         if sample.kind != "audio":
             found.append(self._latent("video latents", self._spaces.video_key(sample), sample))
             if self._teacher is not None:
                 found.append(self._latent("teacher features", self._teacher.key(sample), sample))
-        if sample.audio is not None:
-            waveform = waveform_key(sample.media_id, sample.audio)
-            found.append(
-                self._track(
-                    "waveform",
-                    waveform,
-                    bool(self._sounds.missing([waveform.value])),
-                    self._sounds.error(waveform.value),
-                    sample.media_id,
-                )
-            )
-            found.append(self._latent("audio latents", self._spaces.audio_key(sample, sample.audio), sample))
+        for what, sound in zip(SOUND_TRACKS, (sample.audio, sample.reference_sound), strict=True):
+            if sound is None:
+                continue
+            waveform = waveform_key(sample.media_id, sound)
+            missing = bool(self._sounds.missing([waveform.value]))
+            error = self._sounds.error(waveform.value)
+            found.append(self._track(what[0], waveform, missing, error, sample.media_id))
+            found.append(self._latent(what[1], self._spaces.audio_key(sample, sound), sample))
         return found + [self.caption(caption) for caption in sample.captions]
 
     def _latent(self, what: str, key: Key, sample: Sample | ConditioningClip) -> Track:
@@ -140,8 +143,10 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def count_reasons(tracks: Iterable[Track]) -> list[str]:
-    """Counts such as Counts such as Counts such as Counts such as `14 video latents: changed: VAE
-    fingerprint`, the most frequent first; each key counts once."""
+    """Counts such as `14 video latents: changed: VAE fingerprint`, the most frequent first.
+
+    Each key counts once.
+    """
     missing = {track.key.value: (track.what, track.why) for track in tracks if track.state == MISSING}
     counted = Counter(missing.values())
     return [f"{count} {what}: {why}" for (what, why), count in counted.most_common()]

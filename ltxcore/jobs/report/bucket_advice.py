@@ -57,12 +57,22 @@ class BucketAdvice:
     dataset: str
     clips: int
     """Those that are taken, and those that only their length or shape leaves out as configured."""
+    taken: int
+    """Those that are taken as configured."""
     configured: tuple[Bucket, ...]
     waste: Waste
     proposals: tuple[Proposal, ...]
     chosen: Proposal | None
     """None where no plan is better than the configured one, and none was asked for."""
     max_tokens: int
+
+    @property
+    def about(self) -> str:
+        """Which clips the figures are of, in words."""
+        if self.taken == self.clips:
+            return counted(self.clips, "clip")
+        outside = self.clips - self.taken
+        return f"{counted(self.taken, 'clip')} and {outside} that the buckets leave out"
 
     @property
     def trade(self) -> str:
@@ -160,6 +170,7 @@ def _advise(
     return BucketAdvice(
         dataset=dataset.id,
         clips=len(shapes),
+        taken=sum(bucket is not None for _, bucket in inside),
         configured=tuple(configured),
         waste=waste,
         proposals=tuple(proposals),

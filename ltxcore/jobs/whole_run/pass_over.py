@@ -13,6 +13,7 @@ from ltxcore.models.files.locate_weights import find_adapter
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import PROBE, Stage, asked_stages
 from ltxcore.pipeline.base.stamp import ManifestEntry, Stamp
+from ltxcore.stages.render_validation.standalone_models import models_are_here
 
 
 def pass_over(ctx: Context, run: Path) -> tuple[Context, list[ManifestEntry]] | None:
@@ -45,6 +46,8 @@ def _models_are_here(ctx: Context) -> bool:
     try:
         for adapter in ctx.recipe.validation.adapter_paths:
             find_adapter(adapter, fetch=False)
+        if not models_are_here(ctx.recipe):
+            return False
         _ = ctx.source.root
         if ctx.recipe.crepa.crepa_enabled:
             _ = ctx.teacher.root

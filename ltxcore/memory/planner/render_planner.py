@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ltxcore.config.lycoris_settings import LycorisSettings
 from ltxcore.memory.arrangement import Connectors
-from ltxcore.memory.plan import GIB, OverBudget, vae_activations_bytes
+from ltxcore.memory.plan import GIB, OverBudget, diffusion_decoder_bytes, vae_activations_bytes
 from ltxcore.memory.planner.activations import Activations
 from ltxcore.memory.planner.sizes import Tokens, TransformerSizes
 from ltxcore.memory.planner.training_planner import (
@@ -32,6 +32,8 @@ FIXED_STEP_S = 0.05
 # What the overlap of tiles costs of a decode's time.
 TILED_TIME = 1.3
 ADAPTER_VALUE_BYTES = 4
+# Frames of a tile of the diffusion decoder, as diffusers has them.
+DIFFUSION_TILE_FRAMES = 80
 
 
 @dataclass(frozen=True)
@@ -54,35 +56,79 @@ class RenderWorkload:
     value_bytes: int = 2
     lycoris: LycorisSettings | None = None
     """The LoKr or LoHa, whose changes of the weights are made whole."""
+    beside_tokens: int = 0
+    """Of what is given beside the video: references and keyframes."""
+    beside_sound_tokens: int = 0
+    """Of the sound that is given beside the rendered one."""
+    upscale: int = 1
+    """How many times wider and higher the second stage is; 1: there is none."""
+    upsampler_channels: int = 0
+    """Of the latent upsampler's feature maps."""
+    diffusion_channels: int = 0
+    """Of the diffusion decoder's last stage; 0: the VAE's own decoder makes the pictures."""
+    second_lora_bytes: int = 0
+    """Weights of the LoRA that is on in the second stage, which then has no guidance."""
+
+    @property
+    def final_size(self) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        return self.width * self.upscale, self.height * self.upscale
 
     @property
     def activations(self) -> Activations:
-        """The activations of one denoising step; guidance doubles the batch."""
-        tokens = Tokens.of(
-            self.width, self.height, self.frames, fps=self.fps, audio=True, text=self.text_tokens
+        """The activations of one denoising step of the first stage; guidance doubles the batch."""
+        return self._step(self.width, self.height, self.guided)
+
+    @property
+    def second_stage(self) -> Activations | None:
+        """Those of a step of the second stage, where there is one."""
+        if self.upscale == 1:
+            return None
+        return self._step(*self.final_size, self.guided and not self.second_lora_bytes)
+
+    def _step(self, width: int, height: int, guided: bool) -> Activations:
+        tokens = Tokens.of(width, height, self.frames, fps=self.fps, audio=True, text=self.text_tokens)
+        tokens = replace(
+            tokens, video=tokens.video + self.beside_tokens, audio=tokens.audio + self.beside_sound_tokens
         )
-        return Activations(tokens, 2 if self.guided else 1, self.value_bytes)
+        return Activations(tokens, 2 if guided else 1, self.value_bytes)
 
     def denoising_bytes(self, sizes: TransformerSizes) -> int:
-        """Peak of a pass through the transformer beside its weights."""
+        """Peak of a pass through the transformer beside its weights, in the larger stage."""
         held = self.activations.rendering_bytes(sizes)
+        if (second := self.second_stage) is not None:
+            held = max(held, second.rendering_bytes(sizes), self._upsampling_bytes(second.tokens.video))
         if self.lycoris is None:
             return held
         return held + WeightChanges.of(self.lycoris, self.targets, self.value_bytes).rendering_bytes(sizes)
 
+    def _upsampling_bytes(self, cells: int) -> int:
+        """Of the latent upsampler: a residual block's input, output and two intermediates, of all cells."""
+        return 4 * cells * self.upsampler_channels * self.value_bytes
+
     def decoding_bytes(self, channels: int, tiled: bool) -> int:
         """Peak of the video decoder beside its weights."""
-        edge = self.tile_pixels if tiled else max(self.width, self.height)
+        width, height = self.final_size
+        edge = self.tile_pixels if tiled else max(width, height)
+        if self.diffusion_channels:
+            return diffusion_decoder_bytes(
+                frames=min(self.frames, DIFFUSION_TILE_FRAMES) if tiled else self.frames,
+                width=min(edge, width),
+                height=min(edge, height),
+                channels=self.diffusion_channels,
+                value_bytes=self.value_bytes,
+            )
         return vae_activations_bytes(
             frames=self.frames,
-            width=min(edge, self.width),
-            height=min(edge, self.height),
+            width=min(edge, width),
+            height=min(edge, height),
             channels=channels,
             value_bytes=self.value_bytes,
         )
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.height}, {self.frames} frames"
+        told = f"{self.width}x{self.height}, {self.frames} frames"
+        return told if self.upscale == 1 else "{}, upscaled to {}x{}".format(told, *self.final_size)
 
 
 @dataclass(frozen=True)
@@ -121,7 +167,7 @@ class RenderPlanner:
     Args:
         planner: transformer, connectors and card.
         decoder_channels: of the widest feature map of the video decoder.
-        rest_bytes: weights of both VAEs and the vocoder, which stay on the device.
+        rest_bytes: weights of both VAEs, the vocoder and the latent upsampler, which stay on the device.
     """
 
     planner: Planner
@@ -144,7 +190,7 @@ class RenderPlanner:
                 return min(fitting, key=lambda plan: (plan.tiled, round(plan.step_s, 3), -plan.resident))
         least = min(plans, key=lambda plan: (plan.device_bytes, plan.host_bytes))
         raise OverBudget(
-            f"render-validation at {workload} fits in no way: the smallest, {least.description}, needs "
+            f"render-validation at {workload} does not fit: the smallest plan, {least.description}, needs "
             f"{least.device_bytes / GIB:.1f} GiB on the device and {least.host_bytes / GIB:.1f} GiB of host "
             f"memory, and {budget.device_bytes / GIB:.1f} and {budget.host_bytes / GIB:.1f} are allowed; "
             "lower validation_resolution or validation_num_video_frames, set base_model_precision: "
@@ -153,7 +199,7 @@ class RenderPlanner:
 
     def variants(self, workload: RenderWorkload, precision: str, forced: Forced) -> Iterator[RenderingPlan]:
         """Every plan that there is, whether it fits or not."""
-        larger = max(workload.width, workload.height) > workload.tile_pixels
+        larger = max(workload.final_size) > workload.tile_pixels
         tilings = (True,) if workload.tiled else (False, True) if larger else (False,)
         for way in ways(forced, precision):
             for resident in resident_blocks(way, self.planner.sizes.blocks, forced):
@@ -173,6 +219,7 @@ class RenderPlanner:
         sizes, value, groups = self.planner.sizes, workload.value_bytes, forced.groups
         on_device, on_host = placed_bytes(sizes, way, resident, precision, value, groups)
         adapter = ADAPTER_VALUE_BYTES * sizes.adapter_values(workload.targets, workload.rank)
+        adapter += workload.second_lora_bytes
         decoding = workload.decoding_bytes(self.decoder_channels, tiled)
         work = max(workload.denoising_bytes(sizes), decoding)
         weights = on_device + self.rest_bytes

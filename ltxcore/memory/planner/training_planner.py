@@ -66,8 +66,10 @@ class Workload:
     """Different captions of the data; None where the data are not known."""
     visits: int = 0
     """Samples that the whole training looks at."""
-    reference_tokens: int = 0
-    """Of a video that is given beside this one (IC-LoRA)."""
+    beside_tokens: int = 0
+    """Of what is given beside the video: references (IC-LoRA) and keyframes."""
+    beside_sound_tokens: int = 0
+    """Of the sound that is given beside the video's own."""
     teacher_width: int = 0
     """Of CREPA's teacher; 0 without it."""
     lycoris: LycorisSettings | None = None
@@ -76,15 +78,15 @@ class Workload:
     """An average of the adapter is kept."""
     tread: TreadSettings = field(default_factory=TreadSettings)
     given_frames: int | None = 0
-    """Latent frames that are given at most, besides references; None: any token may be given."""
+    """Latent frames that are given at most, in their places; None: any token may be given."""
 
     @property
     def tokens(self) -> Tokens:
-        """Tokens of one sample: video with its reference, sound and text."""
+        """Tokens of one sample: video with what is given beside it, sound and text."""
         own = Tokens.of(
             self.width, self.height, self.frames, fps=self.fps, audio=self.audio, text=self.text_tokens
         )
-        return replace(own, video=own.video + self.reference_tokens)
+        return replace(own, video=own.video + self.beside_tokens, audio=own.audio + self.beside_sound_tokens)
 
     @property
     def activations(self) -> Activations:
@@ -101,11 +103,11 @@ class Workload:
 
     @property
     def _given_tokens(self) -> int:
-        own = self.tokens.video - self.reference_tokens
+        own = self.tokens.video - self.beside_tokens
         if self.given_frames is None:
-            return own + self.reference_tokens
+            return own + self.beside_tokens
         frames = (self.frames - 1) // 8 + 1
-        return own // frames * min(self.given_frames, frames) + self.reference_tokens
+        return own // frames * min(self.given_frames, frames) + self.beside_tokens
 
     @property
     def adapter_value_bytes(self) -> int:
@@ -185,7 +187,7 @@ class NothingFits(OverBudget):
 
     def __init__(self, nearest: TrainingPlan, workload: Workload, budget: Budget, advice: str = "") -> None:
         super().__init__(
-            f"train-lora at {workload} fits in no way: the nearest is {nearest}, and the budget is "
+            f"train-lora at {workload} does not fit: the nearest plan is {nearest}, and the budget is "
             f"{budget.device_bytes / GIB:.1f} GiB on the device and {budget.host_bytes / GIB:.1f} GiB of "
             f"host memory{advice}"
         )

@@ -1,9 +1,9 @@
 """Streaming of a model's frozen weights: blocks stay on the host and visit the device when they compute.
 
 It attaches from outside and can be removed; the model's class is not changed. Every use of a weight goes
-through `Ring.enter`: in forward by a wrapper around the block, and in backward by what autograd kept, which
-is a note of the block and the place in it instead of the weight. So gradients are right with or without
-gradient checkpointing, of either kind, whichever blocks it covers.
+through `SlotRing.enter`: in forward by a wrapper around the block, and in backward by what autograd kept,
+which is a note of the block and the place in it instead of the weight. So gradients are right with or
+without gradient checkpointing, of either kind, whichever blocks it covers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ltxcore.memory.streaming.copy_stream import Lane, lane_to
+from ltxcore.memory.streaming.copy_stream import CopyStream, copy_stream_to
 from ltxcore.memory.streaming.saved_tensors import keep_instead
-from ltxcore.memory.streaming.slot_ring import Ring
+from ltxcore.memory.streaming.slot_ring import SlotRing
 from ltxcore.memory.streaming.streamed_weights import BlockWeights
 
 
@@ -52,16 +52,16 @@ def _is_note(kept: Any) -> bool:
 class BlockStreaming:
     """The blocks of a model, some resident on the device and the others streamed to it.
 
-    Frozen parameters travel. Trainable ones go to the device and stay, whether an adapter is there already
-    or is added later. `remove()` leaves all weights on the host.
+    Frozen parameters are streamed. Trainable ones are moved to the device and stay there, whether an adapter
+    is there already or is added later. `remove()` leaves all weights on the host.
 
     Args:
         blocks: the model's blocks in the order of its forward pass.
         device: where they compute. On the CPU the same code runs with plain copies.
         resident: positions of the blocks that stay on the device.
         slots: places on the device for streamed blocks, 2 or 3.
-        poison: see `Ring`.
-        lane: the way to the device; the one that fits it where left out.
+        poison: see `SlotRing`.
+        copy_stream: what copies to the device; None: what fits the device.
 
     Raises:
         PinningFailed: the host does not allow that much locked memory.
@@ -76,7 +76,7 @@ class BlockStreaming:
         resident: Collection[int] = (),
         slots: int = 2,
         poison: bool = False,
-        lane: Lane | None = None,
+        copy_stream: CopyStream | None = None,
     ) -> None:
         self.device = torch.device(device)
         self._blocks = list(blocks)
@@ -89,8 +89,12 @@ class BlockStreaming:
         }
         for number in resident:
             self._blocks[number].to(self.device)
-        self.ring = Ring(
-            self._weights, self.device, slots=slots, lane=lane or lane_to(self.device), poison=poison
+        self.ring = SlotRing(
+            self._weights,
+            self.device,
+            slots=slots,
+            copy_stream=copy_stream or copy_stream_to(self.device),
+            poison=poison,
         )
         for number, block in enumerate(self._blocks):
             block.forward = self._wrapped(number, block.forward)

@@ -24,7 +24,7 @@ class Slot:
     """Block -> its tensors in this slot."""
 
 
-class Lane(Protocol):
+class CopyStream(Protocol):
     """The way from host to device."""
 
     def copy(self, slot: Slot, arena: torch.Tensor, poison: int | None = None) -> None:
@@ -43,7 +43,7 @@ class Lane(Protocol):
         """All computation with the slot's content has been issued by now."""
 
 
-class HostLane(Lane):
+class HostCopyStream(CopyStream):
     """Plain copies, for a device that is the host itself."""
 
     def copy(self, slot: Slot, arena: torch.Tensor, poison: int | None = None) -> None:
@@ -57,7 +57,7 @@ class HostLane(Lane):
 
 
 class Streams(Protocol):
-    """A stream that computes and one that copies: all of a device that a lane's order is made of."""
+    """A stream that computes and one that copies: all of a device that the order of copies is made of."""
 
     def copies_after(self, event: Any) -> None:
         """Let copies wait for an event; None: for all that was issued to compute until now."""
@@ -75,7 +75,7 @@ class Streams(Protocol):
         """An event after all computation until now; `event` may be used again."""
 
 
-class StreamLane(Lane):
+class DeviceCopyStream(CopyStream):
     """Copies on a stream of their own, beside the computation."""
 
     def __init__(self, streams: Streams) -> None:
@@ -128,6 +128,6 @@ def fill(slot: Slot, arena: torch.Tensor, poison: int | None) -> None:
     slot.buffer[: arena.numel()].copy_(arena, non_blocking=True)
 
 
-def lane_to(device: torch.device) -> Lane:
-    """The lane for a device."""
-    return StreamLane(CudaStreams(device)) if device.type == "cuda" else HostLane()
+def copy_stream_to(device: torch.device) -> CopyStream:
+    """What copies to a device."""
+    return DeviceCopyStream(CudaStreams(device)) if device.type == "cuda" else HostCopyStream()

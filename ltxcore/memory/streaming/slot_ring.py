@@ -6,22 +6,22 @@ from collections.abc import Mapping
 
 import torch
 
-from ltxcore.memory.streaming.copy_stream import Lane, Slot
+from ltxcore.memory.streaming.copy_stream import CopyStream, Slot
 from ltxcore.memory.streaming.streamed_weights import POISON, BlockWeights
 
 MIN_SLOTS = 2
 
 
-class Ring:
+class SlotRing:
     """A few slots that hold the weights of the block that computes, and of those that follow.
 
-    Weights travel one way: a block that leaves its slot is not copied back, since it has not changed.
+    Weights are only copied to the device: a block that leaves its slot has not changed.
 
     Args:
         weights: position -> weights of every block that is streamed.
         device: where the slots are.
         slots: how many; one computes while the others fill.
-        lane: the way there.
+        copy_stream: what fills them.
         poison: overwrite a slot before it is filled anew, so that a use after eviction is loud (for tests).
     """
 
@@ -31,12 +31,12 @@ class Ring:
         device: torch.device,
         *,
         slots: int,
-        lane: Lane,
+        copy_stream: CopyStream,
         poison: bool = False,
     ) -> None:
         if slots < MIN_SLOTS:
             raise ValueError(f"a ring of {slots} slots cannot copy beside computing; give {MIN_SLOTS} or 3")
-        self._weights, self._lane, self._poison = weights, lane, poison
+        self._weights, self._copy_stream, self._poison = weights, copy_stream, poison
         self._order = sorted(weights)
         size = max(block.size_bytes for block in weights.values())
         self.slots = [
@@ -48,7 +48,7 @@ class Ring:
         self._bound: dict[int, Slot] = {}
         self._at: tuple[int, bool] | None = None
         self.copies = 0
-        """Blocks that have travelled so far."""
+        """Blocks that have been copied so far."""
 
     def enter(self, position: int, *, backward: bool, cycle: bool = False) -> None:
         """The block at `position`, streamed or not, computes next.
@@ -68,7 +68,7 @@ class Ring:
                 self._fetch(block, keep=wanted)
         slot = self._slot_of(position)
         if slot is not None:
-            self._lane.wait(slot)
+            self._copy_stream.wait(slot)
             if self._bound.get(position) is not slot:
                 self._weights[position].bind(slot.views[position])
                 self._bound[position] = slot
@@ -88,7 +88,7 @@ class Ring:
         if self._at is not None:
             slot = self._slot_of(self._at[0])
             if slot is not None:
-                self._lane.mark_used(slot)
+                self._copy_stream.mark_used(slot)
 
     def _wanted(self, position: int, backward: bool, cycle: bool) -> list[int]:
         """As many streamed blocks as there are slots, in the order in which they will compute."""
@@ -106,8 +106,8 @@ class Ring:
             self._weights[slot.block].evict()
             self._bound.pop(slot.block, None)
         slot.block = block
-        # The lane overwrites the slot itself: on another stream the poison could land after the weights.
-        self._lane.copy(slot, self._weights[block].arena.bytes, POISON if self._poison else None)
+        # The copy overwrites the slot itself: on another stream the poison could land after the weights.
+        self._copy_stream.copy(slot, self._weights[block].arena.bytes, POISON if self._poison else None)
         self.copies += 1
 
     def _slot_of(self, block: int) -> Slot | None:

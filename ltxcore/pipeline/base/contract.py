@@ -1,4 +1,4 @@
-"""The stage contract, in one place: name, inputs, outputs, budget, pool.
+"""The stage contract, in one place: name, code, inputs, outputs, budget, pool.
 
 A stage reads only what earlier stages committed in the workspace. `version` is raised by hand when a
 change to its code changes what it writes; it is part of every key, so old results are not mistaken for new.
@@ -6,6 +6,7 @@ change to its code changes what it writes; it is part of every key, so old resul
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,14 @@ from ltxcore.config.errors import nearest
 from ltxcore.config.recipe import Recipe
 
 Pool = Literal["cpu", "gpu"]
+
+
+def _always(recipe: Recipe) -> bool:
+    return True
+
+
+def _with_crepa(recipe: Recipe) -> bool:
+    return recipe.crepa.crepa_enabled
 
 
 @dataclass(frozen=True)
@@ -34,11 +43,16 @@ class Stage:
     """The part of the store that it writes, one process at a time. Empty: files of its own folder alone."""
     inputs_if_asked: tuple[str, ...] = ()
     """Stages whose outputs it reads where the recipe asks for them; their keys are in its request then."""
+    package: str = ""
+    """With its `request`, `work` and, if it loads models, `memory`. Empty: the runner is given its code."""
+    asked: Callable[[Recipe], bool] = _always
+    """Whether the pipeline of a recipe has it."""
 
 
 PROBE = Stage(
     name="probe-media",
     title="look at every file, choose buckets",
+    package="ltxcore.stages.probe_media",
     version="7",
     pool="cpu",
     inputs=(),
@@ -50,6 +64,7 @@ PROBE = Stage(
 AUDIO = Stage(
     name="split-audio",
     title="cut the clips' sound at their frames",
+    package="ltxcore.stages.split_audio",
     version="2",
     pool="cpu",
     inputs=("probe-media",),
@@ -61,6 +76,7 @@ AUDIO = Stage(
 LATENTS = Stage(
     name="encode-latents",
     title="frames and sound to latents",
+    package="ltxcore.stages.encode_latents",
     version="3",
     pool="gpu",
     inputs=("probe-media", "split-audio"),
@@ -72,6 +88,7 @@ LATENTS = Stage(
 TEXT = Stage(
     name="embed-text",
     title="captions to text features",
+    package="ltxcore.stages.embed_text",
     version="1",
     pool="gpu",
     inputs=("probe-media",),
@@ -83,6 +100,7 @@ TEXT = Stage(
 FRAMES = Stage(
     name="embed-frames",
     title="frames to the teacher's features",
+    package="ltxcore.stages.embed_frames",
     version="2",
     pool="gpu",
     inputs=("probe-media",),
@@ -90,10 +108,12 @@ FRAMES = Stage(
     outputs=("teacher features",),
     ram_gib=8,
     writes="latents",
+    asked=_with_crepa,
 )
 TRAIN = Stage(
     name="train-lora",
     title="train the adapter",
+    package="ltxcore.stages.train_lora",
     version="4",
     pool="gpu",
     inputs=("probe-media", "encode-latents", "embed-text"),
@@ -105,6 +125,7 @@ TRAIN = Stage(
 RENDER = Stage(
     name="render-validation",
     title="render base and LoRA side by side",
+    package="ltxcore.stages.render_validation",
     version="4",
     pool="gpu",
     inputs=("probe-media", "embed-text", "train-lora"),
@@ -118,8 +139,8 @@ BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
 
 def asked_stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that a recipe's pipeline has: embed-frames only where CREPA is on."""
-    return tuple(stage for stage in STAGES if stage is not FRAMES or recipe.crepa.crepa_enabled)
+    """The stages that a recipe's pipeline has."""
+    return tuple(stage for stage in STAGES if stage.asked(recipe))
 
 
 def versions(stage: Stage) -> dict[str, str]:

@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ltxcore.config.conditioning_settings import Keyframes
 from ltxcore.config.recipe import Recipe
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.vae.ways import NO_TILING, TILINGS, VaeWay, asked_way
 from ltxcore.pipeline.base.contract import AUDIO, LATENTS, TEXT
+from ltxcore.pipeline.data.keyframes import keyframe_clips
 from ltxcore.store.fingerprint import fingerprint
 from ltxcore.store.index import Index
 from ltxcore.store.snapshot import ConditioningClip, FrameSelection, Sample, SoundSelection
@@ -62,6 +64,8 @@ class LatentSpaces:
     way: VaeWay = field(default_factory=VaeWay)
     committed: Index | Collection[str] = ()
     """Keys that the store holds: what could only be encoded in tiles is found there under their key."""
+    keyframes: Keyframes | None = None
+    """The condition that gives single frames, which are encoded by themselves."""
 
     @classmethod
     def of(cls, source: ModelSource, recipe: Recipe, committed: Index | Collection[str] = ()) -> LatentSpaces:
@@ -76,6 +80,7 @@ class LatentSpaces:
             recipe.encode.vae_dtype,
             asked_way(recipe.encode),
             committed,
+            recipe.given.video.keyframes,
         )
 
     def video_key(self, sample: Sample | ConditioningClip, tiling: str | None = None) -> Key:
@@ -101,15 +106,20 @@ class LatentSpaces:
         return next((key for key in others if key.value in self.committed), first)
 
     def tiled(self, samples: Iterable[Sample]) -> dict[str, str]:
-        """Id -> tiling, of the samples and references whose latents are made of tiles."""
-        shown = [
-            picture for sample in samples for picture in (sample, sample.reference) if picture is not None
-        ]
+        """Id -> tiling, of the samples, references and keyframes whose latents are made of tiles."""
+        shown: list[Sample | ConditioningClip] = []
+        for sample in samples:
+            shown += [sample, *(other for other in self.beside(sample) if not other.measured)]
         tilings = ((picture.id, self.video_key(picture).inputs["tiling"]) for picture in shown)
         return {picture_id: tiling for picture_id, tiling in tilings if tiling != NO_TILING}
 
+    def beside(self, sample: Sample) -> tuple[ConditioningClip, ...]:
+        """What is encoded beside a sample: its references, its masks and its keyframes."""
+        keyframes = keyframe_clips(sample, self.keyframes)
+        return (*sample.conditioning_clips, *(picture for _, picture in keyframes))
+
     def picture_key(self, shown: Sample | ConditioningClip) -> Key:
-        """What is kept of a clip, a reference or a mask."""
+        """What is kept of a clip, or of what is encoded beside it."""
         if isinstance(shown, ConditioningClip) and shown.measured:
             return self.mask_key(shown)
         return self.video_key(shown)
@@ -140,11 +150,9 @@ class LatentSpaces:
 
     def keys(self, sample: Sample) -> list[str]:
         """All keys that a sample needs before it can be trained on."""
-        keys = [self.picture_key(condition).value for condition in sample.conditioning_clips]
+        keys = [self.picture_key(condition).value for condition in self.beside(sample)]
         keys += [] if sample.kind == "audio" else [self.video_key(sample).value]
-        if sample.audio is not None:
-            keys.append(self.audio_key(sample, sample.audio).value)
-        return keys
+        return keys + [self.audio_key(sample, sound).value for sound in sample.sounds]
 
 
 @dataclass(frozen=True)

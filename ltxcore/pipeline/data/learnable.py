@@ -24,12 +24,17 @@ def learnable(samples: Sequence[Sample], given: ConditioningSettings) -> list[Sa
         NothingLearnt: there are samples, and none of them is such, or none has the reference or mask that a
             condition gives.
     """
-    for kind in ("reference", "mask"):
-        asked = given.video.of_type(kind) or given.audio.of_type(kind)
+    wanted = {
+        "reference": given.video.of_type("reference"),
+        "reference_sound": given.sound_reference,
+        "mask": given.video.of_type("mask") or given.audio.of_type("mask"),
+    }
+    for kind, asked in wanted.items():
         if samples and asked and not any(getattr(sample, kind) for sample in samples):
+            named = kind.replace("_", " ")
             raise NothingLearnt(
-                f"conditioning has a {kind} condition, and none of the {len(samples)} samples has a {kind}; "
-                "name its dataset in the `conditioning_data` of the clips and run probe-media"
+                f"conditioning has a {named} condition, and none of the {len(samples)} samples has a "
+                f"{named}; name its dataset in the `conditioning_data` of the clips and run probe-media"
             )
     kept = [sample for sample in samples if _has_something_to_learn(sample, given)]
     if samples and not kept:

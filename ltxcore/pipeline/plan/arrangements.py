@@ -79,7 +79,7 @@ def require_compilable(recipe: Recipe) -> None:
     """See that weights stay where they are if they are to be compiled.
 
     Raises:
-        StrategyUnavailable: they travel, or are shared out.
+        StrategyUnavailable: they are streamed or sharded.
     """
     if not recipe.training.torch_compile:
         return

@@ -1,4 +1,4 @@
-"""What a recipe leaves to the planner and what changes numbers: decided from the recipe and the data alone.
+"""Resolves `auto` precision and batch size, which change the trained numbers, from recipe and data alone.
 
 The decision is part of the training's request, so it must not depend on the machine that asks: both budgets
 are in the recipe (which refuses `auto` without them), and no card's speed goes into it.
@@ -41,7 +41,8 @@ def _with_precision(ctx: Context) -> Context:
         model = ctx.recipe.model.model_copy(update={"base_model_precision": precision})
         tried = ctx.with_recipe(ctx.recipe.model_copy(update={"model": model}))
         asked = tried.recipe.training.train_batch_size
-        sample = largest_sample(tried.snapshot.samples, 1 if asked == AUTO else asked)
+        size = 1 if asked == AUTO else asked
+        sample = largest_sample(tried.snapshot.samples, size, tried.recipe.given.video.keyframes)
         work = _work(tried, sample)
         if _largest_batch(tried, work) >= (1 if asked == AUTO else work.batch):
             return tried

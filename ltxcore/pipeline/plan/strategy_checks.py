@@ -62,7 +62,7 @@ def check_text_encoder(ctx: Context, here: Here) -> None:
 
 
 def check_compilation(ctx: Context, here: Here) -> None:
-    """Refuse to compile weights that travel.
+    """Refuse to compile weights that are streamed or sharded.
 
     Raises:
         StrategyUnavailable: names the keys.

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import psutil
-
 from ltxcore.config.batch_size import AUTO, BatchSize, clips_of
 from ltxcore.config.conditioning_settings import (
     FirstFrame,
+    Keyframes,
     Mask,
     Prefix,
     SpatialCrop,
@@ -23,7 +22,7 @@ from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.value_types import type_bytes
-from ltxcore.memory.plan import GIB
+from ltxcore.memory.plan import GIB, machine_bytes
 from ltxcore.memory.planner.cards import Card, card_like
 from ltxcore.memory.planner.sizes import Shapes, TransformerSizes
 from ltxcore.memory.planner.training_planner import Budget, Planner, Workload
@@ -32,7 +31,8 @@ from ltxcore.models.teacher import width_of
 from ltxcore.models.versions import VERSIONS
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.data.class_captions import captions_of
-from ltxcore.pipeline.data.tokens import reference_tokens, video_tokens
+from ltxcore.pipeline.data.keyframes import keyframe_tokens
+from ltxcore.pipeline.data.tokens import reference_sound_tokens, reference_tokens, video_tokens
 from ltxcore.store.snapshot import Sample
 from ltxcore.training.targets import default_targets
 
@@ -59,7 +59,7 @@ class Machine:
     @classmethod
     def of(cls, ctx: Context, device_bytes: int, device_name: str) -> Machine:
         """This machine: a card of `device_bytes`, the recipe's host memory and the workspace's free disk."""
-        ram = ctx.recipe.memory.ram_gib or psutil.virtual_memory().total * HOST_SHARE / GIB
+        ram = ctx.recipe.memory.ram_gib or machine_bytes() * HOST_SHARE / GIB
         card = card_like(device_name, device_bytes / GIB, ram)
         root = next(folder for folder in (ctx.workspace.root, *ctx.workspace.root.parents) if folder.exists())
         disk = int(shutil.disk_usage(root).free * DISK_SHARE)
@@ -128,7 +128,7 @@ def given_frames(video: VideoConditioning) -> int | None:
         return None
     found = 0
     for condition in video.conditions:
-        if isinstance(condition, FirstFrame):
+        if isinstance(condition, FirstFrame) or (isinstance(condition, Keyframes) and min(condition.at) <= 0):
             found += 1
         elif isinstance(condition, Prefix):
             found += GEOMETRY.latent_frames(condition.frames[1])
@@ -139,13 +139,16 @@ def given_frames(video: VideoConditioning) -> int | None:
 
 def workload_of(ctx: Context) -> Workload:
     """A step on the bucket whose batch has the most tokens."""
-    largest = largest_sample(ctx.snapshot.samples, ctx.recipe.training.train_batch_size)
+    recipe = ctx.recipe
+    largest = largest_sample(
+        ctx.snapshot.samples, recipe.training.train_batch_size, recipe.given.video.keyframes
+    )
     return workload_on(ctx, largest)
 
 
-def largest_sample(samples: Sequence[Sample], size: BatchSize) -> Sample:
+def largest_sample(samples: Sequence[Sample], size: BatchSize, keyframes: Keyframes | None) -> Sample:
     """A sample of the bucket whose batch has the most tokens."""
-    return max(samples, key=lambda s: (video_tokens(s) * clips_of(size, s.bucket), s.id))
+    return max(samples, key=lambda s: (video_tokens(s, keyframes) * clips_of(size, s.bucket), s.id))
 
 
 def workload_on(ctx: Context, sample: Sample) -> Workload:
@@ -171,6 +174,7 @@ def workload_on(ctx: Context, sample: Sample) -> Workload:
             text_tokens=ctx.source.text_max_tokens,
             reference_tokens=reference_tokens(sample),
         ),
+        beside_sound_tokens=reference_sound_tokens(sample),
         captions=captions,
         visits=int(steps or epochs),
     )
@@ -194,7 +198,8 @@ def workload(
     Args:
         audio: whether the data has sound.
         pictures: whether it has anything else.
-        reference_tokens: given beside the bucket's own.
+        reference_tokens: of references, given beside the bucket's own; those of keyframes follow from the
+            recipe.
     """
     training = recipe.training
     return Workload(
@@ -213,7 +218,7 @@ def workload(
         given_frames=given_frames(recipe.given.video),
         dropout=recipe.lora.lora_dropout > 0,
         per_token_times=recipe.given.per_token,
-        reference_tokens=reference_tokens,
+        beside_tokens=reference_tokens + keyframe_tokens(recipe.given.video.keyframes, frames, width, height),
         checkpointing=training.gradient_checkpointing,
         value_bytes=type_bytes(training.mixed_precision),
         teacher_width=width_of(recipe.crepa) if recipe.crepa.crepa_enabled else 0,

@@ -21,7 +21,7 @@ def check_crepa(ctx: Context, *, audio_only: bool) -> None:
     """
     if not ctx.recipe.crepa.crepa_enabled:
         return
-    problems = [*_sharing(ctx.recipe), *_frozen(ctx.recipe), *([no_pictures()] if audio_only else [])]
+    problems = [*_sharded(ctx.recipe), *_frozen(ctx.recipe), *([no_pictures()] if audio_only else [])]
     try:
         layers = int(ctx.source.config("transformer")["num_layers"])
     except ModelError:
@@ -53,12 +53,12 @@ def no_pictures() -> Problem:
     )
 
 
-def _sharing(recipe: Recipe) -> list[Problem]:
+def _sharded(recipe: Recipe) -> list[Problem]:
     if not recipe.processes.sharded:
         return []
     message = (
-        "trains a projector that is whole in every process, but processes.accelerate_config shares the "
-        "trained weights out (FSDP); give a config with distributed_type MULTI_GPU, or set it to false"
+        "trains a projector that is whole in every process, but processes.accelerate_config shards the "
+        "trained weights (FSDP); give a config with distributed_type MULTI_GPU, or set it to false"
     )
     return [Problem("crepa.crepa_enabled", message)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from ltxcore.media.decode_ahead import decode_ahead
 from ltxcore.media.errors import MediaError, Undecided
-from ltxcore.pipeline.base.batches import Batch, in_batches
+from ltxcore.pipeline.base.batches import Batch, BatchWork, bucket_batches
 from ltxcore.pipeline.base.clips_undecided import ClipsUndecided
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.stamp import Outcome
-from ltxcore.pipeline.base.work import Assignment, Place, Result, Work, loaded
+from ltxcore.pipeline.base.work import Assignment, Result
 from ltxcore.pipeline.data.content_guard import ContentGuard
 from ltxcore.pipeline.data.keys import SPACE_DIGITS
 from ltxcore.stages.embed_frames.request import all_keys, quarantined
@@ -34,15 +34,16 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     """What is missing, bucket by bucket, in a fixed order."""
     space, width = TeacherSpace.of(ctx), ctx.teacher.width
     holes = set(store.missing(all_keys(ctx)))
-    batches = []
-    for bucket, samples in ctx.snapshot.buckets().items():
-        waiting = [sample for sample in samples if not holes.isdisjoint(space.keys(sample))]
-        left = len(waiting)
-        most = max(1, COMMIT_BYTES // max(1, feature_bytes(samples[0], width)))
-        for taken in in_batches(waiting, min(ctx.recipe.encode.batch_clips, most)):
-            left -= len(taken)
-            batches.append(Batch(bucket, tuple(taken), left))
-    return batches
+
+    def size(sample: Sample) -> int:
+        most = max(1, COMMIT_BYTES // max(1, feature_bytes(sample, width)))
+        return min(ctx.recipe.encode.batch_clips, most)
+
+    return bucket_batches(
+        ctx.snapshot.buckets(),
+        waits=lambda sample: not holes.isdisjoint(space.keys(sample)),
+        size=size,
+    )
 
 
 class Embedder:
@@ -64,7 +65,7 @@ class Embedder:
         )
         self.embedded = 0
 
-    def embed_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
+    def commit_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
         """Embed what a batch misses and commit it: all of it, or, after a crash, none of it.
 
         Needs the caller to hold the writer's lock `latents`.
@@ -118,34 +119,22 @@ class Embedder:
         return self.guard.read(sample.dataset, sample.path, sample.media_id, decode)
 
 
-class EmbedFrames(Work[Batch]):
+class EmbedFrames(BatchWork[Embedder]):
     """The teacher's features of a snapshot that are missing."""
 
-    counted, doing = "clips", "frames through the teacher"
+    doing = "frames through the teacher"
     loading, unit = "load-teacher", "embed-frames-batch"
 
     def __init__(self, asked: Assignment) -> None:
-        super().__init__(asked)
-        self._store = LatentStore(self.ctx.store)
-        self._batches = plan_batches(self.ctx, self._store)
-        self._embedder: Embedder | None = None
+        self._store = LatentStore(asked.ctx.store)
+        super().__init__(asked, plan_batches(asked.ctx, self._store))
 
-    def total(self) -> int:
-        return sum(len(batch.samples) for batch in self._batches)
-
-    def load(self, place: Place) -> None:
-        super().load(place)
-        self._embedder = Embedder(self.ctx, place.device)
-        self._store = self._embedder.store
-
-    def units(self) -> Sequence[Batch]:
-        return self._batches
-
-    def do(self, unit: Batch) -> None:
-        loaded(self._embedder).embed_batch(unit, self.asked.progress.advance)
+    def load_models(self, device: str) -> Embedder:
+        return Embedder(self.ctx, device)
 
     def outcome(self) -> Result:
-        store, embedder = self._store, self._embedder
+        embedder = self.models
+        store = self._store if embedder is None else embedder.store
         errors, keys = quarantined(self.ctx, store), set(all_keys(self.ctx))
         done = 0 if embedder is None else embedder.embedded
         counts = {
@@ -156,3 +145,6 @@ class EmbedFrames(Work[Batch]):
         }
         steps_down = [] if embedder is None else embedder.teacher.steps
         return Result(Outcome(counts=counts, facts={"quarantined": errors, "steps_down": steps_down}))
+
+
+WORK = EmbedFrames

@@ -32,12 +32,8 @@ def steps(recipe: Recipe) -> Sequence[Changes]:
     return ({"model": {"text_encoder_loading": LAYER_BY_LAYER}},)
 
 
-def require_device(recipe: Recipe, device: str) -> None:
-    """See that there is a device for what the recipe keeps out of its memory.
-
-    Raises:
-        StrategyUnavailable: there is none; says what to write instead.
-    """
+def _require_device(recipe: Recipe, device: str) -> None:
+    """See that there is a device for what the recipe keeps out of its memory."""
     if recipe.memory.ramtorch_text_encoder and device != "cuda":
         raise StrategyUnavailable(
             "ramtorch_text_encoder keeps Gemma out of a CUDA device's memory, and this machine has no such "
@@ -51,7 +47,13 @@ def weights_bytes(ctx: Context) -> int:
 
 
 def plan(ctx: Context, device: str) -> MemoryPlan:
-    """By how the recipe has Gemma loaded."""
+    """By how the recipe has Gemma loaded.
+
+    Raises:
+        StrategyUnavailable: the recipe keeps it out of a device's memory, and there is no such device; says
+            what to write instead.
+    """
+    _require_device(ctx.recipe, device)
     if ctx.recipe.model.text_encoder_loading == LAYER_BY_LAYER:
         return _plan_layers(ctx, device)
     if ctx.recipe.model.text_encoder_loading == GROUP_OFFLOAD:

@@ -124,3 +124,6 @@ class EmbedText(Work[Sequence[str]]):
         total, done = len(keyed_texts(self.ctx)), len(self._waiting)
         counts = {"captions": total, "done": done, "hits": total - done, "cut": self._cut}
         return Result(Outcome(counts=counts))
+
+
+WORK = EmbedText

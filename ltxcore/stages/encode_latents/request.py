@@ -17,7 +17,8 @@ def request(ctx: Context) -> dict[str, Any]:
     spaces = spaces_of(ctx, LatentStore(ctx.store))
     asked = {"vae": spaces.vae, "audio_vae": spaces.audio_vae, "dtype": spaces.dtype}
     tiled = spaces.tiled(snapshot.samples)
-    return {"data": snapshot.data_id, **asked, **({"tiled": tiled} if tiled else {})}
+    keyframes = {} if spaces.keyframes is None else {"keyframes": list(spaces.keyframes.at)}
+    return {"data": snapshot.data_id, **asked, **({"tiled": tiled} if tiled else {}), **keyframes}
 
 
 def spaces_of(ctx: Context, store: LatentStore) -> LatentSpaces:

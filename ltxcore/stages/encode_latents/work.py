@@ -14,14 +14,14 @@ from ltxcore.media.decode_ahead import decode_ahead
 from ltxcore.media.errors import MediaError, Undecided
 from ltxcore.media.masks import white_shares
 from ltxcore.models.vae.ways import asked_way
-from ltxcore.pipeline.base.batches import Batch, in_batches
+from ltxcore.pipeline.base.batches import Batch, BatchWork, bucket_batches
 from ltxcore.pipeline.base.clips_undecided import ClipsUndecided
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import AUDIO, LATENTS, MissingInput
 from ltxcore.pipeline.base.stamp import Outcome
-from ltxcore.pipeline.base.work import Assignment, Place, Result, Work, loaded
+from ltxcore.pipeline.base.work import Assignment, Result
 from ltxcore.pipeline.data.content_guard import ContentGuard
-from ltxcore.pipeline.data.keys import SPACE_DIGITS, Key, waveform_key
+from ltxcore.pipeline.data.keys import SPACE_DIGITS, Key, LatentSpaces, waveform_key
 from ltxcore.stages.encode_latents.memory import vae_room
 from ltxcore.stages.encode_latents.request import all_keys, quarantined, request, spaces_of
 from ltxcore.store.bf16 import to_bits
@@ -79,7 +79,7 @@ class Encoder:
 
         return load_audio_vae(self.ctx.source, self.dtype, self.device)
 
-    def encode_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
+    def commit_batch(self, batch: Batch, on_clip: Callable[[], None]) -> None:
         """Encode what a batch misses and commit it: all of it, or, after a crash, none of it.
 
         Needs the caller to hold the writer's lock `latents`.
@@ -91,7 +91,7 @@ class Encoder:
         done: dict[str, Encoded] = {}
         broken: dict[str, tuple[str, dict[str, Any]]] = {}
         waiting: Waiting = {}
-        for shown, frames in self._decoded(shown_by(batch.samples)):
+        for shown, frames in self._decoded(shown_by(batch.samples, self.spaces)):
             asked = self.spaces.picture_key(shown)
             if isinstance(frames, Undecided):
                 undecided[shown.id] = frames
@@ -158,21 +158,20 @@ class Encoder:
 
         from ltxcore.models.vae.audio_latents import audio_latent_length, encode_audio
 
-        if sample.audio is None:
-            return
-        key = self.spaces.audio_key(sample, sample.audio)
-        if key.value in done or not self.store.missing([key.value]):
-            return
-        waveform = waveform_key(sample.media_id, sample.audio).value
-        if (error := self.waveforms.error(waveform)) is not None:
-            broken[key.value] = (f"{sample.id}: {error}", key.inputs)
-            return
-        latents = encode_audio(
-            self.audio_vae,
-            torch.from_numpy(self.waveforms.read(waveform).copy()),
-            audio_latent_length(sample.audio.duration_s),
-        )
-        done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
+        for sound in sample.sounds:
+            key = self.spaces.audio_key(sample, sound)
+            if key.value in done or not self.store.missing([key.value]):
+                continue
+            waveform = waveform_key(sample.media_id, sound).value
+            if (error := self.waveforms.error(waveform)) is not None:
+                broken[key.value] = (f"{sample.id}: {error}", key.inputs)
+                continue
+            latents = encode_audio(
+                self.audio_vae,
+                torch.from_numpy(self.waveforms.read(waveform).copy()),
+                audio_latent_length(sound.duration_s),
+            )
+            done[key.value] = Encoded(key.value, to_bits(latents), key.inputs)
 
     def _decoded(
         self, pictures: Sequence[Sample | ConditioningClip]
@@ -201,9 +200,9 @@ class Encoder:
         return self.store.array_name(kind, space, encoded.bits.shape)
 
 
-def shown_by(samples: Sequence[Sample]) -> list[Sample | ConditioningClip]:
-    """The samples, and then what belongs to them, sizes together."""
-    conditioning_clips = [condition for sample in samples for condition in sample.conditioning_clips]
+def shown_by(samples: Sequence[Sample], spaces: LatentSpaces) -> list[Sample | ConditioningClip]:
+    """The samples, and then what is encoded beside them, sizes together."""
+    conditioning_clips = [condition for sample in samples for condition in spaces.beside(sample)]
     return [
         *samples,
         *sorted(conditioning_clips, key=lambda c: (c.purpose, c.geometry.target, c.frames.count, c.id)),
@@ -218,50 +217,34 @@ def plan_batches(ctx: Context, store: LatentStore) -> list[Batch]:
     """
     spaces = spaces_of(ctx, store)
     missing_sound = WaveformStore(ctx.store).missing(
-        waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio
+        waveform_key(s.media_id, sound).value for s in ctx.snapshot.samples for sound in s.sounds
     )
     if missing_sound:
         raise MissingInput(LATENTS, f"the waveforms of {len(missing_sound)} clips", AUDIO)
     holes = set(store.missing(all_keys(ctx, store)))
-    batches = []
-    size = ctx.recipe.encode.batch_clips
-    for bucket, samples in ctx.snapshot.buckets().items():
-        waiting = [s for s in samples if not holes.isdisjoint(spaces.keys(s))]
-        left = len(waiting)
-        for taken in in_batches(waiting, size):
-            left -= len(taken)
-            batches.append(Batch(bucket, tuple(taken), left))
-    return batches
+    return bucket_batches(
+        ctx.snapshot.buckets(),
+        waits=lambda sample: not holes.isdisjoint(spaces.keys(sample)),
+        size=lambda sample: ctx.recipe.encode.batch_clips,
+    )
 
 
-class EncodeLatents(Work[Batch]):
+class EncodeLatents(BatchWork[Encoder]):
     """The latents of a snapshot that are missing, of both VAEs."""
 
-    counted, doing = "clips", "frames and sound to latents"
+    doing = "frames and sound to latents"
     loading, unit = "load-vaes", "encode-batch"
 
     def __init__(self, asked: Assignment) -> None:
-        super().__init__(asked)
-        self._store = LatentStore(self.ctx.store)
-        self._batches = plan_batches(self.ctx, self._store)
-        self._encoder: Encoder | None = None
+        self._store = LatentStore(asked.ctx.store)
+        super().__init__(asked, plan_batches(asked.ctx, self._store))
 
-    def total(self) -> int:
-        return sum(len(batch.samples) for batch in self._batches)
-
-    def load(self, place: Place) -> None:
-        super().load(place)
-        self._encoder = Encoder(self.ctx, place.device)
-        self._store = self._encoder.store
-
-    def units(self) -> Sequence[Batch]:
-        return self._batches
-
-    def do(self, unit: Batch) -> None:
-        loaded(self._encoder).encode_batch(unit, self.asked.progress.advance)
+    def load_models(self, device: str) -> Encoder:
+        return Encoder(self.ctx, device)
 
     def outcome(self) -> Result:
-        store, encoder = self._store, self._encoder
+        encoder = self.models
+        store = self._store if encoder is None else encoder.store
         errors = quarantined(self.ctx, store)
         keys = set(all_keys(self.ctx, store))
         encoded = {"video": 0, "audio": 0} if encoder is None else encoder.encoded
@@ -279,3 +262,6 @@ class EncodeLatents(Work[Batch]):
         outcome = Outcome(counts=counts, facts={"quarantined": errors, "vae_steps_down": steps_down})
         # Latents that had to be made of tiles are part of what was made.
         return Result(outcome, None if encoder is None else request(self.ctx))
+
+
+WORK = EncodeLatents

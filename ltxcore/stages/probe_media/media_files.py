@@ -36,6 +36,8 @@ class MediaFile:
     def kind(self) -> Kind:
         """As what it is looked at: of an audio_only video dataset only the sound is wanted."""
         if isinstance(self.dataset, ConditioningDataset):
+            if self.dataset.holds_sounds:
+                return "audio"
             return "image" if read_as(self.path) == "picture" else "video"
         if isinstance(self.dataset, ImageDataset):
             return "image"

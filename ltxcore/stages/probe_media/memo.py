@@ -13,7 +13,7 @@ from ltxcore.media.dataset_files import check_inside
 from ltxcore.media.errors import MediaError, Undecided, cannot_be_read
 from ltxcore.media.ffmpeg_process import processes_at_once
 from ltxcore.media.pictures import probe_picture
-from ltxcore.media.probe import VideoStream, probe
+from ltxcore.media.probe import VideoStream, probe, read_headers
 from ltxcore.media.sound_files import probe_sound
 from ltxcore.media.streams import check_file
 from ltxcore.media.tool_health import require_healthy_tools
@@ -21,7 +21,7 @@ from ltxcore.media.wanted import Wanted
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import PROBE
 from ltxcore.stages.probe_media.media_files import MediaFile, readable_identity
-from ltxcore.store.fingerprint import hash_file
+from ltxcore.store.fingerprint import fingerprint, hash_file
 from ltxcore.store.index import Index
 from ltxcore.store.records import CONTENTS, FILES, KnownContent, KnownFile
 from ltxcore.store.snapshot import Kind, Sample
@@ -133,6 +133,22 @@ class Memo:
         self.probes.commit(probed)
         self.files.commit(files_known)
         return len(files)
+
+    def read_header(self, file: MediaFile) -> None:
+        """Know a file by its header, in this process alone: a video is neither hashed nor decoded.
+
+        That its frames decode, and how it sounds and looks, is for probe-media to find out.
+        """
+        stands_for = fingerprint({"header of": file.memo_key})
+        try:
+            check_inside(file.path, file.bounds)
+            read = read_headers if file.kind == "video" else PROBES[file.kind]
+            found = read(file.path, file.wanted)
+        except MediaError as reason:
+            self._looked_at[file.memo_key] = _failed(stands_for, reason)
+            return
+        content = KnownContent(PROBE.version, found.model_dump(mode="json"), None)
+        self._looked_at[file.memo_key] = Learnt(stands_for, content, is_verdict=False)
 
     def look_at(self, file: MediaFile) -> None:
         """Know a file as it is now, in this process alone: nothing is committed."""

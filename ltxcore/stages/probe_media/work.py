@@ -139,3 +139,6 @@ def snapshot_outcome(snapshot: Snapshot, probed: int, undecided: int = 0) -> Out
         },
         facts={"snapshot": snapshot.id, "data": snapshot.data_id},
     )
+
+
+WORK = ProbeMedia

@@ -18,6 +18,7 @@ from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.base.outputs import BASE_PREFIX
 from ltxcore.stages.embed_text.request import space_request
 from ltxcore.stages.render_validation.runs import adapter_request
+from ltxcore.stages.render_validation.standalone_models import standalone_request
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.file_hashes import faults_in, write_hashes
 from ltxcore.store.fingerprint import fingerprint
@@ -62,6 +63,7 @@ class BaseRenderings:
                 "prompt": self.prompts[name],
                 "settings": {k: v for k, v in self.settings[name].items() if k != "validation_prompts"},
                 **adapter_request(self.ctx),
+                **standalone_request(self.ctx),
                 "precision": self.ctx.recipe.training.mixed_precision,
                 "held": self.ctx.recipe.model.base_model_precision,
                 **space_request(self.ctx),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.data.keyframes import keyframe_clips
 from ltxcore.pipeline.data.prompts import dataset_clips
 from ltxcore.store.snapshot import Sample
 from ltxcore.validation.rendering_settings import RenderSettings
@@ -50,7 +51,7 @@ class GivenClips:
 
         Args:
             name: the short name.
-            vae: the video VAE, for first frames.
+            vae: the video VAE, for first frames and keyframes.
 
         Raises:
             MediaError: the clip cannot be decoded any more.
@@ -66,8 +67,9 @@ class GivenClips:
     def _read(self, clip: Sample, vae: Any) -> Given:
         import torch
 
+        from ltxcore.models.predict_velocity import Reference
         from ltxcore.stages.train_lora.stored_samples import StoredSamples
-        from ltxcore.training.conditioning import Draws, given_audio, given_video
+        from ltxcore.training.conditioning import Draws, given_audio, given_sound_reference, given_video
         from ltxcore.training.data import collate
         from ltxcore.training.objective import patchify
         from ltxcore.validation.given_tokens import Given, GivenTokens
@@ -87,23 +89,34 @@ class GivenClips:
             pictures = torch.ones_like(pictures)
         if given.audio.frozen and batch.audio is not None:
             sound = torch.ones(batch.audio.shape[1], dtype=torch.bool)
-        reference = batch.reference if given.video.of_type("reference") is not None else None
-        nothing = reference is None and sound is None and not pictures.any()
+        references = batch.references if given.video.of_type("reference") is not None else ()
+        keyframes = given.video.keyframes
+        references += tuple(
+            Reference(_frame(ctx, clip, frame, vae)[None], frame=frame)
+            for frame, _ in keyframe_clips(clip, keyframes)
+        )
+        begins = given.video.of_type("first_frame") is not None or (
+            keyframes is not None and 0 in keyframes.positions(clip.frames.count)
+        )
+        beside = given_sound_reference(batch, given, None)
+        nothing = not references and beside is None and sound is None and not pictures.any()
         if nothing and batch.audio is not None:
             sound = torch.ones(batch.audio.shape[1], dtype=torch.bool)
         first = batch.video.shape[-2] * batch.video.shape[-1]
-        if clip.kind == "image" or given.video.of_type("first_frame") or (nothing and sound is None):
+        if clip.kind == "image" or begins or (nothing and sound is None):
             tokens, pictures = tokens.clone(), pictures.clone()
-            tokens[:first] = patchify(_first_frame(ctx, clip, vae)[None])[0]
+            tokens[:first] = patchify(_frame(ctx, clip, 0, vae)[None])[0]
             pictures[:first] = True
         return Given(
             video=GivenTokens(tokens, pictures) if pictures.any() else None,
             audio=None if batch.audio is None or sound is None else GivenTokens(batch.audio[0], sound),
-            reference=reference,
+            references=references,
+            sound_reference=beside,
         )
 
 
-def _first_frame(ctx: Context, clip: Sample, vae: Any) -> torch.Tensor:
+def _frame(ctx: Context, clip: Sample, number: int, vae: Any) -> torch.Tensor:
+    """The normalised latent `[C, 1, H / 32, W / 32]` of one frame, worsened as the model expects it."""
     from ltxcore.media.decode import decode_frames
     from ltxcore.media.errors import MediaError, Undecided
     from ltxcore.media.pictures import decode_picture
@@ -114,7 +127,7 @@ def _first_frame(ctx: Context, clip: Sample, vae: Any) -> torch.Tensor:
     def decode(path: Path) -> np.ndarray[Any, Any]:
         if clip.kind == "image":
             return decode_picture(path, clip.geometry)
-        return decode_frames(path, clip.frames.only([0]), clip.geometry)
+        return decode_frames(path, clip.frames.only([number]), clip.geometry)
 
     pixels = ContentGuard(ctx).read(clip.dataset, clip.path, clip.media_id, decode)
     if isinstance(pixels, Undecided):

@@ -24,6 +24,8 @@ class ValidationRun:
     """Size and sampling, before an adapter has its say."""
     adapters: tuple[tuple[Path, float], ...] = ()
     """LoRA files beside the trained one, and their strengths."""
+    second: tuple[Path, float] | None = None
+    """The LoRA of the second stage alone, and its strength."""
 
     def name(self, prompt: str) -> str:
         """The name of the rendering of a prompt of that short name."""
@@ -46,7 +48,9 @@ def validation_runs(ctx: Context, plans: Sequence[RenderSettings]) -> list[Valid
         label: tuple((find_adapter(a.path, fetch=False), a.strength) for a in adapters)
         for label, adapters in ctx.recipe.validation.adapter_runs
     }
-    return [ValidationRun(name, plan, found[label]) for name, label, plan in _labelled(ctx, plans)]
+    lora = ctx.recipe.validation.upscale_lora
+    second = None if lora is None else (find_adapter(lora.path, fetch=False), lora.strength)
+    return [ValidationRun(name, plan, found[label], second) for name, label, plan in _labelled(ctx, plans)]
 
 
 def _labelled(ctx: Context, plans: Sequence[RenderSettings]) -> Iterator[tuple[str, str, RenderSettings]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import AUDIO
 from ltxcore.pipeline.base.stamp import Stamp
-from ltxcore.pipeline.data.keys import waveform_key
-from ltxcore.store.snapshot import Sample
+from ltxcore.pipeline.data.keys import Key, waveform_key
+from ltxcore.store.snapshot import Sample, SoundSelection
 from ltxcore.store.waveforms import WaveformStore
 
 
@@ -29,10 +29,26 @@ def needs(ctx: Context) -> dict[str, list[str]]:
 
 def all_keys(ctx: Context) -> list[str]:
     """The keys of all samples' waveforms."""
-    return [waveform_key(s.media_id, s.audio).value for s in ctx.snapshot.samples if s.audio]
+    return [cut.key.value for cut in _cuts(ctx)]
 
 
-def to_do(ctx: Context, store: WaveformStore) -> list[Sample]:
-    """One sample for each waveform that is missing, in a fixed order."""
-    wanted = {waveform_key(s.media_id, s.audio).value: s for s in ctx.snapshot.samples if s.audio}
+class Cut(NamedTuple):
+    """A sound of a sample: its own, or the one that is given beside it."""
+
+    sample: Sample
+    sound: SoundSelection
+
+    @property
+    def key(self) -> Key:
+        """The key of its waveform."""
+        return waveform_key(self.sample.media_id, self.sound)
+
+
+def to_do(ctx: Context, store: WaveformStore) -> list[Cut]:
+    """One sound for each waveform that is missing, in a fixed order."""
+    wanted = {cut.key.value: cut for cut in _cuts(ctx)}
     return [wanted[key] for key in store.missing(wanted)]
+
+
+def _cuts(ctx: Context) -> list[Cut]:
+    return [Cut(sample, sound) for sample in ctx.snapshot.samples for sound in sample.sounds]

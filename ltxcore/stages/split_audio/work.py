@@ -14,19 +14,15 @@ from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.stamp import Outcome
 from ltxcore.pipeline.base.work import Assignment, Result, Work
 from ltxcore.pipeline.data.content_guard import ContentGuard
-from ltxcore.pipeline.data.keys import waveform_key
-from ltxcore.stages.split_audio.request import all_keys, to_do
-from ltxcore.store.snapshot import Sample, SoundSelection
+from ltxcore.stages.split_audio.request import Cut, all_keys, to_do
 from ltxcore.store.waveforms import Waveform, WaveformStore
 
 DECODES_AT_ONCE = processes_at_once()
 BATCH_CLIPS = 64
 
 
-def split_batch(
-    ctx: Context, store: WaveformStore, samples: Sequence[Sample], on_clip: Callable[[], None]
-) -> None:
-    """Decode the sound of a batch of clips and commit it; what cannot be decoded is quarantined.
+def split_batch(ctx: Context, store: WaveformStore, cuts: Sequence[Cut], on_clip: Callable[[], None]) -> None:
+    """Decode a batch of sounds and commit them; what cannot be decoded is quarantined.
 
     Needs the caller to hold the writer's lock `audio`.
 
@@ -35,12 +31,11 @@ def split_batch(
     """
     from ltxcore.media.audio import decode_audio
 
-    def decode(sample: Sample) -> Waveform | MediaError:
-        plan = _audio(sample)
-        held = sample if plan.sound is None else plan.sound
+    def decode(cut: Cut) -> Waveform | MediaError:
+        held = cut.sample if cut.sound.sound is None else cut.sound.sound
 
         def decoded(path: Path) -> Waveform:
-            waveform: Waveform = decode_audio(path, plan).numpy()
+            waveform: Waveform = decode_audio(path, cut.sound).numpy()
             return waveform
 
         return guard.read(held.dataset, held.path, held.media_id, decoded)
@@ -49,11 +44,11 @@ def split_batch(
     waveforms: dict[str, Waveform] = {}
     errors: dict[str, str] = {}
     undecided: dict[str, Undecided] = {}
-    keys = [waveform_key(sample.media_id, _audio(sample)) for sample in samples]
+    keys = [cut.key for cut in cuts]
     with ThreadPoolExecutor(DECODES_AT_ONCE) as pool:
-        for sample, key, result in zip(samples, keys, pool.map(decode, samples), strict=True):
+        for cut, key, result in zip(cuts, keys, pool.map(decode, cuts), strict=True):
             if isinstance(result, Undecided):
-                undecided[sample.id] = result
+                undecided[cut.sample.id] = result
             elif isinstance(result, MediaError):
                 errors[key.value] = f"its sound cannot be decoded: {result}"
             else:
@@ -66,13 +61,7 @@ def split_batch(
         raise ClipsUndecided(undecided)
 
 
-def _audio(sample: Sample) -> SoundSelection:
-    if sample.audio is None:
-        raise ValueError(f"{sample.id} has no sound to split")
-    return sample.audio
-
-
-class SplitAudio(Work[Sequence[Sample]]):
+class SplitAudio(Work[Sequence[Cut]]):
     """The waveforms of a snapshot that are missing."""
 
     counted, doing = "clips", "cutting sound at the frames"
@@ -86,10 +75,10 @@ class SplitAudio(Work[Sequence[Sample]]):
     def total(self) -> int:
         return len(self._waiting)
 
-    def units(self) -> Iterator[Sequence[Sample]]:
+    def units(self) -> Iterator[Sequence[Cut]]:
         return in_batches(self._waiting, BATCH_CLIPS)
 
-    def do(self, unit: Sequence[Sample]) -> None:
+    def do(self, unit: Sequence[Cut]) -> None:
         split_batch(self.ctx, self._store, unit, self.asked.progress.advance)
 
     def outcome(self) -> Result:
@@ -108,3 +97,6 @@ class SplitAudio(Work[Sequence[Sample]]):
         }
         seconds = round(sum(s.audio.duration_s for s in sounding if s.audio), 2)
         return Result(Outcome(counts=counts, facts={"seconds_of_sound": seconds}))
+
+
+WORK = SplitAudio

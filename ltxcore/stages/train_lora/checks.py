@@ -16,15 +16,15 @@ from ltxcore.training.targets import check_targets
 LATEST, NONE, STATE = "latest", "none", "state.json"
 REGULARISATION: Final = Problem(
     "processes.accelerate_config",
-    "shares the transformer out, so that all processes must run it equally often, but a batch of "
+    "shards the transformer, so all processes must run it equally often, but a batch of "
     "regularisation data runs it twice; use DDP, or leave is_regularisation_data out",
 )
 
 
 PRESERVATION: Final = Problem(
     "processes.accelerate_config",
-    "shares the transformer out, so that all processes must run it equally often, but a batch that is held "
-    "to the base runs it twice; use DDP, or leave preservation out",
+    "shards the transformer, so all processes must run it equally often, but a preservation "
+    "batch runs it twice; use DDP, or leave preservation out",
 )
 
 

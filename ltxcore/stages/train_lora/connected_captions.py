@@ -18,7 +18,7 @@ import torch
 from ltxcore.models.text.text_connectors import ConnectedCaption, PrecomputedConnectors
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.data.keys import TextSpace
-from ltxcore.stages.train_lora.connectors import connecting
+from ltxcore.stages.train_lora.connectors import text_connectors
 from ltxcore.stages.train_lora.stored_samples import StoredFeatures, StoredSamples
 from ltxcore.store.blobs import write_atomic
 from ltxcore.store.checksum import checksum
@@ -57,7 +57,7 @@ class ConnectedCaptions:
         waiting = [caption for caption in captions if not self._path(caption).is_file()]
         if waiting:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with connecting(self._ctx.source, self._dtype, device) as connected:
+            with text_connectors(self._ctx.source, self._dtype, device) as connected:
                 for caption in waiting:
                     # Another process of this training may have written it meanwhile.
                     if not self._path(caption).is_file():

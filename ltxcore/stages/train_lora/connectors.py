@@ -27,7 +27,7 @@ def connectors_on(source: ModelSource, dtype: torch.dtype, device: str, *, strea
 
 
 @contextmanager
-def connecting(
+def text_connectors(
     source: ModelSource, dtype: torch.dtype, device: str
 ) -> Iterator[Callable[[Caption], ConnectedCaption]]:
     """Give what puts features of a text through the connectors, which are gone afterwards.

@@ -92,7 +92,7 @@ def plan_on_device(
     if not failed:
         plan = choose_or_advise(planner, work, machine.budget, precision, forced)
         return placed_plan(TRAIN, plan, arrangement_of(plan, planner.sizes.blocks, forced), machine)
-    # Recomputing activations gives the same adapter: for want of memory the recipe's `false` gives way.
+    # Recomputing activations gives the same adapter: where memory runs out, the recipe's `false` gives way.
     work = replace(work, checkpointing=True)
     plans = planner.variants(work, machine.budget, precision, forced)
     found = next_plan(plans, machine.budget, failed, last)
@@ -102,7 +102,7 @@ def plan_on_device(
 
 
 def _plan_sharded(ctx: Context, planner: Planner, work: Workload, machine: Machine) -> MemoryPlan:
-    """The one plan of processes that share the transformer out.
+    """The one plan of processes that shard the transformer.
 
     Raises:
         NothingFits: it does not.
@@ -119,8 +119,10 @@ def _plan_on_host(ctx: Context) -> MemoryPlan:
     value_bytes = _value_bytes(ctx)
     config = ctx.source.config("transformer")
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size)
-    tokens, batch = video_tokens(largest), clips_of(settings.train_batch_size, largest.bucket)
+    keyframes = ctx.recipe.given.video.keyframes
+    largest = largest_sample(ctx.snapshot.samples, settings.train_batch_size, keyframes)
+    tokens = video_tokens(largest, keyframes)
+    batch = clips_of(settings.train_batch_size, largest.bucket)
     activations = training_activations_bytes(
         tokens=tokens,
         width=width,

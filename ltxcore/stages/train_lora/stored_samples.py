@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ltxcore.config.geometry import AUDIO_LATENTS_PER_SECOND, GEOMETRY
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.vae.audio_latents import audio_latent_length
 from ltxcore.pipeline.base.context import Context
@@ -12,6 +13,7 @@ from ltxcore.pipeline.base.contract import FRAMES, LATENTS, TEXT, TRAIN, Missing
 from ltxcore.pipeline.data.batch_entries import batch_entries
 from ltxcore.pipeline.data.class_captions import captions_of, class_captions
 from ltxcore.pipeline.data.held_out import held_out
+from ltxcore.pipeline.data.keyframes import keyframe_clips
 from ltxcore.pipeline.data.keys import TextSpace
 from ltxcore.pipeline.data.learnable import learnable, tell_left_out
 from ltxcore.pipeline.data.prompts import EMPTY
@@ -116,10 +118,10 @@ class StoredSamples:
         return (*sample.captions, *class_captions(self._recipe, sample))[number]
 
     @property
-    def reference_factors(self) -> tuple[int, int] | None:
-        """Those of all references, which are the same; None where no sample has one."""
+    def reference_factors(self) -> tuple[tuple[int, int], ...]:
+        """Those of each reference of a sample, the same for all samples; none where no sample has one."""
         found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
-        return next(found, None)
+        return next(found, ())
 
     def held_out(self) -> list[HeldOutClip]:
         """The clips that are evaluated instead; `load` knows them too."""
@@ -129,9 +131,9 @@ class StoredSamples:
     def load(self, sample_id: str, caption: int | None) -> TrainingSample:
         """One sample with the features of a caption, counted from 0; None: the empty caption."""
         sample = self._samples[sample_id]
-        audio, heard = None, (0, 0)
+        audio, heard, beside = None, (0, 0), sample.reference_sound
         if sample.audio is not None:
-            audio = from_bits(self._latents.read(self._spaces.audio_key(sample, sample.audio).value))
+            audio = self._heard(sample, sample.audio)
             heard = heard_latents(sample.audio, len(audio))
         return TrainingSample(
             video=self._video(sample),
@@ -142,8 +144,15 @@ class StoredSamples:
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
             regularisation=sample.regularisation,
-            reference=None if sample.reference is None else self._read(sample.reference),
-            reference_factors=reference_factors(sample),
+            references=tuple(
+                Reference(self._read(shown), shown.spatial_factor, shown.temporal_factor)
+                for shown in sample.references
+            ),
+            keyframes=tuple(
+                Reference(self._read(shown), frame=frame)
+                for frame, shown in keyframe_clips(sample, self._spaces.keyframes)
+            ),
+            reference_sound=None if beside is None else self._heard(sample, beside),
             mask=None if sample.mask is None else self._read(sample.mask),
             loss_mask=None if sample.loss_mask is None else self._read(sample.loss_mask),
             teacher=self._seen(sample),
@@ -151,6 +160,10 @@ class StoredSamples:
 
     def _read(self, shown: Sample | ConditioningClip) -> torch.Tensor:
         return from_bits(self._latents.read(self._spaces.picture_key(shown).value))
+
+    def _heard(self, sample: Sample, sound: SoundSelection) -> torch.Tensor:
+        """Latents `[L, D]` of its own sound, or of the one that is given beside it."""
+        return from_bits(self._latents.read(self._spaces.audio_key(sample, sound).value))
 
     def _seen(self, sample: Sample) -> torch.Tensor | None:
         """The teacher's features `[F', H'·W', D]`; None without CREPA, and for sound alone."""
@@ -166,11 +179,10 @@ class StoredSamples:
         return torch.zeros(self._channels, *shape, dtype=torch.bfloat16)
 
 
-def reference_factors(sample: Sample) -> tuple[int, int]:
-    """How many times smaller a sample's reference is, and how many times fewer frames a second it has."""
-    if sample.reference is None:
-        return 1, 1
-    return sample.reference.spatial_factor, sample.reference.temporal_factor
+def reference_factors(sample: Sample) -> tuple[tuple[int, int], ...]:
+    """How many times smaller each of a sample's references is, and how many times fewer frames a second it
+    has."""
+    return tuple((shown.spatial_factor, shown.temporal_factor) for shown in sample.references)
 
 
 def heard_latents(plan: SoundSelection, length: int) -> tuple[int, int]:

@@ -74,3 +74,6 @@ class TrainLora(Work[str]):
             logger.warning("MLflow does not have all of it yet: %s", outcome.facts["mlflow_error"])
         self.asked.progress.resumed(outcome.facts["resume"]["step"])
         return Result(outcome)
+
+
+WORK = TrainLora

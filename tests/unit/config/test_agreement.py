@@ -63,8 +63,28 @@ def conditions(*given: dict[str, Any], modality: str = "video") -> dict[str, Any
         (conditions({"type": "prefix", "frames": [1, 17]}), [video()]),
         (conditions({"type": "prefix", "frames": 9}, {"type": "suffix", "frames": 8}), [video()]),
         (conditions({"type": "first_frame"}), [video(), PICTURES]),
+        (conditions({"type": "keyframes", "at": [0, 24, -25, -1]}), [video(), PICTURES]),
         (conditions(REFERENCE), [video(conditioning_data="others"), conditioning("reference")]),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                conditioning("reference", "half", reference_downscale_factor=2),
+            ],
+        ),
         (conditions({"type": "mask"}), [video(conditioning_data=["others"]), conditioning("mask")]),
+        (
+            conditions(REFERENCE, modality="audio"),
+            [video(conditioning_data="others"), conditioning("reference_audio", reference_seconds=3)],
+        ),
+        (
+            conditions(REFERENCE, modality="audio"),
+            [
+                video(conditioning_data="others", audio={"audio_only": True}),
+                conditioning("reference_audio"),
+            ],
+        ),
         (
             conditions({"type": "prefix", "frames": 200}),
             [video(video={"num_frames": 25, "bucket_strategy": "resolution_frames"})],
@@ -103,7 +123,20 @@ def test_what_the_data_can_give_is_accepted(
         ),
         (conditions({"type": "first_frame"}), [video(video={"num_frames": 1})], "first_frame of 1"),
         (conditions({"type": "suffix", "frames": 8}), [PICTURES], "pictures of one frame"),
+        (conditions({"type": "keyframes", "at": [0, 8]}), [PICTURES], "pictures of one frame"),
+        (
+            conditions({"type": "keyframes", "at": [0, 25]}),
+            [video()],
+            "keyframes has frame 25, and the clips of `clips` have 25 frames; write frames from 0 to 24",
+        ),
         (conditions(REFERENCE), [video()], "has a reference condition, but no clips have one"),
+        (conditions(REFERENCE, modality="audio"), [video()], "has a sound reference condition"),
+        (
+            {},
+            [video(conditioning_data="others"), conditioning("reference_audio")],
+            "write conditioning: {audio: {conditions: [{type: reference}]}} in the recipe",
+        ),
+        (conditions(REFERENCE, modality="audio"), [SILENT], "no dataset has sound"),
         (conditions({"type": "mask"}), [video()], "has a mask condition, but no clips have one"),
         ({}, [video(conditioning_data="others"), conditioning("reference")], "no reference condition"),
         (
@@ -120,6 +153,16 @@ def test_what_the_data_can_give_is_accepted(
                 conditioning("reference", "half", reference_downscale_factor=2),
             ],
             "reference_downscale_factor",
+        ),
+        (
+            conditions(REFERENCE),
+            [
+                video(conditioning_data=["others", "half"]),
+                conditioning("reference"),
+                video(id="more", conditioning_data="others"),
+                conditioning("reference", "half"),
+            ],
+            "`clips` has [(1, 1), (1, 1)]; `more` has [(1, 1)]",
         ),
     ],
 )
@@ -149,6 +192,10 @@ def test_what_it_cannot_is_refused_with_the_key(
             "no meaning",
         ),
         ([video(conditioning_data="others"), conditioning("depth")], "conditioning_type"),
+        (
+            [video(conditioning_data="others"), conditioning("reference", reference_seconds=3)],
+            "reference_seconds has no meaning",
+        ),
         (
             [video(conditioning_data="others"), conditioning("reference", reference_downscale_factor=3)],
             "factor",

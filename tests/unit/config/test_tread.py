@@ -13,7 +13,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.tread_settings import Route, Span, TreadSettings
 from ltxcore.models.files.source import prepare_model
-from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.base.context import context_here
 from ltxcore.stages.train_lora.checks import check_training
 from ltxcore.stages.train_lora.request import techniques
 from ltxcore.store.workspace import Workspace
@@ -80,13 +80,13 @@ def test_what_needs_all_tokens_of_a_block_lies_outside_the_routes() -> None:
 
 def test_a_recipe_is_checked_against_model_and_data_before_anything_is_spent(tmp_path: Path) -> None:
     job = Recipe(tread=settings((0.5, 0, 2)))
-    ctx = Context(Workspace(tmp_path), job)
+    ctx = context_here(Workspace(tmp_path), job)
     # Of a model that is not here yet nothing is known.
     check_training(ctx, audio_only=False)
     prepare_model(job.model, ctx.workspace.models)
     with pytest.raises(ConfigError, match=r"tread\.routes\.0\.end_layer_idx: is 2, but the model has 2"):
-        check_training(Context(Workspace(tmp_path), job), audio_only=False)
-    fitting = Context(Workspace(tmp_path), Recipe(tread=settings((0.5, 0, 1))))
+        check_training(context_here(Workspace(tmp_path), job), audio_only=False)
+    fitting = context_here(Workspace(tmp_path), Recipe(tread=settings((0.5, 0, 1))))
     check_training(fitting, audio_only=False)
     with pytest.raises(ConfigError, match=r"tread\.routes: .* sound alone"):
         check_training(fitting, audio_only=True)

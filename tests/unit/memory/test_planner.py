@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
-from typer.testing import CliRunner
 
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.lora_settings import LoraSettings
@@ -248,27 +247,3 @@ def test_a_card_is_known_by_its_devices_name() -> None:
     assert (card.tflops, card.vram_gib, card.ram_gib) == (CARDS["4090"].tflops, 23.6, 32)
     assert card_like("NVIDIA H200", 139, 100).bus_gb_s == CARDS["h200"].bus_gb_s
     assert math.isfinite(card_like("something new", 8, 8).rate)
-
-
-def test_the_command_prints_every_card_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rich.console import Console
-
-    from flows.cli import plan as cli_plan
-    from flows.cli.app import app
-
-    # A console keeps the width that the terminal had when its module was imported.
-    monkeypatch.setattr(cli_plan, "console", Console(width=140))
-    run = CliRunner().invoke(
-        app,
-        ["plan", "--size", "832x480", "--frames", "17", "--batch", "2", "--card", "4090", "--card", "h200"],
-    )
-    assert run.exit_code == 0, run.output
-    for words in ("RTX 4090", "H200", "block_streaming", "Gemma layer by layer", "int8-quanto"):
-        assert words in run.output
-    for words in ("render-validation", "pieces of 8 frames"):
-        assert words in run.output
-    newest = CliRunner().invoke(app, ["plan", "--version", "2.5"], env={"COLUMNS": "300"})
-    assert newest.exit_code == 0, newest.output
-    assert "LTX-2.5" in newest.output
-    wrong = CliRunner().invoke(app, ["plan", "--size", "830x480"])
-    assert wrong.exit_code == 2

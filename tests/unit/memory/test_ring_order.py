@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ltxcore.memory.streaming.copy_stream import Slot, StreamLane, Streams
-from ltxcore.memory.streaming.slot_ring import Ring
+from ltxcore.memory.streaming.copy_stream import DeviceCopyStream, Slot, Streams
+from ltxcore.memory.streaming.slot_ring import SlotRing
 from ltxcore.memory.streaming.streamed_weights import BlockWeights
 
 COMPUTE, COPY = "compute", "copy"
@@ -79,7 +79,7 @@ class Writes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def steps(blocks: int, resident: tuple[int, ...], slots: int, lane_of: Any) -> Clocks:
+def steps(blocks: int, resident: tuple[int, ...], slots: int, copy_stream_of: Any) -> Clocks:
     """Two steps with recomputation, and two evaluations, of a poisoned ring."""
     clocks, device = Clocks(), torch.device("cpu")
     weights = {
@@ -87,7 +87,7 @@ def steps(blocks: int, resident: tuple[int, ...], slots: int, lane_of: Any) -> C
         for number in range(blocks)
         if number not in resident
     }
-    ring = Ring(weights, device, slots=slots, lane=lane_of(clocks), poison=True)
+    ring = SlotRing(weights, device, slots=slots, copy_stream=copy_stream_of(clocks), poison=True)
     addresses = {slot.buffer.untyped_storage().data_ptr() for slot in ring.slots}
 
     def compute(number: int, *, backward: bool, cycle: bool = False) -> None:
@@ -111,10 +111,10 @@ def steps(blocks: int, resident: tuple[int, ...], slots: int, lane_of: Any) -> C
 @pytest.mark.parametrize("slots", [2, 3])
 @pytest.mark.parametrize("resident", [(), (2, 5)], ids=["all streamed", "mixed"])
 def test_every_access_to_a_slot_is_ordered(slots: int, resident: tuple[int, ...]) -> None:
-    assert steps(8, resident, slots, StreamLane).races == []
+    assert steps(8, resident, slots, DeviceCopyStream).races == []
 
 
-class PoisonsElsewhere(StreamLane):
+class PoisonsElsewhere(DeviceCopyStream):
     """Overwrites on the stream that computes, as the ring once did."""
 
     def copy(self, slot: Slot, arena: torch.Tensor, poison: int | None = None) -> None:
@@ -123,16 +123,16 @@ class PoisonsElsewhere(StreamLane):
         super().copy(slot, arena)
 
 
-class NeverWaits(StreamLane):
+class NeverWaits(DeviceCopyStream):
     """Computes without waiting for the copy."""
 
     def wait(self, slot: Slot) -> None:
         pass
 
 
-@pytest.mark.parametrize("lane", [PoisonsElsewhere, NeverWaits])
-def test_the_clocks_see_a_missing_order(lane: Any) -> None:
-    assert steps(8, (), 2, lane).races
+@pytest.mark.parametrize("copy_stream", [PoisonsElsewhere, NeverWaits])
+def test_the_clocks_see_a_missing_order(copy_stream: Any) -> None:
+    assert steps(8, (), 2, copy_stream).races
 
 
 def test_evicting_makes_no_tensor_for_every_weight(monkeypatch: pytest.MonkeyPatch) -> None:

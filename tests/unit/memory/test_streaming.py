@@ -20,7 +20,7 @@ from tests.unit.toy_transformer import Inputs, Trained, make_transformer, train,
 LAYERS = 6
 
 
-class LazyLane:
+class LazyCopyStream:
     """Copies as late as a device may: only when someone waits for them. A missing wait then shows."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ def resident_training(checkpointing: Callable[[Any], None] = plain) -> Trained:
 
 def stream(transformer: Any, **options: Any) -> BlockStreaming:
     return BlockStreaming(
-        transformer.transformer_blocks, "cpu", **{"poison": True, "lane": LazyLane(), **options}
+        transformer.transformer_blocks, "cpu", **{"poison": True, "copy_stream": LazyCopyStream(), **options}
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ import torch
 from ltxcore.models.files.loading import load_transformer
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.modulation import install_cross_modulation
-from ltxcore.models.predict_velocity import Reference, predict_velocity, reference_coords
+from ltxcore.models.predict_velocity import (
+    Reference,
+    SoundReference,
+    predict_velocity,
+    reference_coords,
+    sound_reference_coords,
+)
 from ltxcore.models.versions import VERSIONS
 from tests.rounding import assert_alike, terms_of
 
@@ -276,8 +283,10 @@ def test_it_runs_in_bf16_with_times_in_fp32(source: ModelSource, transformer: An
     assert (audio.float() - expected[1]).std() < 0.03 * expected[1].std()
 
 
-@pytest.mark.parametrize("per_token", [False, True])
-def test_a_reference_is_more_tokens_at_the_places_that_it_shows(transformer: Any, per_token: bool) -> None:
+@pytest.mark.parametrize(("per_token", "several"), [(False, False), (True, False), (True, True)])
+def test_references_are_more_tokens_at_the_places_that_they_show(
+    transformer: Any, per_token: bool, several: bool
+) -> None:
     """Against the model called by hand with the tokens, places and times side by side."""
     given = _inputs(transformer)
     latents = torch.randn(2, 16, 2, 1, 2, generator=torch.Generator().manual_seed(9))
@@ -286,22 +295,23 @@ def test_a_reference_is_more_tokens_at_the_places_that_it_shows(transformer: Any
     if per_token:
         times[:, : HEIGHT * WIDTH] = 0
     places = transformer.rope.prepare_video_coords(2, FRAMES, HEIGHT, WIDTH, "cpu", fps=25.0)
-    reference = Reference(latents, spatial_factor=2, temporal_factor=2)
-    more = reference_coords(transformer, reference, 25.0, torch.device("cpu"))
+    references = [Reference(latents, spatial_factor=2, temporal_factor=2)]
+    if several:
+        references.append(Reference(torch.randn(2, 16, 1, HEIGHT, WIDTH)))
+    beside = [reference.latents.flatten(2).transpose(1, 2) for reference in references]
+    more = [reference_coords(transformer, reference, 25.0, torch.device("cpu")) for reference in references]
     install_cross_modulation(transformer)
     with torch.no_grad():
         expected, expected_sound = transformer(
-            hidden_states=torch.cat(
-                [given["video"].flatten(2).transpose(1, 2), latents.flatten(2).transpose(1, 2)], 1
-            ),
+            hidden_states=torch.cat([given["video"].flatten(2).transpose(1, 2), *beside], 1),
             audio_hidden_states=given["audio"],
             encoder_hidden_states=given["video_embeds"],
             audio_encoder_hidden_states=given["audio_embeds"],
-            timestep=torch.cat([times, torch.zeros(2, 4)], 1) * 1000,
+            timestep=torch.cat([times, torch.zeros(2, sum(t.shape[1] for t in beside))], 1) * 1000,
             audio_timestep=sigma * 1000,
             sigma=sigma * 1000,
             audio_sigma=sigma * 1000,
-            video_coords=torch.cat([places, more], 2),
+            video_coords=torch.cat([places, *more], 2),
             audio_coords=transformer.audio_rope.prepare_audio_coords(2, LENGTH, "cpu"),
             use_cross_timestep=True,
             height=HEIGHT,
@@ -309,7 +319,7 @@ def test_a_reference_is_more_tokens_at_the_places_that_it_shows(transformer: Any
             return_dict=False,
         )
     video, audio = _predict(
-        transformer, given, reference=reference, video_times=times if per_token else sigma
+        transformer, given, references=references, video_times=times if per_token else sigma
     )
     assert torch.equal(video.flatten(2).transpose(1, 2), expected[:, :TOKENS])
     assert torch.equal(audio, expected_sound)
@@ -327,8 +337,8 @@ def test_the_first_latent_frame_of_the_target_alone_is_marked(transformer: Any, 
         lambda _, args, kwargs: seen.update(entered=args[0] if args else kwargs["hidden_states"]),
         with_kwargs=True,
     )
-    reference = Reference(torch.randn(2, 16, 2, HEIGHT, WIDTH)) if referred else None
-    _predict(transformer, given, reference=reference)
+    references = [Reference(torch.randn(2, 16, 2, HEIGHT, WIDTH))] if referred else []
+    _predict(transformer, given, references=references)
     added = seen["entered"] - seen["projected"]
     assert added.shape[1] == TOKENS + (2 * HEIGHT * WIDTH if referred else 0)
     first, others = added[:, : HEIGHT * WIDTH], added[:, HEIGHT * WIDTH :]
@@ -367,3 +377,59 @@ def test_a_reference_of_fewer_frames_shows_the_frames_that_it_was_made_of(
     assert (coords[:, 0].double() - expected).abs().max() <= rounding
     assert coords[0, 1].tolist() == [[0, 64]] * 6
     assert coords[0, 2].tolist() == [[0, 64], [64, 128]] * 3
+
+
+@pytest.mark.parametrize("frame", [1, 12, 24])
+def test_a_keyframe_is_where_diffusers_places_one(transformer: Any, frame: int) -> None:
+    """`LTX2ConditionPipeline`, which is checked against the reference, for a picture at a frame's index."""
+    from diffusers import LTX2ConditionPipeline
+
+    pipeline = SimpleNamespace(
+        transformer_spatial_patch_size=1,
+        transformer_temporal_patch_size=1,
+        vae_temporal_compression_ratio=8,
+        vae_spatial_compression_ratio=32,
+    )
+    expected = LTX2ConditionPipeline._prepare_keyframe_coords(
+        pipeline, 1, HEIGHT, WIDTH, frame, num_pixel_frames=1, fps=24.0, device=torch.device("cpu")
+    )
+    keyframe = Reference(torch.zeros(1, 16, 1, HEIGHT, WIDTH), frame=frame)
+    found = reference_coords(transformer, keyframe, 24.0, torch.device("cpu"))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "aligned"])
+def test_a_sound_given_beside_is_more_tokens_at_its_own_times(transformer: Any, before: bool) -> None:
+    """Against the model called by hand. 3 latents begin at 0, 10 and 50 ms and end at 90 ms: or at -40 ms."""
+    given = _inputs(transformer)
+    voice = SoundReference(torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(9)), before)
+    places = sound_reference_coords(transformer, voice, torch.device("cpu"))
+    late = torch.tensor(0.09 + 0.04 if before else 0.0)
+    times = torch.tensor([[0.0, 0.01], [0.01, 0.05], [0.05, 0.09]]) - late
+    assert torch.allclose(places, times.expand(2, 1, -1, -1), atol=1e-6)
+    sigma = torch.tensor([0.3, 0.8])
+    install_cross_modulation(transformer)
+    with torch.no_grad():
+        expected = transformer(
+            hidden_states=given["video"].flatten(2).transpose(1, 2),
+            audio_hidden_states=torch.cat([given["audio"], voice.latents], 1),
+            encoder_hidden_states=given["video_embeds"],
+            audio_encoder_hidden_states=given["audio_embeds"],
+            timestep=sigma * 1000,
+            audio_timestep=torch.cat([sigma[:, None].expand(-1, LENGTH), torch.zeros(2, 3)], 1) * 1000,
+            sigma=sigma * 1000,
+            audio_sigma=sigma * 1000,
+            video_coords=transformer.rope.prepare_video_coords(2, FRAMES, HEIGHT, WIDTH, "cpu", fps=25.0),
+            audio_coords=torch.cat(
+                [transformer.audio_rope.prepare_audio_coords(2, LENGTH, "cpu"), places], 2
+            ),
+            use_cross_timestep=True,
+            height=HEIGHT,
+            width=WIDTH,
+            return_dict=False,
+        )
+    video, audio = _predict(transformer, given, sound_reference=voice)
+    assert torch.equal(video.flatten(2).transpose(1, 2), expected[0])
+    assert torch.equal(audio, expected[1][:, :LENGTH])
+    without = _predict(transformer, given)
+    assert not torch.allclose(audio, without[1])

@@ -31,7 +31,8 @@ from ltxcore.models.versions import VERSIONS
 from ltxcore.training.adapters import take_adapter
 from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.lora import add_lora, lora_parameters, target_modules
-from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.components import load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import render_settings
 
 

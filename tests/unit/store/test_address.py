@@ -1,4 +1,4 @@
-"""A secret in an address of a store is refused, half an address is no folder; a damaged lease is waited out."""
+"""A secret in a store's address is refused, half an address is no folder; a damaged lease is waited out."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from ltxcore.config.conditioning_settings import ConditioningSettings, Prefix, S
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.models.predict_velocity import Reference
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.training.conditioning import (
     Draws,
@@ -235,19 +236,21 @@ def test_the_seeds_key_is_a_first_frame_condition() -> None:
 
 
 def test_a_reference_comes_with_the_batch_as_often_as_asked() -> None:
-    clips = batch(2, reference=torch.randn(16, 2, 3, 5), reference_factors=(1, 2))
-    assert clips.reference is not None
-    assert (clips.reference.spatial_factor, clips.reference.temporal_factor) == (1, 2)
+    two = (Reference(torch.randn(16, 2, 3, 5), 1, 2), Reference(torch.randn(16, 1, 3, 5)))
+    clips = batch(2, references=two)
+    assert [(r.spatial_factor, r.temporal_factor) for r in clips.references] == [(1, 2), (1, 1)]
+    assert [r.latents.shape for r in clips.references] == [(2, 16, 2, 3, 5), (2, 16, 1, 3, 5)]
     settings = given([{"type": "reference", "probability": 0.4}])
-    found = [noise_batch(clips, TrainingSettings(), n, settings).reference for n in range(400)]
-    assert sum(r is not None for r in found) / 400 == pytest.approx(0.4, abs=0.07)
-    assert all(r is clips.reference for r in found if r is not None)
-    assert noise_batch(clips, TrainingSettings(), 0).reference is None, "no condition asks for it"
+    found = [noise_batch(clips, TrainingSettings(), n, settings).references for n in range(400)]
+    assert sum(bool(given) for given in found) / 400 == pytest.approx(0.4, abs=0.07)
+    assert all(given is clips.references for given in found if given), "all of them or none"
+    assert noise_batch(clips, TrainingSettings(), 0).references == (), "no condition asks for it"
 
 
 def test_references_of_unequal_shape_are_refused_in_one_batch() -> None:
-    shapes = [sample(reference=torch.zeros(16, 2, 3, 5)), sample(reference=torch.zeros(16, 1, 3, 5))]
-    for pair in (shapes, [shapes[0], sample()]):
+    one, other = (Reference(torch.zeros(16, frames, 3, 5)) for frames in (2, 1))
+    shapes = [sample(references=(one,)), sample(references=(other,))]
+    for pair in (shapes, [shapes[0], sample()], [shapes[0], sample(references=(one, one))]):
         with pytest.raises(ValueError, match="references"):
             collate(["a", "b"], pair)
 
@@ -269,7 +272,8 @@ def test_lengths_are_drawn_over_the_whole_range() -> None:
         ({"video": {"mode": "frozen", "conditions": [{"type": "first_frame"}]}}, "conditioning.video"),
         ({"audio": {"mode": "given"}}, "conditioning.audio.mode"),
         ({"audio": {"conditions": [{"type": "first_frame"}]}}, "conditioning.audio.conditions.0"),
-        ({"audio": {"conditions": [{"type": "reference"}]}}, "conditioning.audio.conditions.0"),
+        ({"audio": {"conditions": [{"type": "reference", "position": "after"}]}}, "conditions.0.position"),
+        ({"audio": {"conditions": [{"type": "keyframes", "at": 3}]}}, "conditioning.audio.conditions.0"),
         ({"video": {"conditions": [{"type": "first_frame"}] * 2}}, "first_frame twice"),
         ({"video": {"conditions": [{"type": "prefix"}]}}, "conditions.0.frames: is required"),
         ({"video": {"conditions": [{"type": "prefix", "frames": 0}]}}, "conditions.0.frames"),
@@ -280,7 +284,10 @@ def test_lengths_are_drawn_over_the_whole_range() -> None:
         ({"video": {"conditions": [{"type": "spatial_crop", "area": 0}]}}, "conditions.0.area"),
         ({"video": {"conditions": [{"type": "mask", "probability": 0}]}}, "conditions.0.probability"),
         ({"video": {"conditions": [{"type": "mask", "probability": 1.5}]}}, "conditions.0.probability"),
-        ({"video": {"conditions": [{"type": "keyframes"}]}}, "keyframes"),
+        ({"video": {"conditions": [{"type": "keyframes"}]}}, "conditions.0.at: is required"),
+        ({"video": {"conditions": [{"type": "keyframes", "at": []}]}}, "conditions.0.at"),
+        ({"video": {"conditions": [{"type": "keyframes", "at": [3, 3]}]}}, "names frame 3 twice"),
+        ({"video": {"conditions": [{"type": "every_nth"}]}}, "every_nth"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_key(conditioning: dict[str, Any], named: str) -> None:

@@ -62,7 +62,6 @@ def test_the_gradient_through_a_black_region_is_exactly_zero() -> None:
         audio_embeds=torch.randn(1, 16, 48),
         fps=clips.fps,
         isolated=False,
-        reference=None,
     )
     losses(patchify(video), audio, noised).total.backward()
     gradient = answers["video"].grad

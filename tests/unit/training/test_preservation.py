@@ -130,7 +130,6 @@ def rendered(
                 audio_embeds=text[1],
                 fps=sample.fps,
                 isolated=False,
-                reference=None,
             )
             assert heard is not None
             video, audio = video + (low - high) * velocity, audio + (low - high) * heard

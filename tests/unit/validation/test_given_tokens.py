@@ -13,13 +13,14 @@ import torch
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
 from ltxcore.models.files.source import ModelSource, resolve_model
-from ltxcore.models.predict_velocity import Reference
+from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.models.text.caption_encoder import TextFeatures
 from ltxcore.models.tiny.model import write_tiny
 from ltxcore.training.objective import patchify
+from ltxcore.validation.components import load_components
 from ltxcore.validation.first_frame import first_frame_latent, recompress
 from ltxcore.validation.given_tokens import Given, GivenTokens
-from ltxcore.validation.render import Renderer, load_components
+from ltxcore.validation.render import Renderer
 from ltxcore.validation.rendering_settings import RenderSettings, render_settings
 from tests.rounding import assert_alike, bound, terms_of
 
@@ -135,7 +136,7 @@ def test_a_reference_adds_tokens_and_leaves_no_trace(
 ) -> None:
     before = Watched(renderer, None, monkeypatch)
     reference = Reference(torch.randn(1, 16, 1, 1, 1), spatial_factor=2)
-    seen = Watched(renderer, Given(reference=reference), monkeypatch)
+    seen = Watched(renderer, Given(references=(reference,)), monkeypatch)
     own = FRAMES * HEIGHT * WIDTH
     for call in seen.calls:
         assert call["hidden_states"].shape[1] == call["video_coords"].shape[2] == own + 1
@@ -146,6 +147,55 @@ def test_a_reference_adds_tokens_and_leaves_no_trace(
     assert not np.array_equal(seen.rendering.frames, before.rendering.frames)
     after = Watched(renderer, None, monkeypatch)
     assert np.array_equal(after.rendering.frames, before.rendering.frames)
+
+
+def test_each_of_several_references_changes_the_rendering(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = [torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    made = [
+        Watched(renderer, Given(references=tuple(map(Reference, pair))), monkeypatch)
+        for pair in ((drawn[0], drawn[1]), (drawn[0], drawn[2]), (drawn[2], drawn[1]))
+    ]
+    own = FRAMES * HEIGHT * WIDTH
+    assert made[0].calls[0]["hidden_states"].shape[1] == own + 8
+    assert not made[0].calls[0]["timestep"][:, own:].any()
+    for other in made[1:]:
+        assert float((made[0].video - other.video).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("change", ["picture", "time"])
+def test_a_keyframe_changes_the_rendering(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    drawn = [torch.randn(1, 16, 1, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    keyframe = Reference(drawn[0], frame=8)
+    other = replace(keyframe, latents=drawn[1]) if change == "picture" else replace(keyframe, frame=3)
+    one, two = (Watched(renderer, Given(references=(given,)), monkeypatch) for given in (keyframe, other))
+    own = FRAMES * HEIGHT * WIDTH
+    assert one.calls[0]["hidden_states"].shape[1] == own + 4
+    assert torch.equal(one.calls[0]["video_coords"][0, 0, own:], torch.tensor([[8 / 50, 9 / 50]] * 4))
+    assert float((one.video - two.video).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "aligned"])
+def test_a_voice_changes_the_sound_and_comes_out_nowhere(
+    renderer: Renderer, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    free = Watched(renderer, None, monkeypatch)
+    drawn = [torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(n)) for n in range(2)]
+    one, two = (
+        Watched(renderer, Given(sound_reference=SoundReference(voice, before)), monkeypatch)
+        for voice in drawn
+    )
+    for call in one.calls:
+        assert call["audio_hidden_states"].shape[1] == call["audio_coords"].shape[2] == LENGTH + 3
+        assert not call["audio_timestep"][:, LENGTH:].any()
+        assert call["audio_timestep"][:, :LENGTH].all()
+        assert bool((call["audio_coords"][:, :, LENGTH:] < 0).all()) is before
+    assert one.audio.shape == free.audio.shape
+    for other in (free, two):
+        assert float((one.audio - other.audio).abs().max()) > 0.01
 
 
 VIDEO, AUDIO = ("encoder_hidden_states", "attn1"), ("audio_encoder_hidden_states", "audio_attn1")

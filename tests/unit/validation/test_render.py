@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,8 @@ from ltxcore.models.lora.header import AdapterError
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.text.caption_encoder import CaptionEncoder, TextFeatures, load_feature_extractor
 from ltxcore.models.tiny.model import write_tiny
-from ltxcore.validation.render import (
-    BrokenRendering,
-    Renderer,
-    load_components,
-)
+from ltxcore.validation.components import load_components
+from ltxcore.validation.render import BrokenRendering, Renderer
 from ltxcore.validation.rendering_settings import RenderSettings, is_distilled, render_settings
 from ltxcore.validation.schedule import given_scheduler, reference_scheduler
 from ltxcore.validation.video_file import write_video
@@ -80,7 +78,11 @@ def renderer_of(source: ModelSource, **changes: Any) -> Renderer:
 
 
 def write_lora(
-    source: ModelSource, file: Path, scale: float = 0.5, suffixes: tuple[str, ...] = ("to_q", "to_v")
+    source: ModelSource,
+    file: Path,
+    scale: float = 0.5,
+    suffixes: tuple[str, ...] = ("to_q", "to_v"),
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """A random rank-4 LoRA in the layout that train-lora writes."""
     from ltxcore.models.files.loading import load_transformer
@@ -95,7 +97,7 @@ def write_lora(
                 weight = torch.randn(shape, generator=generator) * scale
                 tensors[f"transformer.{name}.lora_{part}.weight"] = weight
     adapter = {"transformer.r": 4, "transformer.lora_alpha": 4.0, "transformer.target_modules": targets}
-    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(adapter)})
+    save_file(tensors, file, {"lora_adapter_metadata": json.dumps(adapter), **(metadata or {})})
 
 
 @pytest.mark.parametrize(("version", "guidance"), [("2.0", 1.0), ("2.0", 5.0), ("2.3", 5.0), ("2.5", 5.0)])
@@ -239,7 +241,10 @@ def test_files_that_are_no_lora_of_this_model_are_refused(
         with pytest.raises(AdapterError, match=message), renderer.adapter(tmp_path / f"{name}.safetensors"):
             pass
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(AdapterError, match="no safetensors"), renderer.adapter(tmp_path / "text.safetensors"):
+    with (
+        pytest.raises(AdapterError, match="not a safetensors"),
+        renderer.adapter(tmp_path / "text.safetensors"),
+    ):
         pass
     after = renderer.render("ball", *features.values())
     assert np.array_equal(before.frames, after.frames)
