@@ -475,6 +475,24 @@ def test_voices_are_split_encoded_planned_and_given(modes: Bench) -> None:
     assert [track.what for track in report.tracks] == ["reference waveform", "reference audio latents"]
 
 
+def test_a_voice_is_given_to_sound_that_is_trained_alone(modes: Bench, tmp_path: Path) -> None:
+    for name in ("sounds", "spoken"):
+        (tmp_path / name).mkdir()
+    caption(tone(tmp_path / "sounds" / "one.wav", 3.0))
+    tone(tmp_path / "spoken" / "one.wav", 4.0)
+    sounds = {**SOUNDS, "instance_data_dir": str(tmp_path / "sounds"), "conditioning_data": "voices"}
+    voices = {**VOICES, "instance_data_dir": str(tmp_path / "spoken")}
+    bench = adapted("text-to-audio", modes, (sounds, voices), probability=None)
+    asked = {"audio": {"conditions": [{"type": "reference"}]}}
+    recipe = Recipe.model_validate({**bench.recipe.model_dump(), "conditioning": asked})
+    bench = Bench(bench.root, recipe)
+    bench.prepare()
+    (entry,) = StoredSamples(bench.ctx).entries()
+    assert entry.bucket == "audio@3s+audio@2s"
+    moved, _, _ = trained(bench, tmp_path)
+    assert any(name.endswith(".audio_attn1.to_k") for name in moved)
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [("short", "is too short: 0.50 s, and a second is the least"), ("missing", "has no reference_audio in")],

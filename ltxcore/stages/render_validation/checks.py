@@ -186,11 +186,13 @@ def _on_this_machine(kind: Kind, name: str) -> Path | None:
     """Where it is; None for one that is still on the hub.
 
     Raises:
-        ModelError: what is here has none.
+        ModelError: what is here has none, or it is on the hub and this machine is told to stay offline.
     """
+    from huggingface_hub import constants
+
     try:
         return find_standalone(kind, name, fetch=False)
     except ModelError:
-        if Path(name).expanduser().exists():
+        if Path(name).expanduser().exists() or constants.HF_HUB_OFFLINE:
             raise
         return None
