@@ -35,7 +35,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.damage import check_models
 from ltxcore.models.files.damage import set_aside as set_model_aside
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
+from ltxcore.store.blobs import Blobs, NoPlace, SecretInAddress, store_place
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
 from ltxcore.store.file_hashes import GONE
@@ -326,9 +326,9 @@ def use_store(
     space = Workspace(workspace)
     # Taking a lock shows that it can be reached and written, and that it keeps writers apart.
     with _refusals(), told_of_credentials(url):
-        require_no_secret(url)
-        with writing(Blobs(url), "refs", f"use-store of {space.root}", wait_s=120):
-            space.use_store(url)
+        place = store_place(url)
+        with writing(Blobs(place), "refs", f"use-store of {space.root}", wait_s=120):
+            space.use_store(place)
     _say(f"{space.root} keeps its store at {space.store_url}; what was stored before stays where it is")
 
 
@@ -361,6 +361,7 @@ def _refusals() -> Iterator[None]:
     except (
         ConfigError,
         ModelError,
+        NoPlace,
         NoWorkspace,
         NotExclusive,
         Overtaken,

@@ -17,10 +17,10 @@ from ltxcore.store.blobs import (
     Blobs,
     DamagedFile,
     SecretInAddress,
-    is_url,
     read_json,
     read_model,
     require_no_secret,
+    store_place,
     write_json,
 )
 from ltxcore.store.fingerprint import fingerprint
@@ -96,8 +96,7 @@ class Workspace:
 
     def use_store(self, url: str) -> None:
         """Keep the store at a directory or at a URL that fsspec knows; what is stored already stays there."""
-        require_no_secret(url)
-        write_json(self.store_file, {"url": url if is_url(url) else str(Path(url).expanduser().resolve())})
+        write_json(self.store_file, {"url": store_place(url)})
 
     @property
     def store(self) -> Blobs:

@@ -167,6 +167,17 @@ def test_a_table_or_a_list_of_filters_is_no_link_out_of_the_datasets(
     assert load().video
 
 
+@pytest.mark.parametrize("named", ["../captions.jsonl", "clips/../captions.jsonl", "captions.jsonl"])
+def test_a_table_beside_the_clips_may_be_named_by_dots(named: str, clips: Path) -> None:
+    (clips.parent / "captions.jsonl").write_text('{"file": "good.mp4", "text": "a fox"}\n')
+    file = clips.parent / "datasets.yaml"
+    table = f"{{path: {named}, filename_column: file, caption_column: text}}"
+    file.write_text(f"- {{id: clips, dataset_type: video, instance_data_dir: clips, parquet: {table}}}\n")
+    (dataset,) = load_datasets(file).video
+    assert dataset.parquet is not None
+    assert Path(dataset.parquet.path).samefile(clips.parent / "captions.jsonl")
+
+
 def test_links_out_of_the_dataset_give_away_nothing(clips: Path) -> None:
     secret = "hf_thisIsNobodysBusiness"
     home = clips.parent / "home"

@@ -16,6 +16,7 @@ from ltxcore.models.versions import VERSIONS
 from ltxcore.training.metrics import read_metrics
 from tests.stages.conftest import Bench
 from tests.stages.test_guidance_stages import render, train, with_section
+from tests.stages.test_prompt_keyframes import picture
 from tests.unit.validation.diffusion_decoders import tiny_decoder, write_decoder
 from tests.unit.validation.upsamplers import tiny_upsampler, write_folder
 
@@ -50,7 +51,19 @@ def test_every_stage_runs_on_it(
     # Its own upsampler and diffusion decoder are found, without a key that names them.
     write_folder(tiny_upsampler(source), root)
     write_decoder(tiny_decoder(source), root)
-    bench = with_section(bench, "validation", upscale=2, decoder="diffusion")
+    bench = with_section(
+        bench,
+        "validation",
+        upscale=2,
+        decoder="diffusion",
+        validation_prompts={"disc": "A red disc."},
+        validation_keyframes={
+            "disc": {0: picture(bench.root / "a.png", "red"), -1: picture(bench.root / "b.png", "blue")}
+        },
+    )
+    bench = with_section(
+        bench, "conditioning", video={"conditions": [{"type": "keyframes", "at": [0, 8, -1]}]}
+    )
     bench.prepare()
     assert source.version.name == version
     shapes = source.shapes("transformer")
