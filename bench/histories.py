@@ -2,7 +2,7 @@
 
 Runs of the data stages, sweeps, compactions, damage, repairs and suspended writers, with kills and failing
 disks in the middle of them, on a disk and on an object store; after each step everything that is committed is
-read and held against a plain model. The first history that harms something ends the bench and is printed.
+read and compared with a plain model. The first history that harms something ends the bench and is printed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Holds the comb detector against whole frames that look combed, and against frames woven of two fields.
+"""Tests the comb detector on whole frames that look combed, and on frames woven of two fields.
 
 `python -m bench.interlacing` writes a table with how sure the detector is of clips of each kind and quality:
 the surest of whole frames, the least sure of fields. 1 is where it decides. `--sizes 640x360` tries fewer.

@@ -88,7 +88,7 @@ def end_with(parent: int, death_signal: int) -> None:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Import in this block: what comes stays, and looking for waste among it takes a fifth of the time.
+    """Import in this block without garbage collection, which would find nothing and take a fifth of the time.
 
     Afterwards collections leave it alone, and in a forked process do not write to its pages.
     """

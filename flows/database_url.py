@@ -86,9 +86,9 @@ def check_reachable(url: str) -> None:
     except InvalidAuthorizationSpecificationError as error:
         why = f"{error}. Look at user and password"
     except TimeoutError:
-        why = f"nobody answers within {CALL_LIMIT_S:.0f} s. Look at host and port"
+        why = f"nobody answers within {CALL_LIMIT_S:.0f} s. Check host and port"
     except (OSError, PostgresError) as error:
-        why = f"{error}. Start that server, or look at host and port"
+        why = f"{error}. Start that server, or check host and port"
     else:
         return
     raise DatabaseRefused(f"The database {shown_database(url)} cannot be used: {why}.")
@@ -113,7 +113,7 @@ def _checked(address: str, name: str) -> URL:
     try:
         url = make_url(address)
     except (ArgumentError, ValueError):
-        raise DatabaseRefused(f"{name} is no address of a database. Write {FORMS}.") from None
+        raise DatabaseRefused(f"{name} is not the address of a database. Write {FORMS}.") from None
     if url.drivername in MEANT:
         raise DatabaseRefused(
             f"{name} begins with {url.drivername}://, which Prefect cannot use. Write {POSTGRES}:// and the "

@@ -28,7 +28,7 @@ from ltxcore.store.workspace import Workspace
 CRASHED: Final = {
     "type": "CRASHED",
     "name": "Crashed",
-    "message": "its process ended without a word, and the server with it",
+    "message": "its process ended without a message, and so did the server",
 }
 
 

@@ -30,7 +30,7 @@ WORDS: Final = {
 """The reported ends of a run, and their events."""
 SUBJECT: Final = "train-ltx2 {{ flow_run.state.name | lower }}: {{ flow_run.name }}"
 BODY: Final = "{{ flow_run.state.message or 'no message' }}\n{{ flow_run | ui_url }}"
-TRIAL: Final = ("ltx2 notify: a trial", "Messages about train-ltx2 will come here.")
+TRIAL: Final = ("ltx2 notify: a test message", "Messages about train-ltx2 will arrive here.")
 
 
 class NotificationRefused(ValueError):
@@ -111,7 +111,7 @@ def named_block(client: SyncPrefectClient, name: str) -> tuple[Block, UUID]:
     """
     kind, _, document = name.partition("/")
     if not document:
-        raise NotificationRefused(f"{name!r} is no TYPE/NAME, such as slack-webhook/team")
+        raise NotificationRefused(f"{name!r} is not TYPE/NAME, such as slack-webhook/team")
     try:
         block = Block.load(name)
     except ValueError:
@@ -137,7 +137,7 @@ def send_trial(block: Block) -> None:
             # Prefect's own method is either of both: here no loop runs, so it has been sent on return.
             cast(Callable[..., None], block.notify)(body=body, subject=subject)
     except (NotificationError, httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NotificationRefused(f"the trial was not taken: {_without_address(error, block)}") from None
+        raise NotificationRefused(f"the message was not accepted: {_without_address(error, block)}") from None
 
 
 def _without_address(error: Exception, block: Block) -> str:

@@ -220,7 +220,7 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, 0))
     except OSError as error:
         raise ServerError(
-            f"--host {host} is no address of this machine ({error.strerror or error}). "
+            f"--host {host} is not an address of this machine ({error.strerror or error}). "
             "Write one of its addresses, such as 127.0.0.1, or 0.0.0.0 for all of them."
         ) from error
     with socket.socket(family) as probe:

@@ -30,7 +30,7 @@ class StageLines:
         self._ended: set[str] = set()
 
     def watch(self, console: Console, alive: Callable[[], bool], wait: Callable[[float], None]) -> None:
-        """Tell until the process that does the work has ended."""
+        """Print progress until the process that does the work has ended."""
         while alive():
             self._look(console)
             wait(LOOK_S)

@@ -43,7 +43,7 @@ class Fault:
     times: int
     message: str = ""
     page: str = ""
-    """Answer with this text, which is no JSON."""
+    """Answer with this text, which is not JSON."""
     stall_s: float = 0.0
     """Answer only after this long, with what the hub says otherwise."""
 

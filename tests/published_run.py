@@ -47,6 +47,7 @@ class FinishedRun:
         request = {"datasets": str(root / "datasets.yaml"), "recipe": self.recipe.fingerprint_data()}
         write_json(self.run / "run.json", {**request, "workspace": str(self.workspace.root)})
         write_json(self.workspace.runs / "newest.json", {"run": RUN})
+        write_json(self.run / "parent.json", {"process": 1})
 
     def train(self, value: float = 1.0, averaged: bool = False, **facts: Any) -> None:
         """Leave a LoRA whose weights all have this value."""

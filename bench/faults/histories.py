@@ -1,4 +1,4 @@
-"""Histories of a store that two workspaces share, drawn by hypothesis and held against a plain model."""
+"""Histories of a store that two workspaces share, drawn by hypothesis and compared with a plain model."""
 
 from __future__ import annotations
 

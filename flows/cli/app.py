@@ -8,24 +8,22 @@ import typer
 
 from flows.cli.lazy import Entry, group_of
 
-RUN, LOOK, STORE, SHARE = "Run", "Look before and after", "Store", "Share"
+RUN, LOOK, STORE, SHARE = "Run", "Inspect", "Store", "Share"
 COMMANDS: Final = (
-    Entry(
-        "run", "flows.cli.run:run", "Run the whole pipeline here, without a server or worker running.", RUN
-    ),
+    Entry("run", "flows.cli.run:run", "Run the whole pipeline here; needs no server or worker.", RUN),
     Entry("stage", "flows.cli.run:stage", "Run one stage alone.", RUN),
     Entry(
         "serve", "flows.cli.serve:serve", "Start Prefect, MLflow and the workers, and deploy every flow.", RUN
     ),
     Entry("sign-in", "flows.cli.serve:sign_in", "Print a link that signs one more browser in.", RUN),
     Entry("init", "flows.cli.init:init", "Write a dataset file and a recipe for your clips and card.", RUN),
-    Entry("notify", "flows.cli.notify:notify", "Send a message when a training is done or has failed.", RUN),
+    Entry("notify", "flows.cli.notify:notify", "Send a message when a run completes or fails.", RUN),
     Entry("samples", "flows.cli.samples:samples", "Make the sample clips.", RUN),
     Entry("validate", "flows.cli.validate:validate", "Check datasets and recipe, and estimate a run.", LOOK),
     Entry(
         "plan", "flows.cli.plan:plan", "Predict memory and time of a training, here and on named cards.", LOOK
     ),
-    Entry("presets", "flows.cli.presets:presets", "List the recipes that others extend.", LOOK),
+    Entry("presets", "flows.cli.presets:presets", "List the presets that a recipe can extend.", LOOK),
     Entry("keys", "flows.cli.keys:keys", "List every key of a recipe and a dataset file.", LOOK),
     Entry(
         "buckets",

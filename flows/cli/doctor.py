@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from flows.cli.examine import examine
-from flows.cli.options import WorkspaceOption
+from flows.cli.options import JsonOption, WorkspaceOption, show_json
+from flows.tables import say
 
 console = Console()
 
 
-def doctor(workspace: WorkspaceOption = Path("workspace")) -> None:
+def doctor(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
     """Show what this machine has and lacks."""
     findings = examine(workspace)
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.good else "[red]missing[/]"
-        console.print(
-            f"{mark}  {escape(f'{finding.subject}: {finding.detail}')}", highlight=False, soft_wrap=True
-        )
+    if as_json:
+        show_json([asdict(finding) for finding in findings])
+    for finding in () if as_json else findings:
+        mark = ("ok", "green") if finding.good else ("missing", "red")
+        say(console, Text.assemble(mark, f"  {finding.subject}: {finding.detail}"))
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)

@@ -40,7 +40,7 @@ def init(
     references: Annotated[Path | None, typer.Option(help="Reference videos, for IC-LoRA.")] = None,
     output: Annotated[Path, typer.Option(help="Where both files are written.")] = Path(),
 ) -> None:
-    """Look at your clips and write datasets.yaml and recipe.yaml for them; asks for what you do not give."""
+    """Look at your clips and write datasets.yaml and recipe.yaml for them; asks for what you leave out."""
     try:
         wishes = _wishes(clips, goal, card, hours, trigger, references)
         look = look_at(wishes.clips, sounds=wishes.goal == OF_SOUND)
@@ -81,7 +81,7 @@ def _wishes(
         given = _ask("hours", "How many hours may it train? (empty: as the goal says)", default="")
         chosen["hours"] = given or None
     if asked and trigger is None:
-        chosen["trigger"] = _ask("trigger", "Which words shall call it? (empty: none)", default="")
+        chosen["trigger"] = _ask("trigger", "Which words should invoke it? (empty: none)", default="")
     return Wishes.model_validate(chosen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from flows.cli.options import JsonOption, show_json
 from ltxcore.config.dataset_kinds import KINDS
 from ltxcore.config.errors import nearest
 from ltxcore.config.key_reference import Key, dataset_keys, recipe_keys
@@ -27,6 +29,7 @@ def keys(
         str, typer.Argument(help="Only keys with this in their name, e.g. `lr_` or `video.`.")
     ] = "",
     markdown: Annotated[bool, typer.Option("--markdown", help="Write docs/keys.md to the terminal.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List every key of a recipe and a dataset file, with its type, default and meaning."""
     recipe = [key for key in recipe_keys() if word in key.path]
@@ -36,6 +39,14 @@ def keys(
         message = f"no key has {word!r} in its name; {nearest(word, known)}; `ltx2 keys` shows all"
         typer.echo(message, err=True)
         raise typer.Exit(2)
+    if as_json:
+        show_json(
+            {
+                "recipe": [asdict(key) for key in recipe],
+                "datasets": [{**asdict(key), "of": kinds} for key, kinds in datasets.items()],
+            }
+        )
+        return
     if markdown:
         typer.echo(_markdown(recipe, datasets), nl=False)
         return

@@ -84,7 +84,7 @@ def _alpha(found: Description) -> str:
     if not found.alphas:
         return "none"
     scales = found.header.scales
-    return f"{_figures(found.alphas)} (B·A is multiplied with {_figures(scales)})"
+    return f"{_figures(found.alphas)} (B·A is multiplied by {_figures(scales)})"
 
 
 def _figures(values: tuple[float, ...]) -> str:

@@ -24,16 +24,16 @@ FAILED: Final = 1
 
 def notify(
     workspace: WorkspaceOption = Path("workspace"),
-    to: Annotated[str, typer.Option(help=f"{' or '.join(KINDS)}. The address is asked for.")] = "webhook",
+    to: Annotated[str, typer.Option(help=f"{' or '.join(KINDS)}. It asks for the address.")] = "webhook",
     block: Annotated[
         str, typer.Option(help="A notification block made in Prefect's UI, as TYPE/NAME, in place of --to.")
     ] = "",
     off: Annotated[bool, typer.Option("--off", help="Stop sending messages.")] = False,
 ) -> None:
-    """Send a message when train-ltx2 is done or has failed, and a trial now; `ltx2 serve` has to run.
+    """Send a message when a run of train-ltx2 completes or fails, and a test message now; needs `ltx2 serve`.
 
     The address is a secret: it is typed here unseen, or taken from LTX2_NOTIFY_URL, and kept in a block of
-    Prefect. --block takes one of any other kind: e-mail, Teams, Discord, PagerDuty and what else Prefect has.
+    Prefect. --block names a block of any other kind that Prefect has: e-mail, Teams, Discord, PagerDuty, …
     """
     server = find_server(workspace)
     if server is None:
@@ -72,7 +72,7 @@ def notify(
             names = set_up(sender)
     except NotificationRefused as error:
         raise refuse(error, status=FAILED) from None
-    console.print(f"a trial was sent; automations: {', '.join(names)}", markup=False, highlight=False)
+    console.print(f"a test message was sent; automations: {', '.join(names)}", markup=False, highlight=False)
 
 
 def _address(to: str) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
+from flows.tables import say
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.kept_job import kept_datasets_file, kept_recipe_file
+from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.store.blobs import DamagedFile
 from ltxcore.store.index import IndexDamaged
 from ltxcore.store.refs import RefDamaged
-from ltxcore.store.workspace import StoreUnknown, UnknownSnapshot, Workspace
+from ltxcore.store.workspace import LATEST, StoreUnknown, UnknownSnapshot, Workspace
 
 WorkspaceOption = Annotated[Path, typer.Option(help="Directory of the store, the runs and the models.")]
 DatasetsOption = Annotated[Path, typer.Option(help="The dataset file.")]
@@ -47,25 +50,6 @@ def read_recipe(path: Path | None) -> Recipe:
     return Recipe() if path is None else load_recipe(path)
 
 
-def recipe_again(path: Path | None, workspace: Path) -> Path | None:
-    """The recipe file that was named, or the one of the workspace's newest run; None: there is neither.
-
-    Where it takes the newest run's, it says so on the error stream.
-
-    Raises:
-        DamagedFile: what names the newest run, or what that run keeps, is not what was written.
-    """
-    if path is not None:
-        return path
-    space = Workspace(workspace)
-    newest = space.newest_run
-    file = None if newest is None else kept_recipe_file(space.run(newest))
-    if file is None or not file.is_file():
-        return None
-    errors.print(f"recipe of the newest run: {file}", markup=False, highlight=False, soft_wrap=True)
-    return file
-
-
 def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tuple[Path | None, Path]:
     """Recipe and dataset file that were named, or else those of the workspace's newest run.
 
@@ -86,7 +70,7 @@ def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tu
     if taken:
         named = ", ".join(f"{what} {short(file)}" for what, file in taken.items())
         line = f"of the newest run, {newest}: {named}"
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(errors, line)
     return recipe, datasets or DATASETS
 
 
@@ -94,6 +78,26 @@ def short(path: Path) -> str:
     """A path as it is written here: relative where it is below."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def context_again(
+    workspace: Path, recipe: Path | None, datasets: Path | None, snapshot: str = LATEST
+) -> Context:
+    """The context of a command that looks at what was run: of the job that was named, or of the newest run.
+
+    Raises:
+        NoWorkspace: nothing was ever run there.
+        ConfigError: the recipe is wrong.
+        DamagedFile: what the newest run keeps is not what was written.
+    """
+    space = existing_workspace(workspace)
+    recipe, datasets = job_again(recipe, datasets, workspace)
+    return context_here(space, read_recipe(recipe), datasets, snapshot)
+
+
+def show_json(data: Any) -> None:
+    """Print an answer as JSON, whole in every terminal and pipe."""
+    typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
 
 
 @contextmanager
@@ -124,5 +128,5 @@ def existing_workspace(path: Path) -> Workspace:
 def refuse(error: Exception, status: int = BAD_CONFIGURATION) -> typer.Exit:
     """Print why a command was refused; returns the exit to raise."""
     errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    say(errors, str(error))
     return typer.Exit(status)

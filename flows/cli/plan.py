@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,11 @@ from flows.cli.options import (
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.cli.validate import job_notes
 from flows.hub_token import token_here
+from flows.tables import say
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.geometry import GEOMETRY
@@ -150,7 +151,7 @@ def plan(
     ) as error:
         raise refuse(error) from None
     if as_json:
-        console.print_json(json.dumps([found.as_json() for found in answers]))
+        show_json([found.as_json() for found in answers])
         return
     _print(asked, answers, compared=len(named) != 1)
 
@@ -195,8 +196,7 @@ def _has_clips(datasets: Path, recipe: Recipe) -> bool:
     try:
         load_datasets(datasets, recipe.data)
     except ConfigError as error:
-        told = f"{error}; clips of {SIZE} are planned"
-        errors.print(told, markup=False, highlight=False, soft_wrap=True)
+        say(errors, f"{error}; clips of {SIZE} are planned")
         return False
     return True
 
@@ -224,12 +224,12 @@ def _frames(frames: int) -> int:
 def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise typer.BadParameter(f"{text!r} is no size; write width x height, such as {SIZE}")
+        raise typer.BadParameter(f"{text!r} is not a size; write width x height, such as {SIZE}")
     width, height = int(parts[0]), int(parts[1])
     nearest_size = (GEOMETRY.nearest_edge(width), GEOMETRY.nearest_edge(height))
     if nearest_size != (width, height):
         edge = GEOMETRY.spatial_factor
         raise typer.BadParameter(
-            f"{text} is no multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
+            f"{text} is not a multiple of {edge}; the nearest is {nearest_size[0]}x{nearest_size[1]}"
         )
     return width, height

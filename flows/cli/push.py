@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows.cli.options import STORE_FAULTS, WorkspaceOption, refuse
+from flows.cli.options import (
+    STORE_FAULTS,
+    JsonOption,
+    NoWorkspace,
+    WorkspaceOption,
+    existing_workspace,
+    refuse,
+    show_json,
+)
 from flows.hub_token import token_here
 from ltxcore.config.base import parse
 from ltxcore.config.errors import ConfigError, Problem
@@ -18,16 +26,18 @@ from ltxcore.jobs.publish.finished_run import NEWEST, open_run
 from ltxcore.jobs.publish.publication import publish
 from ltxcore.models.errors import ModelError
 from ltxcore.pipeline.base.context import Context
+from ltxcore.pipeline.data.tables import counted
 from ltxcore.publishing.errors import HubError
 from ltxcore.publishing.token import require_token
-from ltxcore.store.workspace import Workspace
 
 console = Console(highlight=False, soft_wrap=True)
 NOT_UPLOADED = 1
 
 
 def push(
-    run: Annotated[str, typer.Argument(help="The name of a run. Default: the newest.")] = NEWEST,
+    run: Annotated[
+        str, typer.Argument(help="The name of a run. Default: the newest that is finished.")
+    ] = NEWEST,
     workspace: WorkspaceOption = Path("workspace"),
     hub_model_id: Annotated[
         str | None, typer.Option(help="`owner/name` or `name`. Default: the run's recipe.")
@@ -35,6 +45,7 @@ def push(
     public: Annotated[
         bool, typer.Option("--public", help="Make the repository public if this command creates it.")
     ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Upload the LoRA of a finished run, its samples and a model card. Files that the hub has are not sent
     again."""
@@ -42,13 +53,13 @@ def push(
     if public:
         changes["hub_private"] = False
     try:
-        ctx, folder = open_run(Workspace(workspace), run)
+        ctx, folder = open_run(existing_workspace(workspace), run)
         changes["hub_model_id"] = hub_model_id or _asked_repository(ctx, folder)
         settings: HubSettings = parse(
             HubSettings, {**ctx.recipe.hub.model_dump(), **changes}, f"run {folder.name}"
         )
         token = require_token(token_here(workspace))
-    except (ConfigError, HubError, UnknownRun, ValueError, *STORE_FAULTS) as error:
+    except (ConfigError, HubError, NoWorkspace, UnknownRun, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     try:
         # No sweep takes it away meanwhile.
@@ -56,8 +67,11 @@ def push(
             pushed = publish(ctx, folder, settings, token)
     except (HubError, ModelError, OSError, *STORE_FAULTS) as error:
         raise refuse(error, status=NOT_UPLOADED) from None
-    sent = f"{pushed.files} files sent" if pushed.files else "the hub has all of it already"
-    console.print(f"{pushed.repo}: {sent}\n{pushed.url}", markup=False)
+    if as_json:
+        show_json(pushed.model_dump(mode="json"))
+        return
+    sent = f"{counted(pushed.files, 'file')} sent" if pushed.files else "the hub has all of it already"
+    console.print(f"{pushed.repo}: {sent}, of run {folder.name}\n{pushed.url}", markup=False)
 
 
 def _asked_repository(ctx: Context, folder: Path) -> str:

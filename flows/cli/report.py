@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +13,20 @@ from rich.text import Text
 from flows.cli.options import (
     STORE_FAULTS,
     AgainOption,
-    DatasetsOption,
+    DatasetsAgainOption,
+    JsonOption,
+    NoWorkspace,
     WorkspaceOption,
-    read_recipe,
-    recipe_again,
+    context_again,
     refuse,
+    show_json,
 )
 from flows.tables import table as empty_table
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.report.snapshot_changes import SnapshotChanges
 from ltxcore.jobs.report.write_pages import write_comparison, write_report
-from ltxcore.pipeline.base.context import context_here
 from ltxcore.pipeline.data.tables import counted
-from ltxcore.store.workspace import LATEST, Workspace
+from ltxcore.store.workspace import LATEST
 
 console = Console()
 ROWS = 40
@@ -32,7 +34,7 @@ ROWS = 40
 
 def report(
     workspace: WorkspaceOption = Path("workspace"),
-    datasets: DatasetsOption = Path("datasets.yaml"),
+    datasets: DatasetsAgainOption = None,
     recipe: AgainOption = None,
     snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
     compare: Annotated[
@@ -40,21 +42,26 @@ def report(
         typer.Option(help="Two snapshots, to show what has changed from the first to the second."),
     ] = None,
     browse: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the dataset report of a snapshot and print its path."""
     before, chosen = compare or (None, snapshot)
     try:
-        ctx = context_here(
-            Workspace(workspace), read_recipe(recipe_again(recipe, workspace)), datasets, chosen
-        )
+        ctx = context_again(workspace, recipe, datasets, chosen)
         if before is None:
             page, found = write_report(ctx)
+            if as_json:
+                show_json({"page": str(page), **found.facts()})
+                return
             for label, value in found.facts().items():
                 console.print(f"{label:<16} {value}", highlight=False)
         else:
             page, changes = write_comparison(ctx, before)
+            if as_json:
+                show_json({"page": str(page), **asdict(changes)})
+                return
             _print(changes)
-    except (ConfigError, *STORE_FAULTS) as error:
+    except (ConfigError, NoWorkspace, *STORE_FAULTS) as error:
         raise refuse(error) from None
     console.print(str(page), markup=False, highlight=False, soft_wrap=True)
     if browse:

@@ -13,11 +13,14 @@ from rich.console import Console
 from flows.cli.options import (
     STORE_FAULTS,
     AgainOption,
+    DatasetsAgainOption,
     DatasetsOption,
+    NoWorkspace,
     RecipeOption,
     WorkspaceOption,
+    existing_workspace,
+    job_again,
     read_recipe,
-    recipe_again,
     refuse,
 )
 from flows.hub_token import may_be_token
@@ -38,7 +41,7 @@ def run(
     datasets: DatasetsOption = Path("datasets.yaml"),
     recipe: RecipeOption = None,
 ) -> None:
-    """Run the whole pipeline here, without a server or worker running."""
+    """Run the whole pipeline here; needs no server or worker."""
     try:
         chosen = read_recipe(recipe)
         # Before a server starts: the parent flow asks the same again.
@@ -59,14 +62,16 @@ def run(
 def stage(
     name: Annotated[str, typer.Argument(help="probe-media, split-audio, encode-latents, …")],
     workspace: WorkspaceOption = Path("workspace"),
-    datasets: DatasetsOption = Path("datasets.yaml"),
+    datasets: DatasetsAgainOption = None,
     recipe: AgainOption = None,
     snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
 ) -> None:
     """Run one stage alone. If inputs are missing, it names the stage that makes them."""
     try:
         wanted = stage_named(name)
-        recipe = recipe_again(recipe, workspace)
+        if wanted.inputs:
+            existing_workspace(workspace)
+        recipe, datasets = job_again(recipe, datasets, workspace)
         chosen = read_recipe(recipe)
         parameters: dict[str, object] = {}
         if wanted is not AUDIO:
@@ -76,7 +81,7 @@ def stage(
         else:
             parameters["datasets"] = str(datasets.resolve())
         check_stage(context_here(Workspace(workspace), chosen, datasets, snapshot), wanted)
-    except (ConfigError, JobRefused, UnknownStage, *STORE_FAULTS) as error:
+    except (ConfigError, JobRefused, UnknownStage, NoWorkspace, *STORE_FAULTS) as error:
         raise refuse(error) from None
     local = LocalRun(Workspace(workspace), _run_name(), console)
     raise typer.Exit(local.execute(wanted.name, parameters, [wanted.name]))

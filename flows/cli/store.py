@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,14 +14,16 @@ from rich.console import Console
 from flows.cli.options import (
     STORE_FAULTS,
     AgainOption,
-    DatasetsOption,
+    DatasetsAgainOption,
+    JsonOption,
     NoWorkspace,
     WorkspaceOption,
+    context_again,
     existing_workspace,
-    read_recipe,
-    recipe_again,
     refuse,
+    show_json,
 )
+from flows.tables import say
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution import sweep
 from ltxcore.execution.drawn_seed import expected_seeds
@@ -33,7 +35,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.damage import check_models
 from ltxcore.models.files.damage import set_aside as set_model_aside
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
+from ltxcore.store.blobs import Blobs, NoPlace, SecretInAddress, store_place
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
 from ltxcore.store.file_hashes import GONE
@@ -43,17 +45,22 @@ from ltxcore.store.verify import Verified, forget_broken
 from ltxcore.store.verify import verify as verify_store
 from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False)
 
 
 SHOWN = 40
+NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
+CREDENTIALS_ADVICE = (
+    "for S3 set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_ENDPOINT_URL for another server), or "
+    "run `aws configure`"
+)
 PARTS = ("media", "audio", "text", "latents")
 
 
 def explain(
     clip: Annotated[str, typer.Argument(help="A clip's id or path. Default: explain every stage.")] = "",
     workspace: WorkspaceOption = Path("workspace"),
-    datasets: DatasetsOption = Path("datasets.yaml"),
+    datasets: DatasetsAgainOption = None,
     recipe: AgainOption = None,
     snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the inputs of each key.")] = False,
@@ -61,15 +68,18 @@ def explain(
     """Show for a clip whether it is used and why, what would be computed again and why, and which
     snapshots and runs contain it."""
     with _refusals():
-        chosen = read_recipe(recipe_again(recipe, workspace))
-        ctx = expected_seeds(context_here(Workspace(workspace), chosen, datasets, snapshot))
+        ctx = expected_seeds(context_again(workspace, recipe, datasets, snapshot))
         if clip:
             report = explain_clip(ctx, clip)
-            console.print_json(json.dumps(report.as_json())) if as_json else _print_clip(report)
+            show_json(report.as_json()) if as_json else _print_clip(report)
+            return
+        stages = explain_stages(ctx)
+        if as_json:
+            show_json([asdict(stage) for stage in stages])
             return
         if ctx.decided:
             _say(ctx.decided)
-        for stage in explain_stages(ctx):
+        for stage in stages:
             _say(f"{stage.stage}: {stage.state}" + (f": {stage.why[0]}" if stage.why else ""))
             for line in stage.why[1:]:
                 _say(f"    {line}")
@@ -78,10 +88,10 @@ def explain(
 def _print_clip(report: ClipReport) -> None:
     _say(f"{report.clip}  ({report.file})")
     _say(f"  {report.verdict}" + (f": {report.reason}" if report.reason else ""))
+    for line in report.used:
+        _say(f"  {line}")
     for track in report.tracks:
-        _say(f"  {track.what}: {track.state}, key {track.key.value}")
-        inputs = {name: str(value)[:64] for name, value in track.key.inputs.items()}
-        _say(f"      made of {json.dumps(inputs, ensure_ascii=False)}")
+        _say(f"  {track.what}: {track.state}" + (f", {track.why}" if track.why else ""))
     for title, lines in (
         ("a run now would do", report.work or ["nothing"]),
         ("snapshots that name it", report.snapshots or ["none"]),
@@ -107,6 +117,7 @@ def gc(
     forget: Annotated[
         list[str] | None, typer.Option(help="Id of a workspace that shared the store and no longer exists.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Show, or with --apply delete, what no kept run, snapshot or stage needs, and what killed processes
     left."""
@@ -120,6 +131,9 @@ def gc(
             found = sweep.apply(space, days, forget or (), _say_waiting)
         else:
             found = sweep.plan(space, days, forget or ())
+    if as_json:
+        show_json(_sweep_json(found, space, applied=apply))
+        return
     _print_sweep(found, space, "removed" if apply else "would remove")
     if not apply and not found.nothing:
         _say("nothing was changed; `--apply` does it")
@@ -144,11 +158,29 @@ def _print_sweep(found: sweep.Sweep, space: Workspace, verb: str) -> None:
             f"{part.kept} samples kept"
         )
     for owner, place in found.others.items():
-        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it is no more)")
+        _say(f"kept what workspace {place} needs ({owner}; `--forget {owner}` if it no longer exists)")
     _say(f"{verb} {found.bytes / GIB:.3f} GiB in all")
 
 
-def compact(workspace: WorkspaceOption = Path("workspace")) -> None:
+def _sweep_json(found: sweep.Sweep, space: Workspace, *, applied: bool) -> dict[str, Any]:
+    paths = {
+        "runs": found.runs,
+        "stages": found.stages,
+        "snapshots": found.snapshots,
+        "leftovers": found.temporary,
+    }
+    return {
+        "applied": applied,
+        **{name: [str(path.relative_to(space.root)) for path in listed] for name, listed in paths.items()},
+        "parts": [
+            {"part": p.part, "samples": len(p.keys), "files": len(p.unnamed), "kept": p.kept}
+            for p in found.parts
+        ],
+        "bytes": found.bytes,
+    }
+
+
+def compact(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
     """Merge the store's index segments and small files, and remove files that no record names."""
     done = Compacted()
     with _refusals():
@@ -156,6 +188,9 @@ def compact(workspace: WorkspaceOption = Path("workspace")) -> None:
         for part in PARTS:
             with writing(space.store, part, f"compact of {space.root}", on_wait=_say_waiting):
                 compact_part(space.store, part, done)
+    if as_json:
+        show_json(asdict(done))
+        return
     _say(
         f"{done.segments} index segments merged, "
         f"{done.text_files} text files rewritten, {done.trimmed} unnamed files removed"
@@ -167,10 +202,15 @@ def verify(
     repair: Annotated[
         bool, typer.Option(help="Set damaged files aside or mark them; the next run makes them again.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; changes nothing.")] = False,
 ) -> None:
     """Check stages' files, model files, every index and every sample; exits with 1 if any is damaged."""
     with _refusals():
         space = existing_workspace(workspace)
+        if as_json:
+            looked = _verify_json(space)
+            show_json(looked)
+            raise typer.Exit(0 if looked["whole"] else 1)
         outputs_whole = _outputs_whole(space, repair) & _models_whole(space, repair)
         if not _indexes_whole(space, repair):
             raise typer.Exit(1)
@@ -185,8 +225,33 @@ def verify(
     raise typer.Exit(0 if outputs_whole and (repair or not found.broken) else 1)
 
 
+def _verify_json(space: Workspace) -> dict[str, Any]:
+    """All that is damaged, with nothing repaired."""
+    outputs, models = check_outputs(space), check_models(space.models)
+    segments = [name for part in PARTS for name in damaged(space.store, part)]
+    samples = None if segments else verify_store(space.store)
+    broken = () if samples is None else samples.broken
+    return {
+        "whole": not (outputs.damaged or models.faults or segments or broken),
+        "outputs": {
+            "checked": outputs.checked,
+            "damaged": [
+                {"file": str(found.fault.file.relative_to(space.root)), "fault": found.fault.fault}
+                for found in outputs.damaged
+            ],
+            "at_work": [str(path.relative_to(space.root)) for path in outputs.at_work],
+        },
+        "models": {"checked": models.checked, "damaged": [str(fault) for fault in models.faults]},
+        "indexes": {"damaged": segments},
+        "samples": {
+            "checked": None if samples is None else samples.checked,
+            "broken": [asdict(found) for found in broken],
+        },
+    }
+
+
 def _outputs_whole(space: Workspace, repair: bool) -> bool:
-    """Name what stages left and is damaged and, to repair, set it aside. Whether nothing is left to do."""
+    """Print the damaged files of stages and, to repair, set them aside. Whether nothing is left to do."""
     with console.status("reading every file that a stage left"):
         found = check_outputs(space)
     for damage in found.damaged:
@@ -209,7 +274,7 @@ def _outputs_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _models_whole(space: Workspace, repair: bool) -> bool:
-    """Name the model files that are not what was hashed and, to repair, set aside what is made anew."""
+    """Print the damaged model files and, to repair, set aside those that can be made again."""
     with console.status("reading every model file"):
         found = check_models(space.models)
     left = 0
@@ -226,7 +291,7 @@ def _models_whole(space: Workspace, repair: bool) -> bool:
 
 
 def _indexes_whole(space: Workspace, repair: bool) -> bool:
-    """Name the segments that are damaged and, to repair, keep what is whole of them."""
+    """Print the damaged index segments and, to repair, keep their intact records."""
     found = {part: damaged(space.store, part) for part in PARTS}
     for part, segments in found.items():
         for name, segment in segments.items():
@@ -260,10 +325,10 @@ def use_store(
     """Use another place for this workspace's store: S3, or a directory that other workspaces share."""
     space = Workspace(workspace)
     # Taking a lock shows that it can be reached and written, and that it keeps writers apart.
-    with _refusals():
-        require_no_secret(url)
-        with writing(Blobs(url), "refs", f"use-store of {space.root}", wait_s=120):
-            space.use_store(url)
+    with _refusals(), told_of_credentials(url):
+        place = store_place(url)
+        with writing(Blobs(place), "refs", f"use-store of {space.root}", wait_s=120):
+            space.use_store(place)
     _say(f"{space.root} keeps its store at {space.store_url}; what was stored before stays where it is")
 
 
@@ -271,6 +336,7 @@ def retry(
     clip: Annotated[str, typer.Argument(help="A clip's id, path or file name.")] = "",
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Every quarantined clip.")] = False,
     workspace: WorkspaceOption = Path("workspace"),
+    as_json: JsonOption = False,
 ) -> None:
     """Lift the quarantine of a clip, or of all: the next run tries to decode them again."""
     with _refusals():
@@ -278,6 +344,9 @@ def retry(
             raise UnknownClip("name one clip, or write --quarantined for all of them")
         ctx = context_here(existing_workspace(workspace))
         lifted = lift_quarantine(ctx, None if quarantined else clip, _say_waiting)
+    if as_json:
+        show_json(lifted)
+        return
     for name in lifted:
         _say(f"{name}: the next run tries it again")
     if not lifted:
@@ -292,6 +361,7 @@ def _refusals() -> Iterator[None]:
     except (
         ConfigError,
         ModelError,
+        NoPlace,
         NoWorkspace,
         NotExclusive,
         Overtaken,
@@ -305,9 +375,26 @@ def _refusals() -> Iterator[None]:
         raise refuse(error) from None
 
 
+@contextmanager
+def told_of_credentials(url: str) -> Iterator[None]:
+    """Say in a sentence that a place wants credentials, whichever library finds them missing.
+
+    Raises:
+        PermissionError: there are none, or the place refuses them.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Of botocore, gcsfs and adlfs, none of which need be installed.
+        if type(error).__name__ not in NO_CREDENTIALS:
+            raise
+        message = f"{url} wants credentials, and there are none here; {CREDENTIALS_ADVICE}"
+        raise PermissionError(message) from None
+
+
 def _say_waiting(holder: str) -> None:
     _say(f"waiting for {holder}")
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False)
+    say(console, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,8 +21,10 @@ from flows.cli.options import (
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
 from flows.hub_token import token_here
+from flows.tables import say
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution.drawn_seed import expected_seeds
@@ -67,12 +68,12 @@ def validate(
     except (ConfigError, JobRefused, ModelError, UnknownCard, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     if as_json:
-        console.print_json(json.dumps(found.as_json()))
+        show_json(found.as_json())
     else:
         print_answer(console, found, job_notes(ctx, is_here=machine.is_here))
         if found.can_start:
             valid = f"{datasets} and {recipe or 'the default recipe'} are valid"
-            console.print(valid, markup=False, soft_wrap=True, highlight=False)
+            say(console, valid)
     if not found.can_start:
         raise typer.Exit(WOULD_FAIL)
 

@@ -110,7 +110,9 @@ def foreign(scope: Scope, headers: Headers, names: frozenset[str]) -> str | None
         return f"there are {len(hosts)} Host headers"
     name = host_name(hosts[0])
     if name not in names and not is_address(name):
-        return f"{name!r} is no name of this server; if you gave it that name, set LTX2_ALLOWED_HOSTS={name}"
+        return (
+            f"{name!r} is not a name of this server; if you gave it that name, set LTX2_ALLOWED_HOSTS={name}"
+        )
     own = {f"http://{hosts[0]}", f"https://{hosts[0]}"}
     for origin in headers.getlist("origin"):
         if origin not in own:

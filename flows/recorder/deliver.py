@@ -65,7 +65,7 @@ async def keep_taking_up(home: Path) -> None:
         try:
             await take_up(home)
         except SQLAlchemyError:
-            log.exception("recorded runs are not taken up; it is tried again")
+            log.exception("recorded runs could not be taken up; trying again soon")
 
 
 async def _write(records: Records) -> None:

@@ -16,7 +16,7 @@ from flows.recorder.journal import Entry
 
 Object = dict[str, Any]
 FINAL: Final = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
-CRASHED: Final = {"type": "CRASHED", "message": "its process ended without a word, and its recorder with it"}
+CRASHED: Final = {"type": "CRASHED", "message": "its process ended without a message, as did its recorder"}
 TASK_RUN: Final = "prefect.task-run."
 """Events begin so that say a new state of a task run: Prefect has no other word of it."""
 

@@ -47,7 +47,7 @@ def _evaluation(recipe: Recipe, datasets: Datasets) -> Iterator[Problem]:
     name, known = recipe.validation.eval_dataset_id, [d.id for d in (*datasets.video, *datasets.image)]
     if name is not None and name not in known:
         yield Problem(
-            "validation.eval_dataset_id", f"`{name}` is no dataset of clips in use; {nearest(name, known)}"
+            "validation.eval_dataset_id", f"`{name}` is not a dataset of clips in use; {nearest(name, known)}"
         )
     if recipe.validation.validation_using_datasets and datasets.audio_only:
         yield Problem("validation.validation_using_datasets", "is true, but only sound is trained")

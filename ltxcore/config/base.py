@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
@@ -42,6 +42,36 @@ class Strict(BaseModel):
         return self.model_dump(mode="json")
 
 
+def places_of(kind: type[BaseModel], key: str) -> list[str]:
+    """Where a key may stand in a document of a kind, dotted: at its top, and in its blocks."""
+    found = [key] if key in kind.model_fields else []
+    for name, field in kind.model_fields.items():
+        blocks = [field.annotation, *get_args(field.annotation)]
+        for block in blocks:
+            if isinstance(block, type) and issubclass(block, BaseModel) and key in block.model_fields:
+                found.append(f"{name}.{key}")
+    return found
+
+
+def ending_in(kind: type[BaseModel], word: str) -> list[str]:
+    """Keys in the blocks of a kind that end in a word, dotted: `lora.lora_rank` for `rank`."""
+    found = []
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys = field.annotation.model_fields
+            found += [f"{name}.{key}" for key in keys if key.endswith(f"_{word}")]
+    return found
+
+
+def written(place: str) -> str:
+    """A dotted key as YAML: `training: {learning_rate: …}`."""
+    *blocks, key = place.split(".")
+    text = f"{key}: …"
+    for block in reversed(blocks):
+        text = f"{block}: {{{text}}}"
+    return text
+
+
 def read_document(path: Path) -> tuple[Any, dict[KeyPath, int]]:
     """Read a YAML or JSON file into plain data and the line of every key in it.
 
@@ -63,7 +93,7 @@ def read_document(path: Path) -> tuple[Any, dict[KeyPath, int]]:
             data = yaml.safe_load(text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
     except json.JSONDecodeError as error:
-        raise ConfigError(str(path), [Problem("", f"is no JSON: {error.msg}", error.lineno)]) from error
+        raise ConfigError(str(path), [Problem("", f"is not JSON: {error.msg}", error.lineno)]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1

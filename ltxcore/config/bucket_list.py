@@ -43,7 +43,7 @@ def read_bucket(text: str) -> Bucket:
     """
     match = _WRITTEN.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f"{text!r} is no bucket; write width x height x frames, e.g. 768x512x49")
+        raise ValueError(f"{text!r} is not a bucket; write width x height x frames, e.g. 768x512x49")
     asked = Bucket(int(match[1]), int(match[2]), int(match[3] or 1))
     legal = Bucket(
         GEOMETRY.nearest_edge(asked.width),
@@ -53,8 +53,8 @@ def read_bucket(text: str) -> Bucket:
     if asked != legal:
         nearest = legal.written if match[3] else f"{legal.width}x{legal.height}"
         raise ValueError(
-            f"{text} is no bucket of LTX-2: edges are multiples of {GEOMETRY.spatial_factor}, and there are "
-            f"8n+1 frames; the nearest is {nearest}"
+            f"{text} is not a bucket of LTX-2: edges are multiples of {GEOMETRY.spatial_factor}, and there "
+            f"are 8n+1 frames; the nearest is {nearest}"
         )
     return asked
 

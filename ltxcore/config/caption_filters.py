@@ -50,7 +50,7 @@ def _compiled(text: str) -> tuple[re.Pattern[str], str]:
         pattern.sub(replacement, "")
     except (re.error, IndexError) as error:
         raise ValueError(
-            f"{text!r} is no regular expression: {error}; write `\\` before a sign that stands for itself"
+            f"{text!r} is not a regular expression: {error}; write `\\` before a sign that stands for itself"
         ) from error
     return pattern, replacement
 
@@ -65,7 +65,7 @@ def _from_file(file: Path) -> list[str]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
         raise ValueError(f"{file} must be a JSON list of texts")
     return found

@@ -21,5 +21,5 @@ class CaptionShuffle(Strict):
         description="Of the orders. Apart from training.seed, so that another training embeds nothing again.",
     )
     split_on: Literal["comma", "space", "period"] = Field("comma", description="What is between two tags.")
-    position_start: int = Field(0, ge=0, description="The first tags, which keep their place: so many.")
+    position_start: int = Field(0, ge=0, description="How many of the first tags keep their place.")
     include_original: bool = Field(True, description="Whether the caption as it stands is one of them.")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from ltxcore.config.base import KeyPath, Strict, parse, read_document
+from ltxcore.config.base import UNKNOWN, KeyPath, Strict, parse, places_of, read_document, written
 from ltxcore.config.caption_filters import names_file, read_filters
 from ltxcore.config.conditioning_links import conditioning_problems
 from ltxcore.config.data_defaults import DataDefaults
@@ -23,7 +23,7 @@ from ltxcore.config.dataset_kinds import (
     VideoDataset,
 )
 from ltxcore.config.dataset_places import SAMPLES, find_directory, find_filters, find_table, leads_out
-from ltxcore.config.errors import ConfigError, Problem, nearest
+from ltxcore.config.errors import NEAREST, ConfigError, Problem, nearest
 from ltxcore.config.simpletuner.datasets import translate_datasets
 
 NO_DEFAULTS = DataDefaults()
@@ -63,9 +63,8 @@ class Datasets(Strict):
 
     def conditioning_of(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
         """The conditioning datasets that a dataset of clips names, in its order."""
-        names = dataset.conditioning_data if isinstance(dataset, VideoDataset | ImageDataset) else ()
         in_use = {other.id: other for other in self.conditioning}
-        return tuple(in_use[name] for name in names if name in in_use)
+        return tuple(in_use[name] for name in dataset.conditioning_data if name in in_use)
 
     def directory(self, dataset: Media | ConditioningDataset) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""
@@ -261,8 +260,22 @@ def _entry(item: Any, number: int, source: str, lines: dict[KeyPath, int]) -> En
         advice = nearest(str(kind), KINDS)
         line = lines.get((number, "dataset_type"), lines.get((number,)))
         raise ConfigError(source, [Problem(f"{number}.dataset_type", f"{found}; {advice}", line)])
-    entry: Entry = parse(KINDS[kind], item, source, lines, at=(number,))
+    try:
+        entry: Entry = parse(KINDS[kind], item, source, lines, at=(number,))
+    except ConfigError as error:
+        problems = [_where_it_belongs(problem, KINDS[kind], number) for problem in error.problems]
+        raise ConfigError(source, problems) from None
     return entry
+
+
+def _where_it_belongs(problem: Problem, kind: type[Strict], number: int) -> Problem:
+    """Advice for a key that stands in another block of its dataset than it should."""
+    key = problem.key.rpartition(".")[2]
+    places = [place for place in places_of(kind, key) if problem.key != f"{number}.{place}"]
+    if not problem.message.startswith(UNKNOWN) or not places:
+        return problem
+    message = f"belongs to {' or '.join(places[:NEAREST])}; write {written(places[0])}"
+    return replace(problem, message=message)
 
 
 def _same_ids(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
@@ -326,7 +339,7 @@ def _links(entries: list[Entry], lines: dict[KeyPath, int]) -> list[Problem]:
         for name in entry.linked:
             if name not in sounds:
                 message = (
-                    f"`{name}` is no audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
+                    f"`{name}` is not an audio dataset in use; {nearest(name, {*sounds, entry.audio_set_id})}"
                 )
                 problems.append(Problem(f"{number}.s2v_datasets", message, line))
         if entry.audio_set_id in {e.id for e in entries}:

@@ -28,5 +28,5 @@ class EncodeSettings(Strict):
         False, description="Encode and decode in tiles of 512 pixels, blended where they overlap."
     )
     batch_clips: int = Field(
-        64, ge=1, le=256, description="Clips that are committed together; a crash loses at most so many."
+        64, ge=1, le=256, description="Clips that are committed together; a crash loses at most this many."
     )

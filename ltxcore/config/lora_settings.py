@@ -31,8 +31,8 @@ class LoraSettings(Strict):
     init_from: str | None = Field(
         None,
         min_length=1,
-        description="A LoRA to go on from: a .safetensors file, `repo_id:file` on the hub, or `models:/…` or "
-        "`runs:/…` of MLflow. Default: none; an adapter begins without effect.",
+        description="A LoRA to continue from: a .safetensors file, `repo_id:file` on the hub, or `models:/…` "
+        "or `runs:/…` of MLflow. Default: none; an adapter begins without effect.",
     )
     trigger: str | None = Field(
         None,
@@ -53,7 +53,7 @@ class LoraSettings(Strict):
         kinds = {"use_dora": self.use_dora, "use_rslora": self.use_rslora, "init_from": self.init_from}
         for key, value in kinds.items():
             if value:
-                raise ValueError(f"{key} is of lora_type standard, and lora_type is lycoris; remove one")
+                raise ValueError(f"{key} belongs to lora_type standard, and lora_type is lycoris; remove one")
         if self.lora_dropout:
             raise ValueError(
                 "lora_dropout is of lora_type standard; for lycoris write rank_dropout or module_dropout in "
@@ -72,7 +72,7 @@ class LoraSettings(Strict):
 
     @property
     def scale(self) -> float:
-        """What B·A is multiplied with."""
+        """What B·A is multiplied by."""
         return self.alpha / (self.lora_rank**0.5 if self.use_rslora else self.lora_rank)
 
     @property

@@ -8,21 +8,24 @@ from ltxcore.config.base import Strict
 
 
 class PreservationSettings(Strict):
-    """Batches that hold the adapter to the base, of the training's own clips and with other captions.
+    """Batches of the training's own clips with other captions, whose target is the base model's prediction.
 
     Their target is what the base predicts with the same caption from the same noise, so that the adapter
     learns to change nothing there. They take the place of other batches, and need no data of their own.
     """
 
     blank_prompt_probability: float = Field(
-        0.0, ge=0, lt=1, description="Share of batches with the empty caption, held to the base."
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of batches with the empty caption, whose target is the base model's prediction.",
     )
     class_prompt_probability: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of batches with `class_prompt` for the trigger, held to the base (differential "
-        "output preservation).",
+        description="Share of batches with `class_prompt` for the trigger, whose target is the base model's "
+        "prediction (differential output preservation).",
     )
     class_prompt: str | None = Field(
         None, min_length=1, description="The class of what is trained, e.g. `a dog`, without the trigger."
@@ -43,5 +46,5 @@ class PreservationSettings(Strict):
 
     @property
     def enabled(self) -> bool:
-        """Whether some batches are held to the base."""
+        """Whether some batches have the base model's prediction as their target."""
         return bool(self.blank_prompt_probability or self.class_prompt_probability)

@@ -76,7 +76,7 @@ class ProcessSettings(Strict):
             return {}
         data, _ = read_document(self.accelerate_config)
         if not isinstance(data, dict):
-            raise ValueError(f"{self.accelerate_config} is no config of accelerate")
+            raise ValueError(f"{self.accelerate_config} is not a config of accelerate")
         machines = data.get("num_machines", 1)
         if machines != 1:
             raise ValueError(

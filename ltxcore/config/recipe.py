@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import (
-    BaseModel,
     Field,
     PositiveInt,
     SerializerFunctionWrapHandler,
@@ -20,14 +19,14 @@ from pydantic import (
     model_validator,
 )
 
-from ltxcore.config.base import UNKNOWN, Strict, parse
+from ltxcore.config.base import UNKNOWN, Strict, ending_in, parse, places_of, written
 from ltxcore.config.batch_size import AUTO
 from ltxcore.config.conditioning_settings import ConditioningSettings
 from ltxcore.config.crepa_settings import CrepaSettings
 from ltxcore.config.data_defaults import DataDefaults
 from ltxcore.config.dataset_kinds import KINDS
 from ltxcore.config.encode_settings import EncodeSettings
-from ltxcore.config.errors import ConfigError, Problem
+from ltxcore.config.errors import NEAREST, ConfigError, Problem
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.hub_settings import HubSettings
 from ltxcore.config.lora_settings import LoraSettings
@@ -65,7 +64,7 @@ class Recipe(Strict):
     threads: PositiveInt | None = Field(
         None,
         description="Threads that each process of a stage computes with on a CPU. Default: one for models "
-        "below 50 million parameters, half of the cores above; a stage that goes on keeps its number.",
+        "below 50 million parameters, half of the cores above; a resumed stage keeps its number.",
     )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     hub: HubSettings = Field(default_factory=HubSettings)
@@ -210,18 +209,17 @@ def load_presets(*names: str) -> Recipe:
 
 
 def _where_it_belongs(problem: Problem) -> Problem:
-    """Advice for a key that belongs to another section."""
+    """Advice for a key that belongs to another section, or to a dataset."""
     key = problem.key.rpartition(".")[2]
-    if not problem.message.startswith(UNKNOWN) or problem.key.count(".") > 1:
+    if not problem.message.startswith(UNKNOWN):
         return problem
-    home = next((name for name, section in _sections().items() if key in section.model_fields), None)
-    if home is not None:
-        return replace(problem, message=f"belongs to another section; write {home}: {{{key}: …}}")
+    places = [place for place in places_of(Recipe, key) if place != problem.key]
+    if places:
+        message = f"belongs to {' or '.join(places[:NEAREST])}; write {written(places[0])}"
+        return replace(problem, message=message)
     if any(key in kind.model_fields for kind in KINDS.values()):
         return replace(problem, message="is a key of a dataset; write it in the dataset file")
+    ends = ending_in(Recipe, key)
+    if ends and "did you mean" not in problem.message:
+        return replace(problem, message=f"{UNKNOWN}did you mean `{'` or `'.join(ends[:NEAREST])}`?")
     return problem
-
-
-def _sections() -> dict[str, type[BaseModel]]:
-    fields = {name: field.annotation for name, field in Recipe.model_fields.items()}
-    return {name: kind for name, kind in fields.items() if isinstance(kind, type)}

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ltxcore.config.base import Strict
+from ltxcore.config.errors import nearest
+from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.seeds import OPEN
 from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
 
-_OFF = (("upscale", 1), ("upscale_lora", None))
+_OFF: tuple[tuple[str, Any], ...] = (
+    ("upscale", 1),
+    ("upscale_lora", None),
+    ("decoder", "conv"),
+    ("validation_keyframes", {}),
+)
 
 
 class ValidationSettings(Strict):
@@ -22,6 +30,11 @@ class ValidationSettings(Strict):
     )
     validation_prompts: dict[str, str] = Field(
         default_factory=dict, description="Short name -> prompt. Empty: the first captions of the dataset."
+    )
+    validation_keyframes: dict[str, dict[int, str]] = Field(
+        default_factory=dict,
+        description="Short name of a prompt -> frame -> picture file: what its renderings show there. Frames "
+        "are counted from 0, negative ones from the end: -1 is the last.",
     )
     validation_negative_prompt: str = Field(
         "worst quality, inconsistent motion, blurry, jittery, distorted",
@@ -101,6 +114,11 @@ class ValidationSettings(Strict):
         description="The distilled LoRA, which is on in the second stage alone and turns its guidance off: a "
         "file, `repo_id:weight_name`, or `{path, strength}`.",
     )
+    decoder: Literal["conv", "diffusion"] = Field(
+        "conv",
+        description="What makes pictures of latents: the VAE's own decoder, or LTX-2.5's diffusion decoder, "
+        "which is better, slower, and needs 17 frames and 224 pixels at least.",
+    )
     validation_seed: int = Field(
         42,
         ge=OPEN,
@@ -127,10 +145,15 @@ class ValidationSettings(Strict):
         return self
 
     @model_validator(mode="after")
-    def _second_stage(self) -> ValidationSettings:
+    def _pictures(self) -> ValidationSettings:
         if self.upscale_lora is not None and self.upscale == 1:
             raise ValueError(
                 "upscale_lora is for the second stage, and there is one; write upscale: 2, or leave it out"
+            )
+        if self.decoder != "conv" and self.validation_modality == "audio":
+            raise ValueError(
+                f"decoder: {self.decoder} makes pictures, and validation_modality: audio renders none; leave "
+                "one of them out"
             )
         if self.upscale > 1 and self.validation_modality == "audio":
             raise ValueError(
@@ -162,6 +185,44 @@ class ValidationSettings(Strict):
             if not prompt.strip():
                 raise ValueError(f"the prompt of {name!r} is empty")
         return prompts
+
+    @property
+    def keyframes(self) -> dict[str, dict[int, Path]]:
+        """Short name of a prompt -> frame -> the file of the picture that is given there."""
+        return {
+            name: {at: Path(file).expanduser() for at, file in frames.items()}
+            for name, frames in self.validation_keyframes.items()
+        }
+
+    @model_validator(mode="after")
+    def _keyframes_have_a_place(self) -> ValidationSettings:
+        asked, frames = self.validation_keyframes, GEOMETRY.legal_frames(self.validation_num_video_frames)
+        unknown = [name for name in asked if name not in self.validation_prompts]
+        if unknown:
+            raise ValueError(
+                f"validation_keyframes gives pictures to {unknown[0]!r}, which is no prompt of "
+                f"validation_prompts; {nearest(unknown[0], self.validation_prompts)}"
+            )
+        if asked and self.validation_using_datasets:
+            raise ValueError(
+                "validation_keyframes gives pictures to prompts, and validation_using_datasets renders "
+                "clips; leave one of them out"
+            )
+        if asked and self.validation_modality == "audio":
+            raise ValueError("validation_keyframes gives pictures, and validation_modality: audio makes none")
+        for name, pictures in asked.items():
+            outside = [at for at in pictures if not -frames <= at < frames]
+            if outside:
+                raise ValueError(
+                    f"validation_keyframes of {name!r} has frame {outside[0]}, and {frames} frames are "
+                    f"rendered; write frames from 0 to {frames - 1}, or -1 for the last"
+                )
+            places = [at % frames for at in pictures]
+            if len(set(places)) < len(places):
+                raise ValueError(
+                    f"validation_keyframes of {name!r} has two pictures for one frame: {list(pictures)}"
+                )
+        return self
 
     @field_validator("validation_stg_blocks")
     @classmethod

@@ -49,7 +49,7 @@ def memory_budget(run: Execution) -> Iterator[MemoryPlan | None]:
         failures = tuple(f"{failed_plan.plan}: {failed_plan.reason}" for failed_plan in record.all())
         run.work_by(choice.strategy.recipe, choice.plan, failures)
         if choice.strategy.name != AS_ASKED:
-            run.why += f"; for want of memory {choice.strategy.name}"
+            run.why += f"; because memory ran out: {choice.strategy.name}"
     name = AS_ASKED if choice is None else choice.strategy.name
     plan = None if choice is None else choice.plan
     limit = host_limit_bytes(run.ctx, run.stage)

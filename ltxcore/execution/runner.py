@@ -126,7 +126,15 @@ def _work(
     """All that needs to be the one writer."""
     progress = execution.progress
     work = execution.code.load_work()(
-        Assignment(execution.ctx, execution.request, execution.directory, progress, should_stop, pause_at)
+        Assignment(
+            execution.ctx,
+            execution.request,
+            execution.directory,
+            progress,
+            should_stop,
+            pause_at,
+            execution.run.name,
+        )
     )
     if total := work.total():
         progress.begin(total, work.counted, work.doing)
@@ -192,7 +200,7 @@ def do_units(work: Work[Any], hooks: Hooks = NO_HOOKS, tries: int | None = None)
 
 
 def _do(work: Work[Any], unit: Any, tries: int) -> Stopped | None:
-    """Do a unit, and again where that failed: not out of memory, which will not have grown."""
+    """Do a unit, and try again if that failed, unless it ran out of memory."""
     for left in range(tries - 1, -1, -1):
         try:
             return work.do(unit)

@@ -26,7 +26,7 @@ class Request(Protocol):
         """All that the result depends on, as plain JSON."""
 
     def present(self, ctx: Context, stamp: Stamp) -> bool:
-        """Whether what the stamp stands for is in place, beside the files that the stamp names."""
+        """Whether everything that the stamp promises is in place, apart from the files that it names."""
 
     def needs(self, ctx: Context) -> Mapping[str, list[str]]:
         """The keys of the store that this request stands on, by part of the store."""
@@ -50,10 +50,10 @@ def code_of(stage: Stage) -> StageCode:
     """
 
     def load_work() -> type[Work[Any]]:
-        work: type[Work[Any]] = _module(stage, "work").WORK
+        work: type[Work[Any]] = _module(stage, ".work").WORK
         return work
 
-    return StageCode(stage, cast(Request, _module(stage, "request")), load_work)
+    return StageCode(stage, cast(Request, _module(stage, ".request")), load_work)
 
 
 def memory_of(stage: Stage) -> StageMemory | None:
@@ -62,17 +62,17 @@ def memory_of(stage: Stage) -> StageMemory | None:
     Raises:
         NoPackage: it loads models, and names no package.
     """
-    return cast(StageMemory, _module(stage, "memory")) if stage.models else None
+    return cast(StageMemory, _module(stage, ".memory")) if stage.models else None
 
 
 def placed_memory_of(stage: Stage) -> TransformerMemory | None:
     """The same of a stage that runs the transformer, whose weights the planner places; None of any other."""
-    return cast(TransformerMemory, _module(stage, "memory")) if "transformer" in stage.models else None
+    return cast(TransformerMemory, _module(stage, ".memory")) if "transformer" in stage.models else None
 
 
 def _module(stage: Stage, name: str) -> ModuleType:
     if not stage.package:
         raise NoPackage(
-            f"{stage.name} needs its {name}.py; set `package` in its Stage to the package that has it"
+            f"{stage.name} needs its {name[1:]}.py; set `package` in its Stage to the package that has it"
         )
-    return import_module(f".{name}", stage.package)
+    return import_module(name, stage.package)

@@ -47,7 +47,8 @@ def with_threads(ctx: Context, stage: Stage, device: str, directory: Path) -> It
     threads = asked or kept or own
     if kept not in (None, threads):
         logger.warning(
-            "%s began with %d threads and goes on with %d, as the recipe says: sums are rounded otherwise",
+            "%s began with %d threads and continues with %d, as the recipe says, so sums are rounded "
+            "differently",
             stage.name,
             kept,
             threads,

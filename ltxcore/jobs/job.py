@@ -210,9 +210,9 @@ class Job:
         """Every file of the datasets with its verdict.
 
         Raises:
-            MissingInput: probe-media has not run.
+            UnknownSnapshot: probe-media has not run.
         """
-        return self.ctx.require_snapshot(TRAIN)
+        return self.ctx.snapshot
 
     def samples(self) -> tuple[Sample, ...]:
         """The clips that are taken, as the training sees them."""
@@ -246,7 +246,9 @@ class Job:
         return {name: from_bits(store.read(key)) for name, key in keys.items()}
 
     def features(self, caption: str) -> TextFeatures:
-        """Gemma's features of a caption or a prompt, real tokens only: `video` and `audio` `[T, D]`.
+        """Gemma's features of a caption or prompt, real tokens only: `video` `[T, D]` and `audio` `[T, Da]`.
+
+        `audio` is None for a version that has one feature for both modalities, as 2.0 has.
 
         Raises:
             MissingInput: embed-text has not run for it.
@@ -266,7 +268,7 @@ class Job:
         return plan_rows(self.ctx, device=pick_device())
 
     def summary(self) -> list[Row]:
-        """What this run had of each stage so far: done, hits, seconds and peaks of memory."""
+        """What each stage did in this run so far: done, hits, seconds and peaks of memory."""
         return stage_rows(self.workspace, self.folder)
 
     def report(self) -> Path:
@@ -293,9 +295,12 @@ class Job:
         """The page with the renderings of the base and of the LoRA.
 
         Raises:
-            RuntimeError: render-validation has not run.
+            RuntimeError: render-validation has not run, or the recipe has it render nothing.
         """
-        return next(path for path in self._outputs(RENDER) if path.name == "index.html")
+        for path in self._outputs(RENDER):
+            if path.name == "index.html":
+                return path
+        raise RuntimeError("there is no gallery: validation.validation_disable is set")
 
     @property
     def training_folder(self) -> Path:

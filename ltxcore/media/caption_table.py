@@ -103,7 +103,7 @@ def _only(rows: Sequence[_Row], how: _Fit, file: Path) -> Found:
     if not row.texts:
         raise MediaError(f"{where} is empty")
     if any("\0" in text for text in row.texts):
-        raise MediaError(f"{where} holds zero bytes: it is no text")
+        raise MediaError(f"{where} holds zero bytes: it is not text")
     return Found(row.texts, "" if how.exact else f"{where} is of another letter case")
 
 
@@ -190,7 +190,7 @@ def _read_json(file: Path, columns: list[str]) -> Iterable[tuple[Any, ...]]:
     rows = json.loads(text) if whole else [json.loads(line) for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise MediaError(f"cannot be read: its entry {number} is no object with names and values")
+            raise MediaError(f"cannot be read: its entry {number} is not an object with names and values")
     names = list(dict.fromkeys(name for row in rows for name in row))
     _check_columns(columns, names)
     return [tuple(row.get(column) for column in columns) for row in rows]

@@ -63,8 +63,8 @@ class ToolSick(RuntimeError):
     def __init__(self, tool: str, what: str) -> None:
         super().__init__(
             printable(
-                f"{tool} does not work on this machine: {what}. No file was judged by it. See which one is "
-                f"run (`command -v {tool}`) and what it says (`{tool} -version`), install it anew, run again"
+                f"{tool} does not work on this machine: {what}. No file was rejected for it. See which one "
+                f"is run (`command -v {tool}`) and what it says (`{tool} -version`), reinstall it, run again"
             )
         )
 

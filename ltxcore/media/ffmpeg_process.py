@@ -86,7 +86,7 @@ def run_tool(
     Raises:
         MediaError: its output is longer than `most_bytes`.
         Undecided: it took longer than `timeout_s` and was killed, or it was killed by someone else, or it
-            failed for want of memory or files.
+            failed because it had too little memory or too few files.
         ToolMissing: the programme is not installed.
         ToolSick: it works with no file.
         OSError: no process can be started.
@@ -144,14 +144,14 @@ def check_not_stopped(tool: str, status: int, said: bytes) -> None:
         ToolSick: it fails on files that are known to be good, too.
     """
     if status == -signal.SIGKILL:
-        raise Undecided(f"{tool} was killed (signal 9), perhaps for want of memory")
+        raise Undecided(f"{tool} was killed (signal 9), perhaps because memory ran out")
     if status < 0:
         raise Undecided(f"{tool} died of signal {-status}")
     if status in _CANNOT_BE_RUN:
         last_line = said.decode("utf-8", "replace").strip().rpartition("\n")[2] or "no word"
         raise Undecided(f"{tool} cannot be run (exit status {status}): {last_line}")
     if status != 0 and not said.strip():
-        raise Undecided(f"{tool} ended with status {status} without a word")
+        raise Undecided(f"{tool} ended with status {status} and no message")
     if status != 0 and (lack := _NO_RESOURCES.search(said)) is not None:
         raise Undecided(f"{tool} failed: {lack[0].decode()}")
     if status != 0:

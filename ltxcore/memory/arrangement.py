@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 Strategy = Literal["resident", "sharded", "block_streaming", "group_offload"]
-"""`sharded`: on the host until the processes of a training share it out among their devices."""
+"""`sharded`: on the host until the processes of a training shard it over their devices."""
 Connectors = Literal["resident", "streamed", "precomputed"]
 """Where the text connectors' weights are: on the device, streamed to it in every step, or nowhere, because
 their outputs were computed once, before the training."""

@@ -150,8 +150,8 @@ class Hub:
         if owner not in member:
             places = " or ".join(f"{name}/…" for name in (user, *member))
             raise HubRefused(
-                f"hub.hub_model_id is {self.repo}, but the token is {user}'s, who is no member of {owner}; "
-                f"write {places}, or give a token of {owner}"
+                f"hub.hub_model_id is {self.repo}, but the token is {user}'s, who is not a member of "
+                f"{owner}; write {places}, or give a token of {owner}"
             )
         if member[owner] is not None and member[owner] not in MAY_WRITE:
             raise HubRefused(

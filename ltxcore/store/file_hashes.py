@@ -57,7 +57,7 @@ def read_hashes(directory: Path) -> dict[str, str]:
     except ValidationError as error:
         raise DamagedFile(path, error) from error
     if outside := [name for name in hashes if Path(name).name != name]:
-        raise DamagedFile(path, f"{outside[0]!r} is no name of a file beside it")
+        raise DamagedFile(path, f"{outside[0]!r} is not the name of a file beside it")
     return hashes
 
 

@@ -107,7 +107,7 @@ class Form(Generic[R]):
         name = next((name for name, kind in self.kinds.items() if type(record) is kind), None)
         if name is None:
             raise TypeError(
-                f"{type(record).__name__} is no record of this index, which has {list(self.kinds)}"
+                f"{type(record).__name__} is not a record of this index, which has {list(self.kinds)}"
             )
         values = {field.name: getattr(record, field.name) for field in fields(record)}  # type: ignore[arg-type]
         if isinstance(record, KnownFile):

@@ -112,11 +112,14 @@ def stochastic_round(values: torch.Tensor, noise: torch.Generator) -> torch.Tens
 
 
 def _flat(tensors: list[Any]) -> torch.Tensor:
-    return torch.cat([tensor.flatten().float() for tensor in tensors])
+    """Tensors of one dtype end to end, as float32 [values]; a launch for all, not one for each."""
+    return torch.cat([tensor.flatten() for tensor in tensors]).float()
 
 
 def _put(tensors: list[Any], values: torch.Tensor, noise: torch.Generator) -> None:
     if tensors[0].dtype is torch.bfloat16:
         values = stochastic_round(values, noise)
-    for tensor, part in zip(tensors, values.split([t.numel() for t in tensors]), strict=True):
-        tensor.copy_(part.view(tensor.shape))
+    parts = values.split([tensor.numel() for tensor in tensors])
+    torch._foreach_copy_(
+        tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    )

@@ -43,7 +43,7 @@ class Adapter:
     weights: dict[str, torch.Tensor]
     """By the names of `lora_parameters`."""
     scales: dict[str, float]
-    """Module -> what its product is multiplied with."""
+    """Module -> what its product is multiplied by."""
     lengths: dict[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     """DoRA: module -> the lengths of the rows of W and of W + scale·BA, float32 [out] each."""
 

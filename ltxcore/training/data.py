@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -90,16 +90,29 @@ class Batch:
         return count * frames * height * width + (0 if self.audio is None else self.audio.shape[:2].numel())
 
     def to(self, device: torch.device) -> Batch:
-        """The batch with its latents on a device; the text features follow when they are connected."""
+        """The batch with its latents on a device; the text features follow when they are connected.
+
+        From pinned memory this does not wait for the copy.
+        """
+        moved = self._changed(lambda values: values.to(device, non_blocking=True))
         return replace(
-            self,
-            video=self.video.to(device),
-            audio=None if self.audio is None else self.audio.to(device),
-            audio_mask=None if self.audio_mask is None else self.audio_mask.to(device),
+            moved,
             references=tuple(reference.to(device) for reference in self.references),
             keyframes=tuple(keyframe.to(device) for keyframe in self.keyframes),
             reference_sound=None if self.reference_sound is None else self.reference_sound.to(device),
-            teacher=None if self.teacher is None else self.teacher.to(device),
+        )
+
+    def pinned(self) -> Batch:
+        """The batch with its latents in page-locked host memory, but for what is given beside it."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return replace(
+            self,
+            video=change(self.video),
+            audio=None if self.audio is None else change(self.audio),
+            audio_mask=None if self.audio_mask is None else change(self.audio_mask),
+            teacher=None if self.teacher is None else change(self.teacher),
         )
 
 

@@ -34,8 +34,9 @@ class Ema:
         if rest:
             return
         decay = min(self._decay, count / (count + 9))
-        for name, average in self.averages.items():
-            average.lerp_(parameters[name].detach().float(), 1 - decay)
+        targets = [parameters[name].detach().float() for name in self.averages]
+        # One launch for all of them on a CUDA device, in place of one each.
+        torch._foreach_lerp_(list(self.averages.values()), targets, 1 - decay)
 
     @contextmanager
     def in_place(self, parameters: Mapping[str, torch.Tensor], model: Any) -> Iterator[None]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -22,12 +21,12 @@ from ltxcore.training.batch_schedule import BatchSchedule
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
 from ltxcore.training.crepa import Alignment
-from ltxcore.training.data import Batch, SampleSource, collate
+from ltxcore.training.data import SampleSource, collate
 from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_of, read_evaluations
 from ltxcore.training.extras import require_optimizer
 from ltxcore.training.first_lora import take_over
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
-from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, comparable_ends, read_metrics
 from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.prefetch import Prefetcher
 from ltxcore.training.preservation import held_to_base
@@ -36,8 +35,9 @@ from ltxcore.training.regularisation import without_adapter
 from ltxcore.training.resume import RESUME_FILE, find_start, records_in
 from ltxcore.training.state import TrainingState
 from ltxcore.training.step import (
-    BatchLosses,
+    DrawnBatch,
     StepLosses,
+    Unread,
     batch_losses,
     derived_dropout,
     require_finite,
@@ -46,8 +46,6 @@ from ltxcore.training.tread import TokenRouting
 
 Averages = Mapping[str, torch.Tensor]
 """Of the weights, by their names."""
-ENDS_SHARE = 0.1
-"""First and last loss are means over this share of the steps."""
 
 
 class TrainingInterrupted(Exception):
@@ -182,31 +180,32 @@ def train(
         as_base=nullcontext if init_from is None else without_adapter,
     )
 
-    def load(own: int) -> Batch:
+    def load(own: int) -> DrawnBatch:
         number = processes.number(own)
         visits = plan.batch_at(number)
         held = held_to_base(visits, by_id, recipe.preservation, settings.seed, number)
         visits = visits if held is None else held
         batch = collate([v.sample_id for v in visits], [source.load(v.sample_id, v.caption) for v in visits])
-        return batch if held is None else replace(batch, regularisation=True)
+        batch = batch if held is None else replace(batch, regularisation=True)
+        return DrawnBatch.of(batch, recipe, number, device)
 
-    def compute(step: int, data: Prefetcher[Batch]) -> StepLosses:
-        """Accumulate the gradients of a step."""
-        losses = StepLosses(step)
+    def compute(step: int, data: Prefetcher[DrawnBatch]) -> StepLosses:
+        """Accumulate the gradients of a step. Nothing waits for the device before all is handed to it."""
+        found: list[Unread] = []
         for own in range((step - 1) * accumulation, step * accumulation):
-            number, batch = processes.number(own), data.take().to(device)
+            number, drawn = processes.number(own), data.take().to(device)
             with (
                 processes.accumulate(),
                 derived_dropout(settings.seed, number, device),
                 routing.batch(number),
             ):
-                loss = batch_losses(model, connectors, batch, recipe, number, max_tokens)
-                loss = alignment.added_to(loss, batch) if alignment else loss
-                losses.batches.append(BatchLosses.of(number, batch, loss))
+                loss = batch_losses(model, connectors, drawn, recipe, number, max_tokens)
+                loss = alignment.added_to(loss, drawn.batch) if alignment else loss
+                found.append(Unread.of(number, drawn.batch, loss))
                 processes.accelerator.backward(loss.total)
         if alignment:
             alignment.share_gradients()
-        return processes.merged(losses)
+        return processes.merged(StepLosses.read(step, found))
 
     def stops() -> bool:
         return processes.agreed(should_stop())
@@ -336,11 +335,11 @@ def training_result(directory: Path, total: int) -> TrainResult:
     """The result of the training of `total` steps in a directory, from its record."""
     metrics = read_metrics(directory / METRICS_FILE)
     resume = read_json(directory / RESUME_FILE)
-    ends = max(1, round(len(metrics) * ENDS_SHARE))
+    first, last = comparable_ends(metrics)
     return TrainResult(
         steps=metrics[-1].step,
-        first_loss=fmean(m.loss for m in metrics[:ends]),
-        last_loss=fmean(m.loss for m in metrics[-ends:]),
+        first_loss=first,
+        last_loss=last,
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
         resumed_at=resume["step"],

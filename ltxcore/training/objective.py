@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -53,6 +53,24 @@ class Noised:
             return self.sigma
         return self.sigma[:, None].expand_as(self.clean).masked_fill(self.clean, 0.0)
 
+    def to(self, device: torch.device) -> Noised:
+        """The same on a device; from pinned memory without waiting for the copy."""
+        return self._changed(lambda values: values.to(device, non_blocking=True))
+
+    def pinned(self) -> Noised:
+        """The same in page-locked host memory."""
+        return self._changed(torch.Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Noised:
+        return replace(
+            self,
+            tokens=change(self.tokens),
+            target=change(self.target),
+            sigma=change(self.sigma),
+            clean=None if self.clean is None else change(self.clean),
+            mask=change(self.mask),
+        )
+
 
 @dataclass(frozen=True)
 class NoisedBatch:
@@ -66,6 +84,22 @@ class NoisedBatch:
     """What is given beside this video, in tokens of its own; for every call of the model."""
     sound_reference: SoundReference | None = None
     """The same beside the sound."""
+
+    def to(self, device: torch.device) -> NoisedBatch:
+        """The same on a device; from pinned memory without waiting for the copy."""
+        return replace(
+            self,
+            video=self.video.to(device),
+            audio=None if self.audio is None else self.audio.to(device),
+            references=tuple(reference.to(device) for reference in self.references),
+            sound_reference=None if self.sound_reference is None else self.sound_reference.to(device),
+        )
+
+    def pinned(self) -> NoisedBatch:
+        """The same in page-locked host memory, but for the references."""
+        return replace(
+            self, video=self.video.pinned(), audio=None if self.audio is None else self.audio.pinned()
+        )
 
 
 @dataclass(frozen=True)
@@ -237,18 +271,19 @@ def losses(
 def banded(modality: str, each: torch.Tensor, noised: Noised) -> dict[str, torch.Tensor]:
     """Mean loss of the samples of each band of sigma, by its series' name, e.g. video_loss_sigma_0.25_0.5.
 
-    A band without a sample has no line, and a sample that is masked altogether is in none.
+    A sample that is masked altogether is in no band. A band without a sample is NaN: asking the device which
+    bands have one would hold the step up until it had computed all of the forward pass.
 
     Args:
         modality: begins the names.
         each: the loss of each sample [B].
         noised: its sigmas and its mask.
     """
-    counted = noised.mask.sum(1) > 0
+    each, counted = each.detach(), noised.mask.sum(1) > 0
     found: dict[str, torch.Tensor] = {}
     for low, high in pairwise(BANDS):
         # The last band holds 1 itself.
         inside = counted & (noised.sigma >= low) & ((noised.sigma < high) | (high == BANDS[-1]))
-        if inside.any():
-            found[f"{modality}_loss_sigma_{low:g}_{high:g}"] = each.detach()[inside].mean()
+        total = torch.where(inside, each, 0.0).sum()
+        found[f"{modality}_loss_sigma_{low:g}_{high:g}"] = total / inside.sum()
     return found

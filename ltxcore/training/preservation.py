@@ -1,4 +1,4 @@
-"""Which batches are held to the base, and with which captions."""
+"""Which batches have the base model's prediction as their target, and with which captions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def held_to_base(
     seed: int,
     number: int,
 ) -> ScheduledBatch | None:
-    """The visits of batch `number` with the captions that are held to the base; None: it learns its clips.
+    """The visits of batch `number` if it preserves the base, with its captions; None: it learns its clips.
 
     Drawn for a whole batch, which has one target. A sample's captions of the class are counted on from its
     own ones; where its caption was dropped, it is that of the first. Regularisation data stays what it is.

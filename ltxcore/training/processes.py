@@ -39,7 +39,9 @@ class Processes:
 
         self._sharded = torch.distributed.is_initialized() and sharing.sharded
         # A batch without sound reaches no audio module, and no buffer changes while training.
-        ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+        ddp = DistributedDataParallelKwargs(
+            find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
         self.accelerator = Accelerator(
             mixed_precision=settings.mixed_precision,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,

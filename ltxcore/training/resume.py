@@ -98,7 +98,7 @@ class Start:
             return self
         elif asked is not None:
             message = (
-                f"threads: {before} -> {now}, as the recipe says: sums are rounded otherwise from now on"
+                f"threads: {before} -> {now}, as the recipe says: sums are rounded differently from now on"
             )
         else:
             set_threads(before)
@@ -133,7 +133,7 @@ def find_start(
     Args:
         directory: of this training; others lie beside it.
         run_fingerprint: of this training.
-        request: what it is made of.
+        request: all that the training depends on.
         choice: the recipe's resume_from_checkpoint.
         total: the steps of this training.
 

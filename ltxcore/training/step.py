@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,15 +24,37 @@ class TrainingDiverged(RuntimeError):
     """A loss or gradient is NaN or infinite."""
 
 
+@dataclass(frozen=True)
+class DrawnBatch:
+    """A batch with its noise: all of a step that needs no model."""
+
+    batch: Batch
+    noised: NoisedBatch
+
+    @classmethod
+    def of(cls, batch: Batch, recipe: Recipe, number: int, device: torch.device) -> DrawnBatch:
+        """Draw the noise of batch `number`, in page-locked memory where it will go to a CUDA device."""
+        noised = noise_batch(batch, recipe.training, number, recipe.given)
+        # What is given beside the clip is in `noised`, as far as it is given at this visit.
+        batch = replace(batch, references=(), keyframes=(), reference_sound=None)
+        if device.type != "cuda":
+            return cls(batch, noised)
+        return cls(batch.pinned(), noised.pinned())
+
+    def to(self, device: torch.device) -> DrawnBatch:
+        """The same on a device; from pinned memory without waiting for the copy."""
+        return DrawnBatch(self.batch.to(device), self.noised.to(device))
+
+
 def batch_losses(
-    model: Any, connectors: Any, batch: Batch, recipe: Recipe, number: int, max_tokens: int
+    model: Any, connectors: Any, drawn: DrawnBatch, recipe: Recipe, number: int, max_tokens: int
 ) -> Losses:
-    """The losses of batch `number`: noise it, predict velocities, compare.
+    """The losses of batch `number`: predict velocities of what is noised already, compare.
 
     A batch without sound, or without pictures, is computed with the modalities isolated and has no loss of
     the one that it lacks.
     """
-    noised = noise_batch(batch, recipe.training, number, recipe.given)
+    batch, noised = drawn.batch, drawn.noised
     predict = _predictor(model, connectors, batch, max_tokens)
     # Regularisation holds to the base on exact mixtures; its process still keeps in step with the others.
     rollout = roll_out(model, predict, noised, recipe, number, allowed=not batch.regularisation)
@@ -102,21 +124,53 @@ class BatchLosses:
     tokens: int
     """Of video and sound, all samples together."""
 
+
+@dataclass(frozen=True)
+class Unread:
+    """What batch `number` gave, its losses still on the device without what they were computed from."""
+
+    number: int
+    sample_ids: tuple[str, ...]
+    losses: Losses
+    has_video: bool
+    has_audio: bool
+    tokens: int
+
     @classmethod
-    def of(cls, number: int, batch: Batch, loss: Losses) -> BatchLosses:
-        """The losses of batch `number` of the training."""
-        video, audio = (None if part is None else part.item() for part in (loss.video, loss.audio))
-        return cls(
-            number=number,
-            sample_ids=batch.sample_ids,
-            total=loss.total.item(),
+    def of(cls, number: int, batch: Batch, losses: Losses) -> Unread:
+        """The losses of a batch, to be read with those of its whole step."""
+        detached = replace(
+            losses,
+            total=losses.total.detach(),
+            video=None if losses.video is None else losses.video.detach(),
+            audio=None if losses.audio is None else losses.audio.detach(),
+            measures={name: value.detach() for name, value in losses.measures.items()},
+        )
+        return cls(number, batch.sample_ids, detached, batch.has_video, batch.audio is not None, batch.tokens)
+
+    def values(self) -> list[torch.Tensor]:
+        """Scalars []: the total, pictures and sound where they are, then the measures in their order."""
+        found = (self.losses.total, self.losses.video, self.losses.audio, *self.losses.measures.values())
+        return [value for value in found if value is not None]
+
+    def read(self, numbers: Iterator[float]) -> BatchLosses:
+        """The losses as numbers, of which `numbers` gives those of `values`; what is NaN is no measure."""
+        total = next(numbers)
+        video, audio = (
+            None if part is None else next(numbers) for part in (self.losses.video, self.losses.audio)
+        )
+        measures = {name: next(numbers) for name in self.losses.measures}
+        return BatchLosses(
+            number=self.number,
+            sample_ids=self.sample_ids,
+            total=total,
             video=video,
             audio=audio,
-            measures={name: value.item() for name, value in loss.measures.items()},
-            weights=loss.weights,
-            has_video=batch.has_video,
-            has_audio=batch.audio is not None,
-            tokens=batch.tokens,
+            measures={name: value for name, value in measures.items() if not math.isnan(value)},
+            weights=self.losses.weights,
+            has_video=self.has_video,
+            has_audio=self.has_audio,
+            tokens=self.tokens,
         )
 
 
@@ -126,6 +180,13 @@ class StepLosses:
 
     step: int
     batches: list[BatchLosses] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, step: int, batches: Sequence[Unread]) -> StepLosses:
+        """Bring the losses of a step's batches from the device, all by one copy: each one waits for it."""
+        values = [value.float() for batch in batches for value in batch.values()]
+        numbers = iter(torch.stack([value.to(values[0].device) for value in values]).tolist())
+        return cls(step, [batch.read(numbers) for batch in batches])
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ READS_AUDIO, READS_VIDEO = "audio_to_video_attn", "video_to_audio_attn"
 
 
 class UnknownTarget(ValueError):
-    """A LoRA target is no linear layer of the transformer."""
+    """A LoRA target is not a linear layer of the transformer."""
 
 
 def default_targets(
@@ -75,7 +75,8 @@ def require_targets(linears: Collection[str], suffixes: Sequence[str]) -> None:
         if not any(fits(name, suffix) for name in linears):
             known = {*PROJECTIONS, *map(without_block, linears)}
             raise UnknownTarget(
-                f"lora_targets: `{suffix}` is no linear layer of the transformer; " + nearest(suffix, known)
+                f"lora_targets: `{suffix}` is not a linear layer of the transformer; "
+                + nearest(suffix, known)
             )
 
 

@@ -137,5 +137,5 @@ def _check_keys(file: Path) -> list[str]:
         with safe_open(file, framework="pt") as tensors:
             names = list(tensors.keys())
     except SafetensorError as error:
-        raise AdapterError(f"{file} is no safetensors file: {error}") from error
+        raise AdapterError(f"{file} is not a safetensors file: {error}") from error
     return require_names(file, names)

@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner, Result
 
 from flows.cli.app import app
+from ltxcore.jobs.job import Job
 from tests.hub_server import FakeHub
 from tests.stages.conftest import Bench
 
@@ -109,6 +110,43 @@ def test_what_is_done_already_is_said_in_the_first_line(bench: Bench) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("Yes, on this machine")
     assert "a run can start" in done.stdout
+
+
+def test_the_diffusion_decoder_is_planned(tmp_path: Path) -> None:
+    found = {}
+    for decoder in ("conv", "diffusion"):
+        recipe = tmp_path / f"{decoder}.yaml"
+        recipe.write_text(f"validation: {{validation_resolution: 768x512, decoder: {decoder}}}\n")
+        words = ["--size", "768x512", "--workspace", str(tmp_path / "none"), "--card", "h200"]
+        (answer,) = answers("plan", *words, "--version", "2.5", "--recipe", str(recipe))
+        stages = {stage["stage"]: stage for stage in answer["stages"]}
+        found[decoder] = stages["render-validation"]["device_gib"]
+    # Its weights in bf16 and what its last stage takes: 49 frames and 16 more of 128x192 cells.
+    assert found["diffusion"] - found["conv"] > 0.7 + 4
+    other = ltx2("plan", *words, "--version", "2.3", "--recipe", str(recipe))
+    assert other.output.startswith("No, not on H200")
+    assert "decoder: conv" in " ".join(other.output.split())
+
+
+def test_what_is_not_named_is_that_of_the_newest_run_and_the_first_line_says_so(
+    bench: Bench, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("training: {max_train_steps: 7, lr_warmup_steps: 0}")
+    root = bench.root
+    job = Job(root / "workspace", root / "datasets.yaml", recipe, run="mine")
+    job.workspace.note_newest_run(job.folder)
+    for command in ("validate", "plan", "explain"):
+        done = ltx2(command, "--workspace", str(root / "workspace"))
+        assert done.exit_code == 0, done.output
+        first = done.stderr.splitlines()[0]
+        assert first.startswith("of the newest run, mine: recipe ")
+        assert str(recipe) in first
+        assert str(root / "datasets.yaml") in first
+    (found,) = answers("plan", "--workspace", str(root / "workspace"), "--card", "4090")
+    assert found["stages"][4]["to_do"] == 60, "the tiny model needs no card: LTX-2 is planned in its place"
+    here = answers("validate", "--workspace", str(root / "workspace"))
+    assert here["stages"][4]["to_do"] == 7
 
 
 def test_the_second_stage_of_renderings_is_planned(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_a_replaced_clip_is_taken_as_what_it_is_by_the_next_run(bench: Bench) ->
         ("kill -ILL $$", "died of signal 4"),
         ("echo libx.so.5: cannot open shared object file >&2; exit 127", "cannot be run .*libx.so.5"),
         ("exit 126", "cannot be run"),
-        ("exit 1", "ended with status 1 without a word"),
+        ("exit 1", "ended with status 1 and no message"),
     ],
 )
 @pytest.mark.parametrize("tool", ["ffmpeg", "ffprobe"])

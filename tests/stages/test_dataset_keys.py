@@ -17,12 +17,10 @@ from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.stages.probe_media.media_files import find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.fingerprint import derive_seed, hash_file
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.workspace import Workspace
+from tests.stages.conftest import snapshot_of
 from tests.unit.media.clips import ffmpeg
 from tests.unit.media.files import caption, picture, tone
 
@@ -113,9 +111,7 @@ def see(folder: Path, *sets: dict[str, Any]) -> Seen:
     conditions = [{"type": "reference"}] if referred else []
     recipe = Recipe.model_validate({"conditioning": {"video": {"conditions": conditions}}})
     ctx = context_here(Workspace(folder / "workspace"), recipe, folder / "datasets.yaml")
-    memo, files = Memo(ctx), find_files(ctx)
-    memo.probe_batch(memo.unknown(files), lambda: None)
-    return Seen(datasets, make_snapshot(ctx, memo, files))
+    return Seen(datasets, snapshot_of(ctx))
 
 
 def video(**keys: Any) -> dict[str, Any]:
@@ -478,20 +474,20 @@ REFUSED: list[tuple[list[dict[str, Any]], str]] = [
     ([video(caption_strategy="parquet")], "caption_strategy parquet needs `parquet:"),
     ([video(caption_strategy="parquet", parquet={**TABLE, "path": "no.parquet"})], "there is no file"),
     ([video(caption_filter_list="no.txt")], "0.caption_filter_list:"),
-    ([video(caption_filter_list=["("])], "'(' is no regular expression"),
+    ([video(caption_filter_list=["("])], "'(' is not a regular expression"),
     ([video(crop=True, crop_aspect="closest")], "crop_aspect closest needs `crop_aspect_buckets`"),
-    ([video(s2v_datasets=["sound"]), sounds()], "`sound` is no audio dataset in use; did you mean `sounds`?"),
+    ([video(s2v_datasets=["sound"]), sounds()], "`sound` is not an audio dataset in use; did you mean"),
     ([video(), sounds()], "no video dataset uses the sound of `sounds`; link it there"),
     ([video(s2v_datasets=["sounds"]), sounds(audio={"audio_only": True})], "it cannot be audio_only"),
     ([video(), sounds(id="clips_audio", audio={"audio_only": True})], "give the other set another id"),
     ([image(video={"num_frames": 9})], "0.video: is not a known key"),
     (
         [video(buckets=["768x500x50"])],
-        "0.buckets: 768x500x50 is no bucket of LTX-2: edges are multiples of 32, and there are 8n+1 frames; "
-        "the nearest is 768x512x49",
+        "0.buckets: 768x500x50 is not a bucket of LTX-2: edges are multiples of 32, and there are 8n+1 "
+        "frames; the nearest is 768x512x49",
     ),
     ([video(buckets=["64x64"])], "0.buckets: 64x64 names no frames; write 64x64x49"),
-    ([video(buckets=["wide"])], "'wide' is no bucket; write width x height x frames, e.g. 768x512x49"),
+    ([video(buckets=["wide"])], "'wide' is not a bucket; write width x height x frames, e.g. 768x512x49"),
     ([video(buckets=["64x64x9", "64x64@9"])], "64x64x9 is given twice"),
     ([image(buckets=["64x64x9"])], "64x64x9 has 9 frames, and a picture is one; write 64x64"),
     ([image(buckets=["10x64"])], "the nearest is 32x64"),

@@ -149,7 +149,7 @@ def test_sound_of_a_linked_set_replaces_the_clips_own(bench: Bench) -> None:
     }
     assert samples["twin.mp4"].notes[-1] == "has no sound in sounds"
     assert [(r.id, r.reason) for r in snapshot.rejections if "mp3" in r.id] == [
-        ("sounds/nobody.mp3", "no clip that is taken has its name")
+        ("sounds/nobody.mp3", "no accepted clip has this file's name")
     ]
     # The short one is followed by padding: 0.4 of 0.68 s are heard.
     assert samples["orange-disc-silent.mp4"].audio.heard_s == (0.0, 0.4)

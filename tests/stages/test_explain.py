@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from typing import Any
 
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli.app import app
 from ltxcore.config.recipe import Recipe
 from ltxcore.jobs.explain.explain import explain_clip, explain_stages
 from tests.stages.conftest import Bench
@@ -57,7 +61,7 @@ def test_the_sound_of_a_clip_belongs_to_it(bench: Bench) -> None:
     used = explain_clip(bench.ctx, "sounds/red-disc-right.wav")
     assert (used.verdict, used.reason) == ("in", f"belongs to {CLIP}")
     assert used.snapshots == [f"{bench.ctx.snapshot.id}: in, with {CLIP}"]
-    assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no clip that is taken has its name"
+    assert explain_clip(bench.ctx, "sounds/nobody.wav").reason == "no accepted clip has this file's name"
 
 
 def test_a_clip_with_a_reference_is_explained_with_it(bench: Bench) -> None:
@@ -76,3 +80,21 @@ def test_a_clip_with_a_reference_is_explained_with_it(bench: Bench) -> None:
     assert not any(line.startswith("probe-media") for line in report.work)
     assert explain_clip(bench.ctx, "shown/red-disc-right.mp4").reason == f"belongs to {CLIP}"
     assert "embed-text" in {stage.stage for stage in explain_stages(bench.ctx)}
+
+
+def test_a_clip_is_explained_in_words_and_its_hashes_by_json(bench: Bench) -> None:
+    bench.look()
+    root = bench.root
+    words = [
+        *("explain", "twin.mp4", "--workspace", str(root / "workspace")),
+        *("--datasets", str(root / "datasets.yaml")),
+    ]
+    text = CliRunner().invoke(app, words).output
+    key = re.compile(r"[0-9a-f]{40}")
+    assert key.search(text) is None
+    assert "pictures: " in text
+    assert "frames at " in text
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    assert all(key.fullmatch(track["key"]) for track in found["keys"])
+    stages = json.loads(CliRunner().invoke(app, [words[0], *words[2:], "--json"]).stdout)
+    assert stages[0] == {"stage": "probe-media", "state": "stale", "why": ["first run"]}

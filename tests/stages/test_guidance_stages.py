@@ -174,7 +174,7 @@ def test_a_whole_dataset_can_be_held_out_with_its_copies_elsewhere(bench: Bench)
     settings = EvaluationSettings(eval_datasets=("held",))
     assert set(held_out(settings, snapshot)) == {"held/twin.mp4", "clips/twin.mp4"}
     check_datasets(settings, bench.ctx.datasets)
-    with pytest.raises(ConfigError, match="`hled` is no dataset in use; did you mean `held`"):
+    with pytest.raises(ConfigError, match="`hled` is not a dataset in use; did you mean `held`"):
         check_datasets(EvaluationSettings(eval_datasets=("hled",)), bench.ctx.datasets)
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ltxcore import Job
+from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.execution.execution import find_result
 from ltxcore.pipeline.base.contract import STAGES, TRAIN, MissingInput, asked_stages
-from ltxcore.pipeline.base.stamp import read_manifest
+from ltxcore.pipeline.base.stamp import read_manifest, read_stamp
+from ltxcore.store.workspace import UnknownSnapshot
 from tests.stages.conftest import Bench, make_bench
 
 WHOLE_JOB = """
@@ -59,6 +63,33 @@ def test_another_job_finds_every_stage_up_to_date(done: Bench) -> None:
     assert {path for path in before if before[path] != after[path]} <= report
 
 
+def test_another_job_goes_on_from_the_lora_that_this_one_left(done: Bench) -> None:
+    """Through all stages: what was made is found, and the training begins where the first one ended."""
+    (left,) = (done.root / "workspace/stages/train-lora").glob("*/lora/pytorch_lora_weights.safetensors")
+    one_step = {"max_train_steps": 1, "lr_warmup_steps": 0, "learning_rate": 1e-5}
+    recipe = done.recipe.model_copy(
+        update={
+            "lora": LoraSettings.model_validate({**done.recipe.lora.model_dump(), "init_from": str(left)}),
+            "training": done.recipe.training.model_copy(update=one_step),
+        }
+    )
+    job = Job(done.root / "workspace", done.root / "datasets.yaml", recipe, run="goes-on")
+    states = {row["stage"]: row["state"] for row in job.run_all()}
+    anew = {name for name, state in states.items() if state != "up to date"}
+    assert anew <= {"train-lora", "render-validation"}, states
+    entry = read_manifest(job.workspace.run("goes-on"), TRAIN)
+    assert entry is not None
+    assert not entry.up_to_date
+    stamp = read_stamp(job.workspace, entry)
+    (file,) = (f for f in stamp.outcome.files if f.path.endswith("pytorch_lora_weights.safetensors"))
+    before, after = load_file(left), load_file(job.workspace.root / file.path)
+    names = [name for name in before if "lora_B" in name]
+    moved = math.sqrt(sum(float((after[name] - before[name]).square().sum()) for name in names))
+    whole = math.sqrt(sum(float(before[name].square().sum()) for name in names))
+    # From zero one small step could not come near what six steps left.
+    assert 0 < moved < 0.5 * whole
+
+
 def test_a_flow_finds_every_stage_up_to_date(done: Bench) -> None:
     """What a flow asks: its context, from its parameters, and the stages' results for it."""
     from tasks import stage as tasks_stage
@@ -97,9 +128,17 @@ def test_it_shows_what_there_is(done: Bench) -> None:
         job.features("a caption that nobody has written")
 
 
+def test_a_recipe_that_renders_nothing_has_no_gallery(done: Bench) -> None:
+    validation = done.recipe.validation.model_copy(update={"validation_disable": True})
+    job = job_of(Bench(done.root, done.recipe.model_copy(update={"validation": validation})), "unseen")
+    assert job.run("render-validation").outcome.counts["renderings"] == 0
+    with pytest.raises(RuntimeError, match="validation_disable is set"):
+        job.gallery()
+
+
 def test_one_stage_says_which_one_has_to_run_first(bench: Bench) -> None:
     job = job_of(bench)
-    with pytest.raises(MissingInput, match="probe-media"):
+    with pytest.raises(UnknownSnapshot, match="no snapshot yet; the stage probe-media makes one"):
         job.samples()
     with pytest.raises(MissingInput, match="probe-media"):
         job.run("split-audio")

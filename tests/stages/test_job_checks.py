@@ -198,7 +198,7 @@ CASES = (
             "processes": {"count": 2, "accelerate_config": "ROOT/fsdp.yaml"},
             "training": {"optimizer": "adamw"},
         },
-        "processes.accelerate_config: shares",
+        "processes.accelerate_config: shards",
         sharded,
     ),
     Case(
@@ -213,7 +213,7 @@ CASES = (
             "training": {"optimizer": "adamw"},
             "preservation": {"blank_prompt_probability": 0.2},
         },
-        "a batch that is held to the base runs it twice",
+        "a preservation batch runs it twice",
         sharded,
     ),
     Case("optimizer", {"training": {"optimizer": "prodigy"}}, "training.optimizer: prodigy needs"),
@@ -231,10 +231,10 @@ CASES = (
     *(
         Case("LoRA to go on from", {"lora": {"init_from": name}}, words, prepare)
         for name, words, prepare in (
-            ("./nowhere.safetensors", "is no file on this machine", nothing),
-            ("me/cats:../../secret.safetensors", "is no file on this machine", nothing),
-            ("models:/cats", "is no address of MLflow; write models:/NAME/VERSION", nothing),
-            ("models:/../secret/1", "is no address of MLflow", nothing),
+            ("./nowhere.safetensors", "is not a file on this machine", nothing),
+            ("me/cats:../../secret.safetensors", "is not a file on this machine", nothing),
+            ("models:/cats", "is not an address of MLflow; write models:/NAME/VERSION", nothing),
+            ("models:/../secret/1", "is not an address of MLflow", nothing),
             (
                 "ROOT/new.safetensors",
                 "is a LoRA of LTX-2.3 (base_version in its header), and the model is an LTX-2.0; give",
@@ -288,7 +288,9 @@ CASES = (
         "two renderings would be called 'sea-canny'",
     ),
     Case(
-        "adapters", {"validation": {"validation_adapter_path": "nowhere"}}, "the adapter nowhere is no file"
+        "adapters",
+        {"validation": {"validation_adapter_path": "nowhere"}},
+        "the adapter nowhere is not a file",
     ),
     Case(
         "adapters",
@@ -299,7 +301,7 @@ CASES = (
     Case(
         "adapters",
         {"validation": {"validation_adapter_path": "ROOT/model.safetensors"}},
-        "is no LoRA, LoKr or LoHa",
+        "is not a LoRA, LoKr or LoHa",
         whole_model,
     ),
     Case(
@@ -317,7 +319,7 @@ CASES = (
     Case(
         "adapters",
         {"validation": {"validation_adapter_path": "ROOT/datasets.yaml"}},
-        "is no safetensors file",
+        "is not a safetensors file",
     ),
     Case(
         "token",

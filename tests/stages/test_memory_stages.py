@@ -351,7 +351,7 @@ def test_a_stage_that_outgrows_its_budget_fails_and_the_next_process_takes_the_n
     assert again.request == run.request
     assert stamp.outcome.facts["memory"]["strategy"] == "encode.vae_enable_patch_conv: true"
     assert stamp.outcome.facts["memory"]["predicted_bytes"] > 0
-    assert again.why.endswith("for want of memory encode.vae_enable_patch_conv: true")
+    assert again.why.endswith("because memory ran out: encode.vae_enable_patch_conv: true")
     # With another budget the fastest plan is tried again.
     with memory_budget(opened(bench)) as plan:
         assert plan is not None

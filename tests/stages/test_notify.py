@@ -98,7 +98,7 @@ def test_messages_come_when_a_training_is_done_and_when_it_fails(
             done = notify(tmp_path, address=receiver.address)
             assert done.returncode == 0, done.stderr
             assert SECRET_PATH not in done.stdout + done.stderr
-        assert [found["title"] for found in receiver.taken] == ["ltx2 notify: a trial"] * 2
+        assert [found["title"] for found in receiver.taken] == ["ltx2 notify: a test message"] * 2
         receiver.taken.clear()
 
         good = end(tmp_path, "train-ltx2", {"type": "COMPLETED", "message": "2 renderings"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner, Result
 from flows.cli.app import app
 from ltxcore.jobs.publish.finished_run import open_run
 from ltxcore.jobs.publish.publication import publication, publish, read_published
+from ltxcore.store.blobs import write_json
 from tests.hub_server import FakeHub
 from tests.published_run import CAPTION, CLIP, RUN, FinishedRun
 from tests.stages.conftest import Bench
@@ -153,11 +156,31 @@ def test_ltx2_push_uploads_the_newest_run_and_says_where(
     assert "club/lora is public" in private.output
 
 
-@pytest.mark.parametrize(("name", "message"), [("newest", "has no run yet"), ("other", "has no run other")])
-def test_ltx2_push_names_what_is_missing(tmp_path: Path, hub: FakeHub, name: str, message: str) -> None:
-    done = CliRunner().invoke(app, ["push", name, "--workspace", str(tmp_path / "empty")])
-    assert done.exit_code == 2
-    assert message in done.output
+def test_ltx2_push_names_what_is_missing(tmp_path: Path, hub: FakeHub) -> None:
+    nowhere = CliRunner().invoke(app, ["push", "--workspace", str(tmp_path / "wrong")])
+    assert nowhere.exit_code == 2
+    assert "there is no workspace at" in nowhere.output
+    assert "has no run other" in ltx2_push(FinishedRun(tmp_path), "other").output
+
+
+def test_ltx2_push_never_takes_a_run_that_was_cancelled(
+    tmp_path: Path, hub: FakeHub, tags: dict[str, str]
+) -> None:
+    made = FinishedRun(tmp_path)
+    cancelled = made.workspace.run("20260203-000000-beef")
+    shutil.copytree(made.run, cancelled)
+    (cancelled / "parent.json").unlink()
+    write_json(made.workspace.runs / "newest.json", {"run": cancelled.name})
+    refused = ltx2_push(made, cancelled.name)
+    assert refused.exit_code == 2
+    assert "has not come to its end" in refused.output
+    assert hub.repositories == {}
+    done = ltx2_push(made, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["files"] == len(hub.repositories["me/my-lora"].files)
+    assert f"Run {RUN}:" in hub.repositories["me/my-lora"].commits[-1]
+    (made.run / "parent.json").unlink()
+    assert "has no finished run yet" in ltx2_push(made).output
 
 
 def test_ltx2_push_needs_a_finished_training(tmp_path: Path, hub: FakeHub) -> None:

@@ -41,6 +41,7 @@ def test_a_config_and_its_datasets_are_imported(tmp_path: Path, monkeypatch: pyt
 
 
 def test_explain_says_of_every_stage_whether_it_would_run(bench: Bench, tmp_path: Path) -> None:
+    bench.look()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(bench.recipe.model_dump_json())
     text = invoke(
@@ -61,7 +62,7 @@ def test_the_commands_on_lora_files_do_what_their_page_says(
     write_lora(tmp_path / "style.safetensors", draw(shapes, shapes, rank=16, seed=1), "comfyui", alpha=16.0)
     monkeypatch.chdir(tmp_path)
     outputs = [invoke(shlex.split(command)).output for command in commands("docs/lora-files.md")]
-    assert "B·A is multiplied with 0.5" in outputs[0]
+    assert "B·A is multiplied by 0.5" in outputs[0]
     assert "relative error" in outputs[-1]
     made = {file.name for file in tmp_path.glob("*.safetensors")} - {"cat.safetensors", "style.safetensors"}
     assert made == {

@@ -321,7 +321,7 @@ def test_a_clip_without_its_reference_is_rejected_with_the_reason(modes: Bench, 
     bench = adapted("ic-lora", modes, sets, probability=None)
     assert reasons(bench) == {
         "clips/two.mp4": "has no reference in references: expected two.* there",
-        "references/nobody.mkv": "no clip that is taken has its name",
+        "references/nobody.mkv": "no accepted clip has this file's name",
     }
 
 
@@ -475,6 +475,24 @@ def test_voices_are_split_encoded_planned_and_given(modes: Bench) -> None:
     assert [track.what for track in report.tracks] == ["reference waveform", "reference audio latents"]
 
 
+def test_a_voice_is_given_to_sound_that_is_trained_alone(modes: Bench, tmp_path: Path) -> None:
+    for name in ("sounds", "spoken"):
+        (tmp_path / name).mkdir()
+    caption(tone(tmp_path / "sounds" / "one.wav", 3.0))
+    tone(tmp_path / "spoken" / "one.wav", 4.0)
+    sounds = {**SOUNDS, "instance_data_dir": str(tmp_path / "sounds"), "conditioning_data": "voices"}
+    voices = {**VOICES, "instance_data_dir": str(tmp_path / "spoken")}
+    bench = adapted("text-to-audio", modes, (sounds, voices), probability=None)
+    asked = {"audio": {"conditions": [{"type": "reference"}]}}
+    recipe = Recipe.model_validate({**bench.recipe.model_dump(), "conditioning": asked})
+    bench = Bench(bench.root, recipe)
+    bench.prepare()
+    (entry,) = StoredSamples(bench.ctx).entries()
+    assert entry.bucket == "audio@3s+audio@2s"
+    moved, _, _ = trained(bench, tmp_path)
+    assert any(name.endswith(".audio_attn1.to_k") for name in moved)
+
+
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [("short", "is too short: 0.50 s, and a second is the least"), ("missing", "has no reference_audio in")],
@@ -495,5 +513,5 @@ def test_a_set_that_is_not_there_cannot_be_rendered(modes: Bench) -> None:
     bench = adapted("image-to-video", modes, (CLIPS,), probability=None)
     validation = {"validation_using_datasets": True, "eval_dataset_id": "clip"}
     recipe = Recipe.model_validate({**bench.recipe.model_dump(), "validation": validation})
-    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is no .* `clips`"):
+    with pytest.raises(ConfigError, match=r"validation\.eval_dataset_id: `clip` is not a .* `clips`"):
         Bench(bench.root, recipe).probe()

@@ -227,7 +227,7 @@ def test_want_of_memory_in_a_process_is_reported_as_such() -> None:
         ("distributed_type: DEEPSPEED\n", "has distributed_type DEEPSPEED; give MULTI_GPU, or FSDP"),
         ("distributed_type: FSDP\nfsdp_config: {fsdp_version: 1}\n", "has fsdp_version 1; give 2"),
         ("distributed_type: MULTI_GPU\nnum_machines: 2\n", "has num_machines 2"),
-        ("- a\n", "is no config of accelerate"),
+        ("- a\n", "is not a config of accelerate"),
     ],
 )
 def test_a_config_that_is_not_built_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -108,7 +108,10 @@ def test_a_missing_ffmpeg_quarantines_nothing(
 @pytest.mark.parametrize(
     ("death", "reason"),
     [
-        ("kill -KILL $$", r"ffprobe was killed \(signal 9\), perhaps for want of memory; it is tried again"),
+        (
+            "kill -KILL $$",
+            r"ffprobe was killed \(signal 9\), perhaps because memory ran out; it is tried again",
+        ),
         ("echo Cannot allocate memory >&2; exit 1", "ffprobe failed: Cannot allocate memory; it is tried"),
     ],
 )

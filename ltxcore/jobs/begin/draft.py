@@ -169,7 +169,7 @@ def _steps(most: int, wishes: Wishes, step_s: float) -> int:
         least = math.ceil(FEWEST_STEPS * step_s / TRAINING_SHARE / 3600 * 10) / 10
         raise TooLittleTime(
             f"{wishes.hours:g} hours are {allowed} steps of {step_s:.1f} s on {wishes.card}; fewer than "
-            f"{FEWEST_STEPS} teach nothing: give at least {least} hours, or a faster card"
+            f"{FEWEST_STEPS} are too few to learn anything: give at least {least} hours, or a faster card"
         )
     return min(most, allowed)
 

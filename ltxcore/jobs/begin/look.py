@@ -32,7 +32,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Look:
-    """A folder, as a person should know it before anything is spent."""
+    """What a person should know of a folder before anything is spent."""
 
     files: int
     read: tuple[Clip, ...]

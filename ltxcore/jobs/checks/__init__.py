@@ -1,1 +1,1 @@
-"""What a job is checked for before its first stage, and what stages have left for damage."""
+"""Checks of a job before its first stage, and of what stages have left for damage."""

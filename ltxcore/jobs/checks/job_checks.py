@@ -56,11 +56,13 @@ from ltxcore.stages.embed_frames.checks import check_crepa
 from ltxcore.stages.judge_lora.challenger import check_champion
 from ltxcore.stages.render_validation.checks import (
     check_adapters,
+    check_decoder,
     check_names,
     check_size,
     check_stg_blocks,
     check_upscale,
 )
+from ltxcore.stages.render_validation.prompt_pictures import check_keyframes
 from ltxcore.stages.train_lora.checks import (
     check_checkpoint,
     check_preservation,
@@ -228,6 +230,8 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("size of renderings", ("validation.validation_resolution",), (RENDER,), check_size),
     Check("STG", ("validation.validation_stg_blocks",), (RENDER,), check_stg_blocks),
     Check("names of renderings", ("validation.validation_adapter_config",), (RENDER,), check_names),
+    Check("decoder", ("validation.decoder", "model.diffusion_decoder"), (RENDER,), check_decoder),
+    Check("pictures of prompts", ("validation.validation_keyframes",), (RENDER,), check_keyframes),
     Check("second stage", ("validation.upscale", "model.latent_upsampler"), (RENDER,), check_upscale),
     Check(
         "adapters",

@@ -1,4 +1,4 @@
-"""Everything that stages have left in a workspace, compared with its hashes; and what is damaged, set aside.
+"""Compares every file that stages have left in a workspace with its hash, and sets aside what is damaged.
 
 Stamps name the files of a stage. Checkpoints, the LoRAs of a training's steps and the base's renderings have
 a manifest. The id of a snapshot is the hash of its content. Nothing here imports torch.

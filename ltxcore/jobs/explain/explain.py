@@ -34,6 +34,7 @@ from ltxcore.pipeline.base.contract import (
 )
 from ltxcore.pipeline.base.stamp import FIRST_RUN, read_manifest, read_stamp, stage_directory, why_stale
 from ltxcore.pipeline.data.held_out import WHY, held_out_ids
+from ltxcore.pipeline.data.tables import counted
 from ltxcore.stages.probe_media.files_not_taken import files_not_taken
 from ltxcore.stages.probe_media.media_files import MediaFile, find_files
 from ltxcore.stages.probe_media.memo import Memo
@@ -71,6 +72,8 @@ class ClipReport:
     verdict: str
     """`in`, `rejected` or `quarantined`, as things are now."""
     reason: str
+    used: list[str] = field(default_factory=list)
+    """What of the file is trained on, in words."""
     tracks: list[Track] = field(default_factory=list)
     work: list[str] = field(default_factory=list)
     """What a run would do for it now, and why."""
@@ -84,6 +87,7 @@ class ClipReport:
             "file": self.file,
             "verdict": self.verdict,
             "reason": self.reason,
+            "used": self.used,
             "keys": [
                 {"what": t.what, "key": t.key.value, "state": t.state, "why": t.why, "inputs": t.key.inputs}
                 for t in self.tracks
@@ -115,7 +119,9 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
     before = _seen(ctx)
     clip_id = _find(ctx, clip, files, {**before, **not_taken})
     past = before.get(clip_id)
-    saw, runs = _history(ctx, clip_id)
+    memo = Memo(ctx)
+    known = memo.look_up(files[clip_id]) if clip_id in files else None
+    saw, runs = _history(ctx, clip_id, None if known is None else known[0])
     if clip_id in not_taken:
         place, reason = str(_place(ctx, not_taken[clip_id])), not_taken[clip_id].reason
         return ClipReport(clip_id, place, "rejected", reason, snapshots=saw, runs=runs)
@@ -123,8 +129,6 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
         reason = "the file is no longer in its dataset"
         return ClipReport(clip_id, past.path if past else "", "gone", reason, snapshots=saw, runs=runs)
     file = files[clip_id]
-    memo = Memo(ctx)
-    known = memo.look_up(file)
     # What belongs to a clip (a sound, a reference, a mask) has its name.
     alike = [other for other in files.values() if other.path.stem == file.path.stem]
     for other in memo.unknown(alike):
@@ -145,11 +149,41 @@ def explain_clip(ctx: Context, clip: str) -> ClipReport:
         str(file.path),
         "in" if broken is None else "quarantined",
         broken or "; ".join([*roles, *_held_out(ctx, sample), *sample.notes]),
+        _used(sample),
         tracks,
         [*_work_on(ctx, sample, clip_id, tracks, looked_at=known is not None), *without],
         saw,
         runs,
     )
+
+
+def _used(sample: Sample) -> list[str]:
+    """The pictures, the sound and the captions that are trained on."""
+    frames, geometry, lines = sample.frames, sample.geometry, []
+    if sample.kind != "audio":
+        width, height = geometry.target
+        from_size = (
+            "" if geometry.source == geometry.target else f" of {geometry.source[0]}x{geometry.source[1]}"
+        )
+        length = (
+            ""
+            if sample.kind == "image"
+            else (f", {counted(frames.count, 'frame')} at {frames.fps:g} fps from {frames.start_s:.2f} s")
+        )
+        lines.append(
+            f"pictures: {width}x{height}{from_size}{length}, of {sample.source_duration_s:.2f} s in all"
+        )
+    sound = sample.audio
+    if sound is None:
+        lines.append("sound: none")
+    elif sound.is_silence:
+        lines.append("sound: silence, since it has none of its own")
+    else:
+        whose = "" if sound.sound is None else f" of {sound.sound.dataset}/{sound.sound.path}"
+        stretch = f"{sound.duration_s:.2f} s from {sound.start_s:.2f} s"
+        lines.append(f"sound: {stretch}, {sound.layout}{whose}")
+    lines += [f"caption: {caption}" for caption in sample.captions]
+    return lines
 
 
 def _tracks(ctx: Context, sample: Sample, clip_id: str) -> tuple[list[Track], list[str]]:
@@ -254,8 +288,12 @@ def _plan_changed(past: Sample | Rejection | None, now: Sample) -> bool:
     )
 
 
-def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
-    """The snapshots that contain a clip, its verdict in each, and the runs that used them."""
+def _history(ctx: Context, clip_id: str, now: str | None) -> tuple[list[str], list[str]]:
+    """The snapshots that contain a clip, its verdict in each, and the runs that used them.
+
+    Args:
+        now: the hash of the clip's content; None where nobody has looked at it as it is now.
+    """
     saw: dict[str, str] = {}
     for file in ctx.workspace.snapshot_files():
         snapshot = read_snapshot(file)
@@ -263,8 +301,9 @@ def _history(ctx: Context, clip_id: str) -> tuple[list[str], list[str]]:
             saw[file.stem] = f"{file.stem}: rejected"
         for sample in snapshot.samples:
             if clip_id in _files_of(sample):
-                whose = f"content {sample.media_id[:12]}" if sample.id == clip_id else f"with {sample.id}"
-                saw[file.stem] = f"{file.stem}: in, {whose}"
+                whose = f", with {sample.id}" if sample.id != clip_id else ""
+                changed = ", with other content" if not whose and now not in (None, sample.media_id) else ""
+                saw[file.stem] = f"{file.stem}: in{whose}{changed}"
     runs = [name for name, snapshot in _runs(ctx) if snapshot in saw]
     return list(saw.values()), runs
 

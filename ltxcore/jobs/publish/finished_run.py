@@ -7,6 +7,7 @@ from typing import Any
 
 from ltxcore.config.base import Strict, parse
 from ltxcore.config.recipe import Recipe
+from ltxcore.execution.drawn_seed import FINISHED
 from ltxcore.execution.sweep import UnknownRun
 from ltxcore.pipeline.base.context import Context, context_here
 from ltxcore.pipeline.base.contract import PROBE
@@ -28,16 +29,16 @@ class RunRequest(Strict):
 
 
 def open_run(workspace: Workspace, name: str = NEWEST) -> tuple[Context, Path]:
-    """The context at the end of a run, and the run's folder.
+    """The context at the end of a run, and the run's folder; by default of the newest that is finished.
 
     Raises:
-        UnknownRun: there is no such run of the whole pipeline, or it has not got past probe-media.
+        UnknownRun: there is no such run of the whole pipeline, or it was stopped before its end.
         ConfigError: its recipe has keys of another version of this project.
         DamagedFile: the pointer to the newest run, or the run's parameters, are damaged.
     """
-    asked_for = workspace.newest_run if name == NEWEST else name
+    asked_for = _newest_finished(workspace) if name == NEWEST else name
     if asked_for is None:
-        raise UnknownRun(f"{workspace.root} has no run yet; `ltx2 run` makes one")
+        raise UnknownRun(f"{workspace.root} has no finished run yet; `ltx2 run` makes one")
     run = workspace.run(asked_for)
     request = run / REQUEST_FILE
     if not request.exists():
@@ -45,9 +46,19 @@ def open_run(workspace: Workspace, name: str = NEWEST) -> tuple[Context, Path]:
             f"{workspace.root} has no run {run.name} of the whole pipeline; look into {run.parent}"
         )
     entry = read_manifest(run, PROBE)
-    if entry is None:
-        raise UnknownRun(f"the run {run.name} has no finished {PROBE.name}; start it again with `ltx2 run`")
+    if entry is None or not (run / FINISHED).exists():
+        raise UnknownRun(
+            f"the run {run.name} has not come to its end: it was cancelled, has failed, or goes on; start it "
+            "again with `ltx2 run`, or name a finished one"
+        )
     asked = read_model(request, RunRequest)
     recipe = parse(Recipe, asked.recipe, str(request))
     snapshot = str(read_stamp(workspace, entry).outcome.facts["snapshot"])
     return context_here(workspace, recipe, Path(asked.datasets), snapshot), run
+
+
+def _newest_finished(workspace: Workspace) -> str | None:
+    """The name of the run of the whole pipeline that came to its end last."""
+    ends = [file for file in workspace.runs.glob(f"*/{FINISHED}") if (file.parent / REQUEST_FILE).exists()]
+    newest = max(ends, key=lambda file: file.stat().st_mtime_ns, default=None)
+    return None if newest is None else newest.parent.name

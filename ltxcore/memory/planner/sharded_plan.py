@@ -1,4 +1,4 @@
-"""The plan of a training whose processes share the transformer out among their devices (FSDP2)."""
+"""The plan of a training whose processes shard the transformer over their devices (FSDP2)."""
 
 from __future__ import annotations
 

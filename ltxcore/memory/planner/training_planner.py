@@ -187,7 +187,7 @@ class NothingFits(OverBudget):
 
     def __init__(self, nearest: TrainingPlan, workload: Workload, budget: Budget, advice: str = "") -> None:
         super().__init__(
-            f"train-lora at {workload} fits in no way: the nearest is {nearest}, and the budget is "
+            f"train-lora at {workload} does not fit: the nearest plan is {nearest}, and the budget is "
             f"{budget.device_bytes / GIB:.1f} GiB on the device and {budget.host_bytes / GIB:.1f} GiB of "
             f"host memory{advice}"
         )

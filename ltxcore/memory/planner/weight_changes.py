@@ -11,7 +11,7 @@ whole in each forward pass and multiplies x by it, so a linear of out x in value
   gradient and its scaled copy. Less the change itself, which is let go before.
 
 The formulas follow from LoKr (arXiv:2309.14859) and LoHa (arXiv:2108.06098) and from peft's own layers; a
-test holds them against the peaks of real steps.
+test compares them with the peaks of real steps.
 """
 
 from __future__ import annotations

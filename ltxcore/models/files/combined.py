@@ -17,6 +17,7 @@ from typing import Any
 from ltxcore.config.published import Storage
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files.packs import TEXT_ENCODER, Pack, joined, read_pack
+from ltxcore.models.files.part_versions import require_one_version
 from ltxcore.models.files.recognise import by_marks, shown_marks
 from ltxcore.models.files.reference_config import component_config
 from ltxcore.models.files.reference_names import (
@@ -56,7 +57,8 @@ class CombinedCheckpoint:
     """The pack that holds the text encoder."""
 
     @cached_property
-    def _components(self) -> Mapping[str, dict[str, StoredTensor]]:
+    def components(self) -> Mapping[str, dict[str, StoredTensor]]:
+        """Component -> its stored tensors, under diffusers' names."""
         parts: dict[str, dict[str, StoredTensor]] = {name: {} for name in COMBINED_COMPONENTS}
         for reference, tensor in self.tensors.items():
             found = locate(reference)
@@ -67,7 +69,7 @@ class CombinedCheckpoint:
 
     def files(self, component: str) -> list[Path]:
         """The files that hold a component."""
-        return sorted({tensor.file for tensor in self._components[component].values()})
+        return sorted({tensor.file for tensor in self.components[component].values()})
 
     def weights(self, component: str) -> dict[str, Weight]:
         """A component's weights, under diffusers' names.
@@ -75,7 +77,7 @@ class CombinedCheckpoint:
         Raises:
             ModelError: the file holds none of them, or fp8 or fp4 values without their scales.
         """
-        tensors = self._components[component]
+        tensors = self.components[component]
         if not tensors:
             raise ModelError(
                 f"{self.path} holds no {component}; a combined checkpoint of LTX-2 holds "
@@ -131,9 +133,11 @@ def open_packs(packs: Iterable[Pack], named: Mapping[str, Path]) -> CombinedChec
     for part, pack in parts.items():
         tensors |= {name: tensor for name, tensor in pack.tensors.items() if _part(name) == part}
         stored |= {key: section for key, section in pack.config.items() if key == part and section}
-    return CombinedCheckpoint(
+    found = CombinedCheckpoint(
         main.path, _version(main), _storage(main), tensors, stored, main.metadata, parts.get(TEXT_ENCODER)
     )
+    require_one_version(found.version, parts, found.components)
+    return found
 
 
 def _part(name: str) -> str:

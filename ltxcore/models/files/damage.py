@@ -1,4 +1,4 @@
-"""Model files held against the hashes that are remembered of them."""
+"""Compares model files with the hashes that were recorded when they were first read."""
 
 from __future__ import annotations
 

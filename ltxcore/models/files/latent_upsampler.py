@@ -45,14 +45,19 @@ def upsampler_of(settings: ModelSettings, source: ModelSource) -> Standalone:
     elif (own / CONFIG).is_file():
         path = own
     else:
-        published = source.version.published
-        raise ModelError(
-            f"validation.upscale needs a latent upsampler, and {source.root} has none; write model."
-            f"latent_upsampler: {published.repository}:{published.upsampler}, or the file"
-        )
+        raise missing_upsampler(source.version, str(source.root))
     found = open_upsampler(path)
     _require_fit(found, source)
     return found
+
+
+def missing_upsampler(version: Version, model: str) -> ModelError:
+    """The refusal of a model without one, which says what to write."""
+    published = version.published
+    return ModelError(
+        f"validation.upscale needs a latent upsampler, and {model} has none; write model.latent_upsampler: "
+        f"{published.repository}:{published.upsampler}, or the file"
+    )
 
 
 def open_upsampler(path: Path) -> Standalone:
@@ -84,7 +89,7 @@ def _native(path: Path) -> Standalone:
     if stored.get("_class_name") != _NATIVE:
         names = ", ".join(sorted(file.tensors)[:3]) or "nothing"
         raise ModelError(
-            f"{path} is no latent upsampler: the config of its metadata names "
+            f"{path} is not a latent upsampler: the config of its metadata names "
             f"{stored.get('_class_name') or 'no class'}, not {_NATIVE}, and it holds {names}"
         )
     told = {_RENAMED.get(key, key): value for key, value in stored.items()}

@@ -96,12 +96,12 @@ def _find_part(part: str, name: str, fetch: bool) -> Path:
     repo, _, file = name.partition(":")
     if not file.endswith(".safetensors") or not may_be_hub_id(repo):
         raise ModelError(
-            f"model.parts: the {part} {name} is no file on this machine; give a .safetensors, or "
+            f"model.parts: the {part} {name} is not a file on this machine; give a .safetensors, or "
             "repo_id:file, e.g. Lightricks/LTX-2.5:vae/ltx-2.5-video-vae-conv-bf16.safetensors"
         )
     found = hub_snapshot(repo, None, (file,), fetch) / file
     if not found.is_file():
-        raise ModelError(f"model.parts: {repo} holds no {file}; look at the names of its files on the hub")
+        raise ModelError(f"model.parts: {repo} holds no {file}; check the names of its files on the hub")
     return found
 
 
@@ -142,7 +142,7 @@ def find_adapter(name: str, fetch: bool, token: str | None = None) -> Path:
     repo, _, weight = name.partition(":")
     file = hub_snapshot(repo, None, (weight,), fetch, token) / weight
     if not file.is_file():
-        raise ModelError(f"{repo} holds no {weight}; look at the names of its files on the hub")
+        raise ModelError(f"{repo} holds no {weight}; check the names of its files on the hub")
     return file
 
 
@@ -157,7 +157,7 @@ def check_adapter(name: str) -> None:
     on_hub = weight.endswith(".safetensors") and inside and may_be_hub_id(repo)
     if not Path(name).expanduser().is_file() and not on_hub:
         raise ModelError(
-            f"the adapter {name} is no file on this machine; give a .safetensors, or repo_id:weight_name, "
+            f"the adapter {name} is not a file on this machine; give a .safetensors, or repo_id:weight_name, "
             "e.g. Lightricks/LTX-2-19b-distilled-lora-384:ltx-2-19b-distilled-lora-384.safetensors"
         )
 
@@ -333,7 +333,7 @@ def hub_snapshot(
         else:
             remedy = "run train-ltx2 or probe-media, which download it"
         raise ModelError(
-            f"{repo} is no directory here and is not in this machine's hub cache: {remedy}, "
+            f"{repo} is not a directory here and is not in this machine's hub cache: {remedy}, "
             "or give a directory"
         ) from None
     except (HfHubHTTPError, OSError) as error:

@@ -41,6 +41,7 @@ _BARE_TRANSFORMER: Final = ("transformer_blocks.", "patchify_proj.")
 _BARE_VAE: Final = ("encoder.", "decoder.", "per_channel_statistics.")
 _BARE_PROJECTIONS: Final = ("aggregate_embed.", "video_aggregate_embed.", "audio_aggregate_embed.")
 _VIDEO_CONV_EDGES: Final = 5
+_DIFFUSION_STAGES: Final = "decoder.det_stages."
 _CONV_DECODER: Final = "vae.decoder.conv_in.conv.weight"
 _LORA: Final = re.compile(r"\.lora_(A|B|down|up)\b|\.lora_[AB]\.")
 # Weights of ComfyUI's int8: turned by a rotation that no key of the file tells.
@@ -126,7 +127,7 @@ def joined(packs: Iterable[Pack], named: Mapping[str, Path]) -> dict[str, Pack]:
         named: parts for which the recipe says which file gives them; it also gives what else it holds.
 
     Raises:
-        ModelError: two packs hold a part, one is of another version, or a part is missing.
+        ModelError: two packs hold a part, or a part is missing.
     """
     packs = list(packs)
     found: dict[str, Pack] = {}
@@ -143,7 +144,6 @@ def joined(packs: Iterable[Pack], named: Mapping[str, Path]) -> dict[str, Pack]:
         if chosen:
             found[part] = chosen[0]
     _require_all(packs, found)
-    _require_one_version(found)
     return found
 
 
@@ -162,17 +162,6 @@ def _require_all(packs: list[Pack], found: Mapping[str, Pack]) -> None:
     )
 
 
-def _require_one_version(found: Mapping[str, Pack]) -> None:
-    wanted = found["transformer"]
-    for part, pack in found.items():
-        if None not in (pack.version, wanted.version) and pack.version != wanted.version:
-            raise ModelError(
-                f"{pack.path.name} holds the {part.replace('_', ' ')} of LTX-{pack.version}, but the "
-                f"transformer in {wanted.path.name} is of LTX-{wanted.version}; give the pack of "
-                f"LTX-{wanted.version}"
-            )
-
-
 def stored_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     """An object of a file's metadata, `{}` where there is none.
 
@@ -186,7 +175,7 @@ def stored_json(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, 
             f"the {key} in the metadata of {path} does not parse: {error}; download it again"
         ) from error
     if not isinstance(found, dict):
-        raise ModelError(f"the {key} in the metadata of {path} is no object; download it again")
+        raise ModelError(f"the {key} in the metadata of {path} is not an object; download it again")
     return found
 
 
@@ -216,7 +205,10 @@ def _named(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     if any(name.startswith("diffusion_model.") for name in tensors):
         return {f"model.{n}" if n.startswith("diffusion_model.") else n: t for n, t in tensors.items()}
     if any(name.startswith(_BARE_VAE) for name in tensors):
-        video = any(len(tensor.shape) == _VIDEO_CONV_EDGES for tensor in tensors.values())
+        video = any(
+            len(tensor.shape) == _VIDEO_CONV_EDGES or name.startswith(_DIFFUSION_STAGES)
+            for name, tensor in tensors.items()
+        )
         prefix = "vae." if video else "audio_vae."
         return {(prefix + n if n.startswith(_BARE_VAE) else n): t for n, t in tensors.items()}
     return {(PROJECTION_PREFIX + n if n.startswith(_BARE_PROJECTIONS) else n): t for n, t in tensors.items()}

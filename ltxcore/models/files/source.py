@@ -68,15 +68,15 @@ class ModelSource:
     """Gemma and its tokenizer, where both are in one file."""
 
     def component(self, name: str) -> Path:
-        """The directory of a component, or the combined file that it is part of.
+        """The directory of a component, or the file that it is part of; the first, where packs share it.
 
         Raises:
             ModelError: the model has no such component.
         """
         if name not in COMPONENTS:
-            raise ModelError(f"{name!r} is no component of LTX-2; known: {', '.join(COMPONENTS)}")
+            raise ModelError(f"{name!r} is not a component of LTX-2; known: {', '.join(COMPONENTS)}")
         if self.combined is not None and name in COMBINED_COMPONENTS:
-            return self.combined.path
+            return next(iter(self.combined.files(name)), self.combined.path)
         if self.text is not None and name in TEXT_COMPONENTS:
             return self.text.path
         root = self.text_root if name in TEXT_COMPONENTS else self.root

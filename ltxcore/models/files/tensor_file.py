@@ -80,8 +80,8 @@ def read_tensor_file(path: Path) -> TensorFile:
         raise ModelError(f"{path} is a git-lfs pointer of {size} bytes, not the weights; run `git lfs pull`")
     if not text.startswith(b"{"):
         raise ModelError(
-            f"{path} is no safetensors file ({size} bytes, beginning {first[:8]!r}); download it again, and "
-            "give weights as .safetensors only"
+            f"{path} is not a safetensors file ({size} bytes, beginning {first[:8]!r}); download it again, "
+            "and give weights as .safetensors only"
         )
     if len(text) < length:
         raise _truncated(path, size, LENGTH_BYTES + length)
@@ -92,7 +92,7 @@ def read_tensor_file(path: Path) -> TensorFile:
         tensors = {name: _stored(path, name, entry, begin) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"the header of {path} is no safetensors header: {error}; download it again"
+            f"the header of {path} is not a safetensors header: {error}; download it again"
         ) from error
     end = max((tensor.start + tensor.size_bytes for tensor in tensors.values()), default=begin)
     if end > size:

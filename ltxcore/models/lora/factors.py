@@ -92,7 +92,7 @@ def open_lora(header: LoraHeader) -> Iterator[LoraReader]:
 
 
 def require_plain(header: LoraHeader, what: str) -> None:
-    """Refuse kinds whose change is no product of two factors.
+    """Refuse kinds whose change is not a product of two factors.
 
     Raises:
         AdapterError: it is a DoRA, LoKr or LoHa.
@@ -100,8 +100,8 @@ def require_plain(header: LoraHeader, what: str) -> None:
     if header.kind != "lora":
         kinds = {"dora": "DoRA", "lokr": "LoKr", "loha": "LoHa"}
         raise AdapterError(
-            f"{header.path} is a {kinds[header.kind]}, whose change is no product of two factors, and cannot "
-            f"be {what}; give a plain LoRA"
+            f"{header.path} is a {kinds[header.kind]}, whose change is not a product of two factors, and "
+            f"cannot be {what}; give a plain LoRA"
         )
 
 

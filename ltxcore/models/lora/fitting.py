@@ -50,7 +50,7 @@ def require_adapter(file: Path, shapes: Mapping[str, tuple[int, ...]] | None) ->
     odd = [name.stored for name in names if name.part == WEIGHTS]
     if odd:
         raise AdapterError(
-            f"{file} is no LoRA, LoKr or LoHa: it holds {', '.join(odd[:SHOWN])}; give the file of an adapter"
+            f"{file} is not a LoRA, LoKr or LoHa: it holds {', '.join(odd[:SHOWN])}; give an adapter's file"
         )
     if shapes is None:
         return

@@ -53,7 +53,7 @@ class AdaptedLayer:
     alpha: float | None
     """Of the layer's own tensor; None: there is none."""
     scale: float
-    """What B·A is multiplied with: alpha / rank of the layer's own alpha, else the header's, else 1."""
+    """What B·A is multiplied by: alpha / rank of the layer's own alpha, else the header's, else 1."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class LoraHeader:
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """What its layers' B·A is multiplied with, each once."""
+        """What its layers' B·A is multiplied by, each once."""
         return tuple(sorted({layer.scale for layer in self.layers.values()}))
 
     @property
@@ -111,7 +111,7 @@ def read_header(path: Path) -> LoraHeader:
             says what was found.
     """
     if path.suffix != ".safetensors":
-        raise AdapterError(f"{path} is no .safetensors file; other formats run code when they are read")
+        raise AdapterError(f"{path} is not a .safetensors file; other formats run code when they are read")
     try:
         file = read_tensor_file(path)
     except ModelError as error:

@@ -31,7 +31,7 @@ def check_name(name: str) -> None:
         check_adapter(name)
     elif not MLFLOW.fullmatch(name) or ".." in name.split("/"):
         raise ModelError(
-            f"{name} is no address of MLflow; write models:/NAME/VERSION, models:/NAME@ALIAS or "
+            f"{name} is not an address of MLflow; write models:/NAME/VERSION, models:/NAME@ALIAS or "
             "runs:/RUN_ID/lora/FILE.safetensors"
         )
 

@@ -92,7 +92,7 @@ def encode_in_pieces(vae: Any, piece_frames: int) -> Iterator[None]:
 
     Raises:
         ModelError: the encoder has modules that look along time in a way not known here.
-        ValueError: `piece_frames` is no multiple of the VAE's temporal compression.
+        ValueError: `piece_frames` is not a multiple of the VAE's temporal compression.
     """
     encoder, group = vae.encoder, vae.temporal_compression_ratio
     pieces(1, piece_frames, group)
@@ -132,7 +132,9 @@ def _replace(encoder: Any, stream: EncoderStream) -> list[Any]:
     for name, module in encoder.named_modules():
         looks_along_time = isinstance(module, torch.nn.Conv3d) and module.kernel_size[0] > 1
         if looks_along_time and id(module) not in known:
-            raise ModelError(f"the video VAE's encoder.{name} is no causal convolution; encode clips whole")
+            raise ModelError(
+                f"the video VAE's encoder.{name} is not a causal convolution; encode clips whole"
+            )
     for module in convolutions:
         module.forward = _continued(stream.convolve, module)
     for module in downsamplers:

@@ -73,7 +73,7 @@ class Newest(Strict):
 
 
 class ManifestEntry(Strict):
-    """What one run of the pipeline had of one stage: the stamp it made, or the one it found."""
+    """A stage's entry in the run's manifest: the stamp that this run wrote, or the one that it reused."""
 
     stage: str
     stamp: str
@@ -167,7 +167,7 @@ def load_stamp(path: Path) -> Stamp:
     """
     data = read_json(path)
     if not isinstance(data, dict):
-        raise DamagedFile(path, "it is no object")
+        raise DamagedFile(path, "it is not an object")
     # Stamps of before have no hash, and cost hours to make again.
     if (known := data.pop(HASH, None)) is not None and known != _hash(data):
         raise DamagedFile(path, "its content is not that of its hash")

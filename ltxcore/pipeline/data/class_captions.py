@@ -13,7 +13,8 @@ def class_captions(recipe: Recipe, sample: Sample) -> tuple[str, ...]:
     """For each caption of a sample its caption of the class, in their order; none without preservation.
 
     The trigger, the recipe's or the dataset's, is replaced, whatever its case. A caption without it becomes
-    the class itself: held to the base as it stands, it would keep the adapter from learning it.
+    the class itself. With its own words, the base's prediction as its target would keep the adapter from
+    learning it.
     """
     class_prompt = recipe.preservation.class_prompt
     if class_prompt is None or sample.regularisation:

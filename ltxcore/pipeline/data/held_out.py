@@ -66,7 +66,7 @@ def check_datasets(settings: EvaluationSettings, datasets: Datasets) -> None:
     """
     known = [dataset.id for dataset in datasets.media]
     problems = [
-        Problem("evaluation.eval_datasets", f"`{name}` is no dataset in use; {nearest(name, known)}")
+        Problem("evaluation.eval_datasets", f"`{name}` is not a dataset in use; {nearest(name, known)}")
         for name in settings.eval_datasets
         if name not in known
     ]

@@ -1,4 +1,4 @@
-"""What a recipe leaves to the planner and what changes numbers: decided from the recipe and the data alone.
+"""Resolves `auto` precision and batch size, which change the trained numbers, from recipe and data alone.
 
 The decision is part of the training's request, so it must not depend on the machine that asks: both budgets
 are in the recipe (which refuses `auto` without them), and no card's speed goes into it.

@@ -148,7 +148,7 @@ def _predicted(plan: MemoryPlan | None) -> tuple[int, int]:
 
 
 class MemoryRetry:
-    """Says, after a stage has failed, whether that was for want of memory and another plan may be tried."""
+    """Says, after a stage has failed, whether it ran out of memory and another plan may be tried."""
 
     def __init__(self, record: OutOfMemoryRecord) -> None:
         self._record = record

@@ -25,7 +25,7 @@ PROBED: Mapping[Kind, type[MediaProbe | PictureProbe | SoundProbe]] = {
     "video": MediaProbe,
     "audio": SoundProbe,
 }
-NOBODYS = "no clip that is taken has its name"
+NOBODYS = "no accepted clip has this file's name"
 
 
 class ConditioningFiles:

@@ -10,6 +10,7 @@ from ltxcore.pipeline.data.prompts import validation_prompts
 from ltxcore.stages.embed_text.request import needs as embed_text_needs
 from ltxcore.stages.embed_text.request import space_request
 from ltxcore.stages.encode_latents.request import needs as encode_latents_needs
+from ltxcore.stages.render_validation.prompt_pictures import keyframe_request
 from ltxcore.stages.render_validation.rendered_lora import training_key
 from ltxcore.stages.render_validation.runs import adapter_request
 from ltxcore.stages.render_validation.standalone_models import standalone_request
@@ -24,6 +25,7 @@ def request(ctx: Context) -> dict[str, Any]:
         "validation": rendering_settings(ctx),
         **adapter_request(ctx),
         **standalone_request(ctx),
+        **keyframe_request(ctx),
         **space_request(ctx),
         **{name: ctx.source.fingerprint(name) for name in ("vae", "audio_vae", "vocoder")},
     }

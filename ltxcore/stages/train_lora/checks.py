@@ -23,8 +23,8 @@ REGULARISATION: Final = Problem(
 
 PRESERVATION: Final = Problem(
     "processes.accelerate_config",
-    "shards the transformer, so all processes must run it equally often, but a batch that is held "
-    "to the base runs it twice; use DDP, or leave preservation out",
+    "shards the transformer, so all processes must run it equally often, but a preservation "
+    "batch runs it twice; use DDP, or leave preservation out",
 )
 
 

@@ -92,7 +92,7 @@ def plan_on_device(
     if not failed:
         plan = choose_or_advise(planner, work, machine.budget, precision, forced)
         return placed_plan(TRAIN, plan, arrangement_of(plan, planner.sizes.blocks, forced), machine)
-    # Recomputing activations gives the same adapter: for want of memory the recipe's `false` gives way.
+    # Recomputing activations gives the same adapter: where memory runs out, the recipe's `false` gives way.
     work = replace(work, checkpointing=True)
     plans = planner.variants(work, machine.budget, precision, forced)
     found = next_plan(plans, machine.budget, failed, last)
@@ -102,7 +102,7 @@ def plan_on_device(
 
 
 def _plan_sharded(ctx: Context, planner: Planner, work: Workload, machine: Machine) -> MemoryPlan:
-    """The one plan of processes that share the transformer out.
+    """The one plan of processes that shard the transformer.
 
     Raises:
         NothingFits: it does not.

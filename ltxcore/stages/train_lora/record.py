@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,9 +35,11 @@ class TrainingRecord:
     """Of the training."""
     request: dict[str, Any]
     _synced_s: float = field(default=0.0, init=False)
+    _sending: Future[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.tracker = tracker(self.ctx, self.directory)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mlflow")
 
     def begin(self) -> None:
         """Open the MLflow run, or take it up again."""
@@ -47,13 +50,33 @@ class TrainingRecord:
         )
 
     def sync(self) -> None:
-        """Send the metrics to MLflow now and then. Called after each step."""
+        """Send the metrics to MLflow now and then, in a thread of its own. Called after each step.
+
+        A step never waits for MLflow: what a slow server has not taken yet is sent when it has.
+        """
+        if self._sending is not None and not self._sending.done():
+            return
+        self.settle()
         if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
-            self.send()
             self._synced_s = time.monotonic()
+            self._sending = self._pool.submit(self._send)
+
+    def settle(self) -> None:
+        """Wait until nothing is being sent; each call to MLflow has a deadline.
+
+        Raises:
+            Exception: what is no fault of MLflow's, such as a full disk.
+        """
+        sending, self._sending = self._sending, None
+        if sending is not None:
+            sending.result()
 
     def send(self) -> None:
-        """Send MLflow the metrics that it lacks."""
+        """Send MLflow the metrics that it lacks, and wait for it."""
+        self.settle()
+        self._send()
+
+    def _send(self) -> None:
         for file in (self.metrics_file, self.evaluations_file):
             if file.exists():
                 self.tracker.sync(file)

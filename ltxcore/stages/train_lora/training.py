@@ -92,10 +92,12 @@ class Training:
         require_optimizer(self.recipe.training.optimizer)
         BatchSchedule.of(StoredSamples(self.ctx).entries(), self.recipe.training)
         self.record.begin()
-        if self.recipe.processes.count > 1:
-            result = self._run_team(tell, should_stop, pause_at)
-        else:
-            result = self.compute(tell, should_stop, pause_at)
+        compute = self._run_team if self.recipe.processes.count > 1 else self.compute
+        try:
+            result = compute(tell, should_stop, pause_at)
+        finally:
+            # Whoever takes the record up next, in another process, finds its state on disk.
+            self.record.settle()
         if result is None:
             self.record.send()
             return None

@@ -332,7 +332,7 @@ def test_a_wrong_value_is_reported_with_the_line_of_the_json_file(tmp_path: Path
     with pytest.raises(ConfigError, match=r"config\.json:3: training\.learning_rate: .*found -1"):
         load_recipe(tmp_path / "config.json")
     (tmp_path / "config.json").write_text('{\n "max_train_steps": 5,\n}')
-    with pytest.raises(ConfigError, match=r"config\.json:3: is no JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json:3: is not JSON"):
         load_recipe(tmp_path / "config.json")
 
 

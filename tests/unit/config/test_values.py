@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError, nearest
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.config.training_settings import TrainingSettings
@@ -112,8 +114,9 @@ def test_a_wrong_key_is_answered_with_the_three_nearest_names_if_any(tmp_path: P
     [
         ("training: {caption_strategy: filename}", "is a key of a dataset; write it in the dataset file"),
         ("caption_strategy: filename\nlora: {}", "is a key of a dataset; write it in the dataset file"),
-        ("training: {lora_rank: 4}", "belongs to another section; write lora: {lora_rank: …}"),
-        ("lora_rank: 4\nlora: {}", "belongs to another section; write lora: {lora_rank: …}"),
+        ("training: {lora_rank: 4}", "belongs to lora.lora_rank; write lora: {lora_rank: …}"),
+        ("lora_rank: 4\nlora: {}", "belongs to lora.lora_rank; write lora: {lora_rank: …}"),
+        ("rank: 8\nlora: {}", "did you mean `lora.lora_rank`?"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_reported_where_it_belongs(
@@ -124,3 +127,11 @@ def test_a_key_in_the_wrong_place_is_reported_where_it_belongs(
     with pytest.raises(ConfigError, match=r"recipe\.yaml:1") as refusal:
         load_recipe(file)
     assert message in str(refusal.value)
+
+
+def test_a_key_in_the_wrong_block_of_a_dataset_is_reported_where_it_belongs(tmp_path: Path) -> None:
+    file = tmp_path / "datasets.yaml"
+    file.write_text("- {id: clips, dataset_type: video, instance_data_dir: ., num_frames: 17}")
+    message = "clips: 0.num_frames: belongs to video.num_frames; write video: {num_frames: …}"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_datasets(file)

@@ -47,7 +47,7 @@ def test_info_says_what_a_file_is_in_80_columns(file: Path) -> None:
         "kind LoRA",
         "base LTX-2.0, which alone has its layers",
         "rank 4",
-        "alpha 2 (B·A is multiplied with 0.5)",
+        "alpha 2 (B·A is multiplied by 0.5)",
         "layers 2, in F32",
         "targets attn1.to_q, audio_caption_projection.linear_1",
         "trigger a zork",

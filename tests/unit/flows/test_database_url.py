@@ -38,8 +38,11 @@ def test_a_sqlite_file_may_lie_elsewhere(scheme: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("prefect.db", "is no address of a database. Write postgresql"),
-        ("postgresql+asyncpg://u:s3cr3t@host:port/name", "is no address of a database. Write postgresql"),
+        ("prefect.db", "is not the address of a database. Write postgresql"),
+        (
+            "postgresql+asyncpg://u:s3cr3t@host:port/name",
+            "is not the address of a database. Write postgresql",
+        ),
         ("postgresql://u:s3cr3t@host/name", r"Write postgresql\+asyncpg:// and the rest as it is"),
         ("postgres://u:s3cr3t@host/name", r"Write postgresql\+asyncpg:// and the rest as it is"),
         ("postgresql+psycopg2://u:s3cr3t@host/name", r"Write postgresql\+asyncpg:// and the rest as it is"),

@@ -85,7 +85,7 @@ def test_addresses_and_known_names_are_taken(host: str) -> None:
     "host", ["evil.example:4200", "127.0.0.1.evil.example", "localhost.evil.example", "", "."]
 )
 def test_other_names_are_refused(host: str) -> None:
-    assert "no name of this server" in str(reason(host=host))
+    assert "not a name of this server" in str(reason(host=host))
 
 
 def test_more_names_are_taken_where_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:

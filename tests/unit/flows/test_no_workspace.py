@@ -24,7 +24,7 @@ def test_it_is_reported_and_nothing_is_made(tmp_path: Path, command: str, there:
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("command", ["explain CLIP", "validate", "stage probe-media", "run"])
+@pytest.mark.parametrize("command", ["validate", "stage probe-media", "run"])
 def test_a_missing_dataset_file_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

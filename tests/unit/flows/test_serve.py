@@ -23,7 +23,7 @@ def test_a_taken_port_is_named_with_its_holder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no such name", "2001:db8::7"])
 def test_a_host_that_is_no_address_of_this_machine_is_reported(host: str, tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match=rf"--host {host} is no address of this machine .*0\.0\.0\.0"):
+    with pytest.raises(ServerError, match=rf"--host {host} is not an address of this machine .*0\.0\.0\.0"):
         serve(tmp_path, host=host, port=4200, mlflow_port=5000, files_port=4280)
     assert not (tmp_path / "logs").exists()
 

@@ -124,7 +124,7 @@ def test_a_table_may_be_a_json_array(tmp_path: Path) -> None:
     assert from_table(settings, tmp_path / "one.mp4", Bounds(tmp_path)).texts == ("first",)
     assert from_table(settings, tmp_path / "two.mp4", Bounds(tmp_path)).texts == ("a", "b")
     file.write_text('["one.mp4"]')
-    with pytest.raises(MediaError, match=r"t\.json cannot be read: its entry 1 is no object"):
+    with pytest.raises(MediaError, match=r"t\.json cannot be read: its entry 1 is not an object"):
         from_table(settings, tmp_path / "one.mp4", Bounds(tmp_path))
     file.write_text('[{"file": "one.mp4", "text": "a\\u0000b"}]')
     with pytest.raises(MediaError, match="holds zero bytes"):

@@ -115,7 +115,7 @@ def test_renderings_are_placed_and_only_tiled_where_nothing_else_helps(renderer:
     assert 0 < resident < 48
     small = renderer.choose(RENDERING, Budget(8 * GIB, 64 * GIB), "no_change", Forced())
     assert (small.way, small.tiled) == ("block_streaming", True)
-    with pytest.raises(OverBudget, match=r"fits in no way: the smallest, .* lower validation_resolution"):
+    with pytest.raises(OverBudget, match=r"does not fit: the smallest plan, .* lower validation_resolution"):
         renderer.choose(RENDERING, Budget(3 * GIB, 64 * GIB), "no_change", Forced())
     int8 = renderer.choose(RENDERING, Budget.of(CARDS["4090"]), "int8-quanto", Forced())
     assert int8.resident > resident

@@ -132,7 +132,7 @@ def test_what_is_no_checkpoint_of_ltx2_is_refused_with_what_was_found(combined: 
     cases: dict[str, tuple[Callable[[Path], object], str]] = {
         "short": (lambda p: p.write_bytes(data[:-1000]), r"is cut short: it has [\d,]+ bytes and its header"),
         "shorter": (lambda p: p.write_bytes(data[:5000]), "is cut short"),
-        "text": (lambda p: p.write_bytes(b"<html>" * 99), "is no safetensors file"),
+        "text": (lambda p: p.write_bytes(b"<html>" * 99), "is not a safetensors file"),
         "pointer": (lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "git lfs pull"),
         "lora": (
             lambda p: save_file({"diffusion_model.x.lora_A.weight": torch.zeros(2)}, p),

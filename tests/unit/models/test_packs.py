@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ltxcore.config.base import parse
 from ltxcore.config.errors import ConfigError
@@ -21,7 +21,9 @@ from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.published import flavour_files
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files import hashes, loading
+from ltxcore.models.files.reference_names import to_reference
 from ltxcore.models.files.source import ModelSource, resolve_model
+from ltxcore.models.shapes import full_shapes
 from ltxcore.models.text.caption_encoder import caption_tokens, load_feature_extractor
 from ltxcore.models.text.gemma_layers import GemmaLayers, LayeredCaptionEncoder
 from tests.unit.models.combined_files import open_source, resolve
@@ -251,6 +253,49 @@ def test_what_is_wrong_with_packs_is_named_before_anything_is_read(
         resolve(packs, tmp_path)
 
 
+def silent(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """A pack without any metadata."""
+    save_file(tensors, file)
+
+
+@pytest.mark.parametrize("part", ["vae", "text projection", "vocoder"])
+def test_a_part_of_another_version_that_does_not_say_so_is_told_by_its_weights(
+    tinies: dict[str, ModelSource],
+    combined: Path,
+    split_models: dict[str, Path],
+    tmp_path: Path,
+    part: str,
+) -> None:
+    packs = tmp_path / "model"
+    shutil.copytree(split_models["2.3"], packs)
+    older = split(combined / "2.0-bf16.safetensors", tinies["2.0"], tmp_path / "older")
+    file = {"vae": VIDEO_VAE, "text projection": TEXT, "vocoder": AUDIO_VAE}[part]
+    if part == "vae":
+        # By the names of the released model; a tiny one has fewer.
+        released = {to_reference("vae", name): torch.zeros(1) for name in full_shapes("2.0")["vae"]}
+        silent(packs / file, released | {"vae.decoder.conv_in.conv.weight": torch.zeros(1, 1, 1, 1, 1)})
+    else:
+        silent(packs / file, load_file(older / file))
+    name = Path(file).name
+    told = rf"{name} holds the {part} of LTX-2\.0, as the names .* is of LTX-2\.3; give the pack of LTX-2\.3"
+    with pytest.raises(ModelError, match=told):
+        resolve(packs, tmp_path, **given("2.3", tinies))
+    shutil.copy(split_models["2.3"] / file, packs / file)
+    source = resolve(packs, tmp_path, **given("2.3", tinies))
+    assert source.component("vae").name == "video-vae.safetensors", "an error names the file that it is in"
+
+
+def test_packs_that_name_another_version_than_the_weights_of_the_transformer_are_refused(
+    tinies: dict[str, ModelSource], split_models: dict[str, Path], tmp_path: Path
+) -> None:
+    packs = tmp_path / "model"
+    shutil.copytree(split_models["2.5"], packs)
+    shutil.copy(split_models["2.3"] / TRANSFORMER, packs / TRANSFORMER)
+    rewrite(packs / TRANSFORMER, model_version=None)
+    with pytest.raises(ModelError, match=r"of LTX-2\.5, but the transformer in .* is of LTX-2\.3; give the"):
+        resolve(packs, tmp_path, **given("2.3", tinies))
+
+
 def test_of_two_vaes_the_convolutional_one_is_taken(packs: Path, tmp_path: Path) -> None:
     second_vae(packs)
     diffusion_decoder(packs)
@@ -326,7 +371,7 @@ def test_parts_that_cannot_be_meant_are_refused(
     def resolved(**settings: Any) -> ModelSource:
         return resolve_model(ModelSettings(**settings), tmp_path)
 
-    with pytest.raises(ModelError, match=r"model\.parts: the vae \./nowhere is no file on this machine"):
+    with pytest.raises(ModelError, match=r"model\.parts: the vae \./nowhere is not a file on this machine"):
         resolved(parts={"vae": "./nowhere"})
     with pytest.raises(ModelError, match="gives vae and no transformer; name it too"):
         resolved(parts={"vae": str(packs / VIDEO_VAE)})

@@ -69,7 +69,7 @@ def test_a_tiny_model_of_an_older_code_is_written_anew(tiny: ModelSource) -> Non
 def test_paths_that_cannot_be_used_say_what_to_give(tmp_path: Path) -> None:
     empty = tmp_path / "ltx-2-19b-dev.safetensors"
     empty.write_bytes(b"")
-    with pytest.raises(ModelError, match="is no safetensors file"):
+    with pytest.raises(ModelError, match="is not a safetensors file"):
         resolve_model(_given(empty), tmp_path)
     for wrong in (tmp_path / "absent", "./absent/model", "ltx2", "models/ltx2.safetensors"):
         with pytest.raises(ModelError, match="neither a file nor a directory on this machine nor a hub id"):
@@ -107,7 +107,7 @@ def test_a_missing_component_is_named(tiny: ModelSource) -> None:
     (tiny.root / "vocoder").rename(tiny.root / "elsewhere")
     with pytest.raises(ModelError, match=r"has no vocoder: the folder .*vocoder does not exist"):
         tiny.fingerprint("vocoder")
-    with pytest.raises(ModelError, match="'unet' is no component of LTX-2; known: transformer"):
+    with pytest.raises(ModelError, match="'unet' is not a component of LTX-2; known: transformer"):
         tiny.component("unet")
 
 

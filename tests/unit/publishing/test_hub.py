@@ -112,7 +112,7 @@ def test_what_is_to_be_private_never_goes_to_a_public_repository(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("stranger/lora", r"who is no member of stranger; write me/… or club/… or library/…"),
+        ("stranger/lora", r"who is not a member of stranger; write me/… or club/… or library/…"),
         ("library/lora", r"me may only read in library, .* write hub_model_id: me/lora"),
         (
             "club/shared",

@@ -18,7 +18,7 @@ from ltxcore.training.data import Batch
 from ltxcore.training.metrics import MetricsLog, StepMetrics
 from ltxcore.training.objective import Losses, Noised, NoisedBatch, frozen, losses
 from ltxcore.training.scheduled_sampling import Rollout
-from ltxcore.training.step import BatchLosses, StepLosses
+from ltxcore.training.step import StepLosses, Unread
 from tests.rounding import assert_adds_up
 from tests.unit.toy_transformer import Inputs, make_transformer, velocity
 
@@ -95,7 +95,7 @@ def clips(kind: str) -> Batch:
 
 
 def step_of(*found: tuple[str, Losses]) -> StepMetrics:
-    step = StepLosses(1, [BatchLosses.of(n, clips(kind), loss) for n, (kind, loss) in enumerate(found)])
+    step = StepLosses.read(1, [Unread.of(n, clips(kind), loss) for n, (kind, loss) in enumerate(found)])
     return StepMetrics(
         step=1,
         epoch=0,

@@ -126,6 +126,7 @@ def test_losses_are_recorded_by_bands_of_sigma() -> None:
     noised = Noised(torch.zeros(6, 3, 2), torch.zeros(6, 3, 2), sigma, None, mask)
     each = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0, 11.0], requires_grad=True)
     found = banded("audio", each, noised)
+    assert found.pop("audio_loss_sigma_0.5_0.75").isnan(), "its only sample is masked"
     assert {name: value.item() for name, value in found.items()} == {
         "audio_loss_sigma_0_0.25": 2.0,
         "audio_loss_sigma_0.25_0.5": 5.0,

@@ -10,6 +10,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ltxcore.config.training_settings import TrainingSettings
 from ltxcore.training.adamw_bf16 import AdamWBf16, stochastic_round
@@ -120,6 +122,42 @@ def test_rounding_is_right_on_average_and_exact_where_nothing_is_to_round() -> N
 
 
 # --- state ---
+
+
+class Launches(TorchDispatchMode):
+    """Counts operations that a device would run: no views, and nothing on single numbers, which stay here."""
+
+    VIEWS = ("aten::view", "aten::split_with_sizes", "aten::detach", "aten::_unsafe_view", "aten::alias")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        values = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        runs = func._schema.name not in self.VIEWS and any(value.numel() > 1 for value in values)
+        self.count += runs
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_many_tensors_is_as_many_launches_as_one_of_few() -> None:
+    """A LoRA has 2,304 tensors of a few KiB: on a device a launch for each takes longer than the work."""
+
+    def launches(count: int) -> int:
+        values = {str(n): nn.Parameter(torch.randn(3, 5, dtype=torch.bfloat16)) for n in range(count)}
+        optimizer = AdamWBf16(values.values(), seed=1, **constants())
+        averages = Ema(values, settings(use_ema=True))
+        for _ in range(2):
+            for value in values.values():
+                value.grad = torch.randn_like(value)
+            with Launches() as counted:
+                optimizer.step()
+        with Launches() as averaged:
+            averages.update(values, 1)
+        # An average is float32: each weight is cast by itself.
+        return counted.count + averaged.count - count
+
+    assert launches(40) == launches(4) > 0
 
 
 OPTIMIZERS = ["adamw", "adamw_bf16", "adamw8bit", "prodigy"]

@@ -241,7 +241,10 @@ def test_files_that_are_no_lora_of_this_model_are_refused(
         with pytest.raises(AdapterError, match=message), renderer.adapter(tmp_path / f"{name}.safetensors"):
             pass
     (tmp_path / "text.safetensors").write_text("not weights")
-    with pytest.raises(AdapterError, match="no safetensors"), renderer.adapter(tmp_path / "text.safetensors"):
+    with (
+        pytest.raises(AdapterError, match="not a safetensors"),
+        renderer.adapter(tmp_path / "text.safetensors"),
+    ):
         pass
     after = renderer.render("ball", *features.values())
     assert np.array_equal(before.frames, after.frames)
