@@ -71,11 +71,12 @@ def _spans(length: int, kernel: int, block: int, device: torch.device) -> list[_
     spans = []
     for first in range(0, length, block):
         end = min(first + block, length)
-        starts = (torch.arange(first, end, device=device) - kernel // 2).clamp(0, length - kernel)
+        # On the CPU: a device would have to be waited for.
+        starts = (torch.arange(first, end) - kernel // 2).clamp(0, length - kernel)
         low, high = int(starts[0]), int(starts[-1]) + kernel
-        keys = torch.arange(low, high, device=device)[None]
+        keys = torch.arange(low, high)[None]
         seen = (keys >= starts[:, None]) & (keys < starts[:, None] + kernel)
-        spans.append(_Span(slice(first, end), slice(low, high), seen))
+        spans.append(_Span(slice(first, end), slice(low, high), seen.to(device)))
     return spans
 
 
