@@ -88,14 +88,16 @@ def _print(advice: BucketAdvice) -> None:
         {name.replace(" ", "\n"): "words" if name in ("plan", "sizes") else "figures" for name in rows[0]}
     )
     for row in rows:
-        style = "bold" if row["plan"] in ("as configured", "proposed") else None
+        style = "bold" if row["plan"] in ("as configured", "proposed", "asked for") else None
         table.add_row(*(str(value) for value in row.values()), style=style)
     console.print(table)
-    console.print(advice.trade if advice.chosen is None else f"proposed, {advice.trade}", highlight=False)
     if advice.chosen is None:
+        console.print(advice.trade, highlight=False)
         return
+    name = "asked for" if advice.asked else "proposed"
+    console.print(f"{name}, {advice.trade}", highlight=False)
     console.print(
-        f"To use exactly the proposed buckets, write into [bold]{escape(advice.dataset)}[/]:",
+        f"To use exactly the buckets {name}, write into [bold]{escape(advice.dataset)}[/]:",
         highlight=False,
     )
     # As it is to be copied: on one line, however long.

@@ -23,6 +23,7 @@ from flows.cli.options import (
     refuse,
     show_json,
 )
+from flows.tables import say
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution import sweep
 from ltxcore.execution.drawn_seed import expected_seeds
@@ -44,7 +45,7 @@ from ltxcore.store.verify import Verified, forget_broken
 from ltxcore.store.verify import verify as verify_store
 from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False)
 
 
 SHOWN = 40
@@ -396,4 +397,4 @@ def _say_waiting(holder: str) -> None:
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False)
+    say(console, text)

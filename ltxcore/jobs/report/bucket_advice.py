@@ -65,6 +65,8 @@ class BucketAdvice:
     chosen: Proposal | None
     """None where no plan is better than the configured one, and none was asked for."""
     max_tokens: int
+    asked: bool = False
+    """Whether that many buckets were asked for, whatever they waste."""
 
     @property
     def about(self) -> str:
@@ -176,6 +178,7 @@ def _advise(
         proposals=tuple(proposals),
         chosen=chosen,
         max_tokens=budget,
+        asked=count is not None,
     )
 
 
@@ -252,7 +255,8 @@ def paste_line(chosen: Proposal) -> str:
 
 
 def _name(advice: BucketAdvice, proposal: Proposal) -> str:
-    return "proposed" if proposal is advice.chosen else f"best {len(proposal.buckets)}"
+    chosen = "asked for" if advice.asked else "proposed"
+    return chosen if proposal is advice.chosen else f"best {len(proposal.buckets)}"
 
 
 def _share(frames: float, waste: Waste) -> float:
