@@ -15,7 +15,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve stage test test-fast gpu lint format clean
+.PHONY: help install run serve stage test test-long test-fast gpu lint format clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,8 +40,11 @@ stage: install ## run one stage alone (STAGE=encode-latents)
 	@$(BIN)/ltx2 stage $(STAGE) --workspace $(WORKSPACE) --datasets $(DATASETS) --recipe $(RECIPE)
 
 # The longest files, those of tests/e2e, come first, so that no worker is left alone with one of them at the end.
-test: install ## every test but those that need a GPU
-	$(BIN)/python -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=8
+test: install ## the tests, in a few minutes
+	$(BIN)/python -m pytest -m "not gpu and not long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=8
+
+test-long: install ## the others: sweeps, and what waits for minutes
+	$(BIN)/python -m pytest -m "not gpu and long" -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations=8
 
 FAST := $(addprefix tests/unit/,config stages memory training validation publishing tasks test_docs_paths.py \
 	test_docstrings.py test_pages.py test_readme.py)

@@ -37,7 +37,7 @@ from tests.e2e.server_work import (
 )
 from tests.e2e.serving import api, start_serving, until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 
 LOOPS = (
     "CANCELLATION_CLEANUP",
