@@ -40,6 +40,9 @@ COMMANDS: Final = (
     Entry("compact", "flows.cli.store:compact", "Merge the store's small files.", STORE),
     Entry("use-store", "flows.cli.store:use_store", "Keep this workspace's store somewhere else.", STORE),
     Entry("lora", "flows.cli.lora:app", "Inspect, convert, merge and resize LoRA files.", SHARE),
+    Entry("models", "flows.cli.models:models", "List the champions and their versions.", SHARE),
+    Entry("promote", "flows.cli.models:promote", "Make a judged LoRA the champion.", SHARE),
+    Entry("rollback", "flows.cli.models:rollback", "Take back the champion before this one.", SHARE),
     Entry("push", "flows.cli.push:push", "Upload the LoRA of a finished run to the Hugging Face hub.", SHARE),
     Entry(
         "import-simpletuner",

@@ -62,6 +62,7 @@ class Workspace:
         self.snapshots = self.root / "snapshots"
         self.stages = self.root / "stages"
         self.runs = self.root / "runs"
+        self.champions = self.root / "champions"
         self.prefect = self.root / "prefect"
         self.mlflow = self.root / "mlflow"
         self.logs = self.root / "logs"

@@ -72,7 +72,9 @@ def other_file(source: ModelSource, what: str, folder: Path) -> Path:
         changed = {"spatial_upsample": False, "temporal_upsample": True}
         return write_file(tiny_upsampler(source, **changed), folder / "time.safetensors")
     if what == "of 2.3":
-        return write_file(tiny_upsampler(source), folder / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
+        return write_file(tiny_upsampler(source), folder / "ltx-2.3-spatial-upscaler-x2-1.0.safetensors")
+    if what == "said to be of 2.5":
+        return write_file(tiny_upsampler(source), folder / "ltx-2-mine.safetensors", model_version="2.5.0")
     if what == "by 1.5":
         changed = {"use_rational_resampler": True, "rational_spatial_scale": 1.5}
         return write_folder(tiny_upsampler(source, **changed), folder / "half")
@@ -90,6 +92,7 @@ def other_file(source: ModelSource, what: str, folder: Path) -> Path:
             "of 2.3",
             "LTX-2.3, whose latents are not those of LTX-2.0; write model.latent_upsampler: Lightricks",
         ),
+        ("said to be of 2.5", "LTX-2.5, whose latents are not those of LTX-2.0"),
         ("narrow", "latents of 8 channels, and those of"),
     ],
 )

@@ -23,7 +23,7 @@ from ltxcore.memory.planner.sizes import Shapes, TransformerSizes
 from ltxcore.memory.planner.training_planner import Workload
 from ltxcore.models.shapes import full_shapes
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import AUDIO, FRAMES, LATENTS, PROBE, RENDER, TEXT, TRAIN
+from ltxcore.pipeline.base.contract import AUDIO, FRAMES, JUDGE, LATENTS, PROBE, RENDER, TEXT, TRAIN
 from ltxcore.pipeline.data.prompts import all_texts
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
 from ltxcore.pipeline.data.tokens import video_tokens
@@ -53,6 +53,8 @@ CPU_STEP_S: Final = 0.05
 """Of a step on a CPU: the data and the optimizer."""
 CPU_PASSES: Final = 4
 """A training step in passes forward: one, the backward pass of two, and one more to recompute."""
+JUDGED: Final = 3
+"""LoRAs that each held-out clip is measured with: none, the champion and the new one."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Predictor:
             FRAMES: self._teaching,
             TRAIN: self._training,
             RENDER: self._rendering,
+            JUDGE: self._judging,
         }[stage](to_do + found.pauses, plan)
         # Each pause of a training loads the model again.
         loads = 1 + (found.pauses > 0)
@@ -150,6 +153,14 @@ class Predictor:
         share = _encoder_values(ctx.source.shapes("vae")) / _encoder_values(full_shapes("2.0")["vae"])
         decoding = pixels * ENCODER_FLOP * share / (self._rate * CONVOLUTIONS)
         return to_do * (steps * step_s + decoding)
+
+    def _judging(self, to_do: int, plan: MemoryPlan) -> float:
+        """A pass for each noise level with base, champion and challenger, of the largest clip."""
+        ctx = settle_where_known(self.ctx)
+        passes = JUDGED * len(ctx.recipe.evaluation.eval_sigmas) * to_do
+        if plan.step_s is not None:
+            return passes * plan.step_s / CPU_PASSES
+        return passes * (CPU_STEP_S + self._sizes(ctx).forward_flop(workload_of(ctx).tokens) / self._rate)
 
     def _flop(self, step: Activations) -> float:
         return self._sizes(self.ctx).forward_flop(step.tokens) * step.batch
