@@ -65,7 +65,9 @@ def explain(
 
 def _print_clip(report: ClipReport) -> None:
     _say(f"{report.clip}  ({report.file})")
-    _say(f"  {VERDICTS.get(report.verdict, report.verdict)}" + (f": {report.reason}" if report.reason else ""))
+    _say(
+        f"  {VERDICTS.get(report.verdict, report.verdict)}" + (f": {report.reason}" if report.reason else "")
+    )
     for line in report.used:
         _say(f"  {line}")
     for track in report.tracks:
