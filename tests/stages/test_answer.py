@@ -124,8 +124,8 @@ def test_the_diffusion_decoder_is_planned(tmp_path: Path) -> None:
     # Its weights in bf16 and what its last stage takes: 49 frames and 16 more of 128x192 cells.
     assert found["diffusion"] - found["conv"] > 0.7 + 4
     other = ltx2("plan", *words, "--version", "2.3", "--recipe", str(recipe))
-    assert other.output.startswith("No, not on H200")
-    assert "decoder: conv" in " ".join(other.output.split())
+    assert other.stdout.startswith("No, not on H200")
+    assert "decoder: conv" in " ".join(other.stdout.split())
 
 
 def test_what_is_not_named_is_that_of_the_newest_run_and_the_first_line_says_so(
