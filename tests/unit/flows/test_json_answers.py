@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from flows.cli.app import app
 from ltxcore.store.workspace import Workspace
 
-NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation"
+NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation "
+NEEDS += "models promote#sea#1 rollback#sea"
 
 
 def ltx2(*words: str) -> str:
