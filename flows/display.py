@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -73,6 +75,40 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
     for label, place in _places(workspace, run, summary, ui_command):
         # Soft wrap: a path that a terminal has broken in two cannot be copied or clicked.
         console.print(f"[bold]{label:<8}[/] {place}", soft_wrap=True, highlight=False)
+
+
+def summary_json(workspace: Workspace, run: Path, code: int) -> dict[str, Any]:
+    """What a run had and left, as plain JSON: for programs that start one.
+
+    Args:
+        code: the exit status of the run.
+    """
+    found: dict[str, Any] = {"run": run.name, "done": code == 0, "log": str(workspace.log_of(run))}
+    error = run / "error.txt"
+    if code and error.exists():
+        found["error"] = error.read_text().strip()
+    summary = summaries.read_summary(workspace, run)
+    if summary is None:
+        return found
+    if summary.snapshot is not None:
+        rejected = {entry.id: entry.reason for entry in summary.snapshot.rejections}
+        found["clips"] = {"taken": len(summary.snapshot.samples), "rejected": rejected}
+    if summaries.decodes(summary):
+        found["quarantined"] = summaries.quarantined(summary)
+    found["stages"] = summaries.stage_rows(workspace, run)
+    if (loss := summaries.losses(summary)) is not None:
+        found["loss"] = {"first": loss[0], "last": loss[1]}
+    if (held_out := summaries.held_out_losses(summary)) is not None:
+        found["held_out"] = asdict(held_out)
+    found["loras"] = [str(path) for path in summaries.loras(workspace, summary)]
+    pages = {
+        "dataset": summaries.dataset_page(workspace, summary),
+        "gallery": summaries.gallery(workspace, summary),
+    }
+    found |= {name: str(page) for name, page in pages.items() if page is not None}
+    if (published := read_published(run)) is not None:
+        found["hub"] = published.url
+    return found
 
 
 def _clips(summary: summaries.RunSummary) -> Group | None:

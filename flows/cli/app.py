@@ -32,7 +32,7 @@ COMMANDS: Final = (
         LOOK,
     ),
     Entry("report", "flows.cli.report:report", "Write the dataset report of a snapshot.", LOOK),
-    Entry("explain", "flows.cli.store:explain", "Show what would be computed again, and why.", LOOK),
+    Entry("explain", "flows.cli.explain:explain", "Show what would be computed again, and why.", LOOK),
     Entry("doctor", "flows.cli.doctor:doctor", "Show what this machine has and lacks.", LOOK),
     Entry("verify", "flows.cli.store:verify", "Check stored files against their checksums.", STORE),
     Entry("retry", "flows.cli.store:retry", "Lift the quarantine of a clip, or of all.", STORE),

@@ -137,6 +137,10 @@ class Workspace:
         """Note that a run is begun."""
         write_json(self.runs / NEWEST_FILE, NewestRun(run=run.name).model_dump())
 
+    def log_of(self, run: Path) -> Path:
+        """The log of a run that was started in a terminal."""
+        return self.logs / f"run-{run.name}.log"
+
     def run_lock(self, run: Path) -> Path:
         """The lock file that exists while a run goes on."""
         return run / "lock"
