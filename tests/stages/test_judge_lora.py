@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from flows.cli.app import app
+from flows.display import _places
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.evaluation_settings import EvaluationSettings
 from ltxcore.config.lora_files import COMFYUI_FILE, DIFFUSERS_FILE
@@ -22,12 +24,14 @@ from ltxcore.execution.execution import find_result
 from ltxcore.execution.runner import open_execution, run_work
 from ltxcore.jobs.estimate.estimate import estimate
 from ltxcore.jobs.publish.judged_loras import is_champion
+from ltxcore.jobs.report.run_summary import read_summary
 from ltxcore.judging.champions import ChampionError, Champions
 from ltxcore.judging.frozen_clips import FrozenClips
+from ltxcore.memory.arrangement import Arrangement
 from ltxcore.pipeline.base.contract import JUDGE, TRAIN, MissingInput, asked_stages
 from ltxcore.pipeline.base.here import Here
 from ltxcore.pipeline.base.stamp import Stamp, output_file, stage_directory, write_stamp
-from ltxcore.stages.judge_lora.challenger import check_champion
+from ltxcore.stages.judge_lora.challenger import challenger_of, check_champion, judged_clips
 from ltxcore.stages.train_lora.request import request as train_lora_request
 from tests.stages.conftest import Bench, make_bench
 
@@ -148,7 +152,16 @@ def test_a_first_lora_a_better_one_and_a_spoilt_one(night: Bench) -> None:
                 {"video": ["0.3", "0.7"], "audio": ["0.3", "0.7"]},
                 {"video": ["0.3", "0.7"]},
             )
+    # The base, measured here, is what the training has measured before its first step.
+    base = {k: [v for clip in losses["base"].values() for v in clip[k].values()] for k in ("video", "audio")}
+    measured = training_of(weak).outcome.facts["eval_loss_base"]
+    assert fmean(base["video"]) + fmean(base["audio"]) == pytest.approx(measured, rel=1e-6)
     steady = night.ctx.workspace.champions / "sea"
+    summary = read_summary(good.ctx.workspace, good.ctx.workspace.run("run-judge-lora"))
+    assert summary is not None
+    shown = "".join(f"{name} {value}\n" for name, value in _places(good.ctx.workspace, steady, summary, ""))
+    assert "Verdict Promoted, against version 1 of sea" in shown
+    assert "gate.html" in shown
     lora = good.ctx.workspace.root / better.outcome.facts["lora"]
     for name in (DIFFUSERS_FILE, COMFYUI_FILE):
         assert (steady / name).read_bytes() == (lora / name).read_bytes()
@@ -169,6 +182,28 @@ def test_a_first_lora_a_better_one_and_a_spoilt_one(night: Bench) -> None:
     assert verdict(refused) == "refused", refused.outcome.facts["sentence"]
     assert champions(night).current == current
     assert "the champion stays" in refused.outcome.facts["sentence"]
+
+
+def test_wherever_the_weights_are_the_losses_are_equal_to_the_bit(trained: Bench, tmp_path: Path) -> None:
+    from ltxcore.stages.judge_lora.measuring import Measuring
+
+    ctx = gated(trained, 16).ctx
+    clips = judged_clips(ctx, "")
+    files = {"base": None, "challenger": challenger_of(ctx).directory / DIFFUSERS_FILE}
+    found = [
+        [measuring.losses(side, clips[0].media_id) for side in files]
+        for measuring in (
+            Measuring(ctx, tmp_path, "cpu", arrangement, clips, files)
+            for arrangement in (
+                Arrangement(),
+                Arrangement("block_streaming"),
+                Arrangement("group_offload", connectors="streamed"),
+                Arrangement(connectors="precomputed"),
+            )
+        )
+    ]
+    assert found[0][0] != found[0][1]
+    assert all(other == found[0] for other in found[1:])
 
 
 def test_an_equal_lora_is_undecided_and_kept_out_or_taken_as_the_recipe_says(night: Bench) -> None:

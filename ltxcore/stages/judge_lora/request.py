@@ -31,19 +31,21 @@ def request(ctx: Context) -> dict[str, Any]:
         "sigmas": list(ctx.recipe.evaluation.eval_sigmas),
         "seed": ctx.recipe.evaluation.eval_seed,
         "champion": None if champion is None else _named(champion),
-        "clips": {
-            clip.media_id: {
-                "sample": fingerprint(clip.sample.model_dump(mode="json"))[:16],
-                "first_held_out": clip.since == training.fingerprint,
-            }
+        # Lists, which "changed: champion, clips" names without their content.
+        "clips": [
+            [
+                clip.media_id,
+                fingerprint(clip.sample.model_dump(mode="json"))[:16],
+                "new" if clip.since == training.fingerprint else "known",
+            ]
             for clip in judged_clips(ctx, training.fingerprint)
-        },
+        ],
     }
 
 
-def _named(champion: Champion) -> dict[str, Any]:
+def _named(champion: Champion) -> list[Any]:
     record = champion.record
-    return {"version": record.version, "training": record.training, "files": record.files}
+    return [record.version, record.training, fingerprint(record.files)]
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:
