@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +57,32 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert parent.parameters["workspace"] == str(workspace)
     assert found["train-lora"].parameters == {"workspace": str(workspace), "recipe_file": str(recipe)}
     assert [schedule.active for schedule in parent.schedules] == [True]
+    a_killed_worker_comes_back(supervisor, workspace)
 
     children = psutil.Process(supervisor.pid).children(recursive=True)
     supervisor.kill()
     supervisor.wait()
     until(lambda: not [child for child in children if child.is_running()], 300)
+
+
+def a_killed_worker_comes_back(supervisor: subprocess.Popen[str], workspace: Path) -> None:
+    """The night's run would wait for ever otherwise."""
+
+    def worker() -> psutil.Process | None:
+        children = psutil.Process(supervisor.pid).children()
+        return next((child for child in children if "gpu" in child.cmdline()), None)
+
+    first = worker()
+    assert first is not None
+    killed_at = datetime.now(UTC)
+    first.kill()
+
+    def back() -> bool:
+        with api(workspace) as client:
+            found = client.read_workers_for_work_pool("gpu") if worker() not in (None, first) else []
+        return any(w.last_heartbeat_time is not None and w.last_heartbeat_time > killed_at for w in found)
+
+    until(back, 300)
 
 
 def deployments(workspace: Path) -> dict[str, Any]:
