@@ -53,9 +53,9 @@ def serve(
 ) -> None:
     """Serve one workspace until Ctrl-C or SIGTERM.
 
-    Every child dies with this process, however it ends, and one that falls is started again. On the way out running flow runs are cancelled first,
-    so that they can write a checkpoint and none says Running for ever. `database` is
-    where Prefect keeps its runs, an address that `asked_database` gave; empty: in the workspace.
+    Every child dies with this process, however it ends, and one that falls is started again. On the way out
+    running flow runs are cancelled first, so that they can write a checkpoint and none says Running for ever.
+    `database` is where Prefect keeps its runs, an address that `asked_database` gave; empty: in the workspace.
 
     Raises:
         ServerError: a port is taken, the workspace is being served already, the database cannot be used, a

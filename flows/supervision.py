@@ -1,4 +1,4 @@
-"""Keeps the children of `ltx2 serve` alive: one that falls is started again, unless it falls again and again."""
+"""Keeps the children of `ltx2 serve` alive: one that falls is started again, unless it falls too often."""
 
 from __future__ import annotations
 
