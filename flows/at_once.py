@@ -16,12 +16,12 @@ from flows.listeners import somebody_listens
 from flows.recorder.journal import Journal
 from flows.recorder.records import Object, new_object, new_state, now
 from ltxcore.config.overrides import Overrides
+from ltxcore.execution.execution import passed_over
 from ltxcore.execution.kept_job import keep_job
 from ltxcore.jobs.pipeline import begin_run
 from ltxcore.jobs.whole_run.ending import File, Table, end
 from ltxcore.jobs.whole_run.pass_over import pass_over
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.pipeline.base.stamp import ManifestEntry
 from ltxcore.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -56,12 +56,8 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
     begin_run(ctx, run)
     shown = list(end(ctx, run))
     history = History(Journal(prefect_home(workspace.root)), began)
-    history.write(parameters, [_message(entry) for entry in entries], shown)
+    history.write(parameters, [passed_over(entry) for entry in entries], shown)
     return True
-
-
-def _message(entry: ManifestEntry) -> str:
-    return f"{entry.stage} is up to date: {entry.counts.get('hits', 0)} hits"
 
 
 @dataclass

@@ -87,8 +87,9 @@ def train_lora(
         recipe_file: the recipe: what to train and how. Empty: the defaults.
         snapshot: id of a snapshot of probe-media, or `latest`.
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
-        pause_at: stop after this step, with a checkpoint, so that its samples can be rendered. 0: train to
-            the end; the samples of the steps are then rendered by render-validation.
+        pause_at: stop after this step, with a checkpoint, so that its samples can be rendered, and where
+            somebody asks for a sample before; -1: only there. 0: train to the end; the samples of the steps
+            are then rendered by render-validation.
     """
     ctx = context(workspace, recipe_file, pipeline_run=pipeline_run, snapshot=snapshot)
     ended = run_here(TRAIN, ctx, pipeline_run, the_gpu_until_sigterm, pause_at)

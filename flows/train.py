@@ -77,7 +77,8 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
                 message = "the training pauses: its samples of step %d are rendered"
                 get_run_logger().info(message, turn.ctx.step)
             parameters = {**shared, **extra, **turn.parameters}
-            run_stage(STAGE_FLOWS[turn.stage.name], parameters, again=memory_retry(turn.stage, turn.ctx))
+            again = memory_retry(turn.stage, turn.ctx)
+            run_stage(STAGE_FLOWS[turn.stage.name], parameters, again=again, part=turn.part)
     report_run(ctx, run)
     if recipe.hub.push_to_hub:
         push_to_hub(ctx, run)

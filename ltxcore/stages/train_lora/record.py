@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import TRAIN
-from ltxcore.pipeline.base.stamp import Outcome, output_file, request_fingerprint
+from ltxcore.pipeline.base.stamp import STOPPED_AFTER, Outcome, output_file, request_fingerprint
 from ltxcore.pipeline.data.held_out import evaluation_set
 from ltxcore.pipeline.data.tables import as_csv, dataset_rows
 from ltxcore.pipeline.plan.memory_tags import memory_tags
@@ -129,6 +129,7 @@ class TrainingRecord:
                 "last_loss": result.last_loss,
                 **evaluated,
                 "seconds_a_step": result.seconds / result.steps,
+                **({STOPPED_AFTER: result.stopped_after} if result.stopped_after else {}),
                 "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,
