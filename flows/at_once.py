@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from flows.environment import prefect_home
@@ -21,6 +22,7 @@ from ltxcore.execution.kept_job import keep_job
 from ltxcore.jobs.pipeline import begin_run
 from ltxcore.jobs.whole_run.ending import File, Table, end
 from ltxcore.jobs.whole_run.pass_over import pass_over
+from ltxcore.jobs.whole_run.run_name import dataset_ids, run_name, run_tags
 from ltxcore.pipeline.base.context import context_here
 from ltxcore.store.workspace import Workspace
 
@@ -55,7 +57,9 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
     ctx, entries = passed
     begin_run(ctx, run)
     shown = list(end(ctx, run))
-    history = History(Journal(prefect_home(workspace.root)), began)
+    moment = datetime.fromisoformat(began).astimezone()
+    called = run_name(parameters["recipe_file"], dataset_ids(ctx), moment)
+    history = History(Journal(prefect_home(workspace.root)), began, called, run_tags(ctx))
     history.write(parameters, [passed_over(entry) for entry in entries], shown)
     return True
 
@@ -66,12 +70,14 @@ class History:
 
     journal: Journal
     began: str
+    name: str
+    tags: list[str]
     flow: Object = field(default_factory=lambda: new_object({"name": PIPELINE}, now()))
 
     def write(self, parameters: dict[str, Any], lines: list[str], shown: list[Table | File]) -> None:
         """Write the run: it began when this object says, and is complete now."""
         run = new_object({"flow_id": self.flow["id"], "parameters": parameters}, self.began)
-        run["name"] = f"{PIPELINE}-{run['id'][:8]}"
+        run |= {"name": self.name, "tags": sorted(self.tags)}
         self._entry("flow", self.flow)
         self._entry("flow run", run)
         self._entry("state", new_state({"type": "RUNNING"}, self.began), run["id"])

@@ -19,11 +19,12 @@ from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN, asked_stages
 from tasks.checks import check
 from tasks.hub import check_hub, push_to_hub
 from tasks.model import prepare, prepare_crepa
+from tasks.naming import name_at_start, name_run
 from tasks.pipeline import begin_run, memory_retry, report_run, up_to_date
 from tasks.stage import context, run_folder, with_seeds
 
 
-@flow(name="train-ltx2")
+@flow(name="train-ltx2", flow_run_name=name_at_start)
 def train_ltx2(
     workspace: str = "workspace",
     datasets: str = "datasets.yaml",
@@ -56,6 +57,7 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
     """Check the job, run what is not up to date, and report; `shared` are the parameters of every stage."""
     recipe = ctx.recipe
     begin_run(ctx, run)
+    name_run(ctx)
     check(ctx)
     if recipe.hub.push_to_hub:
         check_hub(ctx)
