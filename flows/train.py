@@ -21,6 +21,7 @@ from tasks.hub import check_hub, push_to_hub
 from tasks.model import prepare, prepare_crepa
 from tasks.naming import name_at_start, name_run
 from tasks.pipeline import begin_run, memory_retry, report_run, up_to_date
+from tasks.run_page import live_page
 from tasks.stage import context, run_folder, with_seeds
 
 
@@ -50,14 +51,15 @@ def train_ltx2(
     with ctx.workspace.going_on(run):
         ctx = with_seeds(ctx, run)
         shared = {"workspace": workspace, "pipeline_run": run.name}
-        run_stages(ctx, run, shared, datasets)
+        begin_run(ctx, run)
+        name_run(ctx)
+        with live_page(ctx, run):
+            run_stages(ctx, run, shared, datasets)
 
 
 def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -> None:
     """Check the job, run what is not up to date, and report; `shared` are the parameters of every stage."""
     recipe = ctx.recipe
-    begin_run(ctx, run)
-    name_run(ctx)
     check(ctx)
     if recipe.hub.push_to_hub:
         check_hub(ctx)
