@@ -16,7 +16,7 @@ from ltxcore.pipeline.data.held_out import evaluation_set
 from ltxcore.pipeline.data.tables import as_csv, dataset_rows
 from ltxcore.pipeline.plan.memory_tags import memory_tags
 from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.train_lora.tracker import tracker
+from ltxcore.stages.train_lora.tracker import description, tracker
 from ltxcore.store.blobs import write_atomic
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class TrainingRecord:
         """Open the MLflow run, or take it up again."""
         self.tracker.begin()
         self.tracker.log_params(self.ctx.recipe.fingerprint_data())
+        self.tracker.set_tags(description(self.ctx, self.directory))
         self.tracker.set_tags(
             {"snapshot": self.ctx.snapshot.id, "training": request_fingerprint(TRAIN, self.request)[:16]}
         )
