@@ -25,6 +25,7 @@ from ltxcore.pipeline.base.contract import RENDER, TRAIN
 from ltxcore.pipeline.base.stamp import Stamp, request_fingerprint
 from ltxcore.pipeline.base.work import Stopped, Work
 from ltxcore.stages.render_validation.request import request as render_request
+from ltxcore.stages.train_lora import control
 from ltxcore.stages.train_lora.control import ON_REQUEST, Requests
 from ltxcore.stages.train_lora.sample_steps import reached_step, waiting_steps
 from ltxcore.training.metrics import StepMetrics, read_metrics
@@ -123,7 +124,7 @@ def ltx2(bench: Bench, *arguments: str, status: int = 0) -> str:
     return done.output
 
 
-def test_commands_reach_a_training_between_its_steps(bench: Bench) -> None:
+def test_commands_reach_a_training_between_its_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = changed(bench, "training", max_train_steps=9, checkpoint_step_interval=100)
     bench = changed(
         bench,
@@ -147,7 +148,8 @@ def test_commands_reach_a_training_between_its_steps(bench: Bench) -> None:
 
         return clicks
 
-    # What comes within ten seconds is the same click, also when the first has had its effect.
+    # What comes within this time is the same click, also when the first has had its effect.
+    monkeypatch.setattr(control, "ONE_CLICK_S", 3600.0)
     clicks = {1: click("save", 2), 3: click("save", 1), 4: click("sample", 2), 6: click("stop", 2)}
     order = []
     for turn in training_turns(bench.ctx):
@@ -163,6 +165,7 @@ def test_commands_reach_a_training_between_its_steps(bench: Bench) -> None:
     assert order == ["train, part 0", "render 5", "train, part 1"]
     assert checkpoints == [0, 2, 2, 5], "a checkpoint once, at the step after the click"
     assert steps(bench) == [1, 2, 3, 4, 5, 6, 7], "no step is lost or done twice"
+    assert said.pop(2) == "run a: a checkpoint of step 2 is written\n"
     assert all("run a: " in line and "asked for" in line for line in said)
     stamp = find_result(TRAIN, bench.ctx)[1]
     assert stamp is not None
@@ -201,8 +204,15 @@ def test_a_request_that_cannot_be_read_is_dropped_and_one_from_further_on_waits(
 
     # Where nobody renders between the steps, the LoRA of a sample is left for later.
     sampled = lambda: ltx2(bench, "sample", "--wait", "0")  # noqa: E731
-    stamp = train(bench, {1: spoil, 2: ask_of_later, 3: sampled})
+
+    def too_late() -> None:
+        assert Requests(trained(bench)).ask("save", 0.0, step=5)
+
+    stamp = train(bench, {1: spoil, 2: ask_of_later, 3: sampled, 5: too_late})
     assert isinstance(stamp, Stamp)
     assert "control/stop" in caplog.text
     assert stamp.stopped_after == 5
     assert waiting_steps(trained(bench)) == [4]
+    requests = Requests(trained(bench))
+    assert not requests.waits("save"), "no later training does what was meant for this one"
+    assert requests.answer("save") is not None

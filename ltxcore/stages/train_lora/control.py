@@ -65,19 +65,34 @@ class Requests:
     training: Path
 
     def ask(self, kind: Kind, asked_s: float, step: int) -> bool:
-        """Ask the training for something; False where that is asked for already.
+        """Ask the training for something; False where that is asked for, or has just been done, already.
 
         Args:
             kind: what for.
             asked_s: when it was clicked, as a `time.time()`.
             step: the steps that are done, as far as is known.
         """
+        if self.is_same_click(kind, asked_s):
+            return False
         request = Request(asked_s=asked_s, step=step)
         try:
             Blobs(_folder(self.training)).create(kind, json.dumps(request.model_dump()).encode())
         except FileExistsError:
             return False
         return True
+
+    def close(self, step: int) -> None:
+        """Answer what was asked too late: the training is over, after `step`, and no later one must do it."""
+        for kind in KINDS:
+            if self.waits(kind):
+                request = _read_request(self.training, kind)
+                if request is not None:
+                    _answer(self.training, kind, request, step)
+
+    def is_same_click(self, kind: Kind, asked_s: float) -> bool:
+        """Whether what was asked at a time came with the last request of its kind that had its effect."""
+        before = self.answer(kind)
+        return before is not None and abs(asked_s - before.asked_s) < ONE_CLICK_S
 
     def waits(self, kind: Kind) -> bool:
         """Whether a request of this kind has not been read yet."""
@@ -187,19 +202,12 @@ class TrainingControl:
 
     def _take(self, kind: Kind, step: int) -> Request | None:
         """A request that counts after `step`. What came with the last one of its kind is dropped."""
-        file = _request_file(self._training, kind)
-        if not file.exists():
+        requests = Requests(self._training)
+        request = _read_request(self._training, kind) if requests.waits(kind) else None
+        if request is None:
             return None
-        try:
-            request = read_model(file, Request)
-        except DamagedFile as error:
-            # No reason to end hours of work.
-            logger.warning("%s; it is dropped, ask again with `ltx2 control %s`", error, kind)
-            file.unlink()
-            return None
-        before = Requests(self._training).answer(kind)
-        if before is not None and abs(request.asked_s - before.asked_s) < ONE_CLICK_S:
-            file.unlink()
+        if requests.is_same_click(kind, request.asked_s):
+            _request_file(self._training, kind).unlink()
             return None
         return request if step >= request.step else None
 
@@ -212,11 +220,25 @@ class TrainingControl:
         _decide(self._training, self._known)
 
     def _answer(self, kind: Kind, request: Request, step: int) -> None:
-        write_json(
-            _answer_file(self._training, kind), Answer(asked_s=request.asked_s, step=step).model_dump()
-        )
-        _request_file(self._training, kind).unlink(missing_ok=True)
+        _answer(self._training, kind, request, step)
         logger.info("%s was asked for, and is done after step %d", kind, step)
+
+
+def _read_request(training: Path, kind: Kind) -> Request | None:
+    """A request that is there; None, and it is gone, where it cannot be read."""
+    file = _request_file(training, kind)
+    try:
+        return read_model(file, Request)
+    except DamagedFile as error:
+        # No reason to end hours of work.
+        logger.warning("%s; it is dropped, ask again with `ltx2 control %s`", error, kind)
+        file.unlink()
+        return None
+
+
+def _answer(training: Path, kind: Kind, request: Request, step: int) -> None:
+    write_json(_answer_file(training, kind), Answer(asked_s=request.asked_s, step=step).model_dump())
+    _request_file(training, kind).unlink(missing_ok=True)
 
 
 def _decide(training: Path, known: Decisions) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ltxcore.pipeline.base.work import Assignment, Place, Result, Stopped, Work, loaded
 from ltxcore.pipeline.plan.auto_settings import settle
+from ltxcore.stages.train_lora.control import Requests
 from ltxcore.stages.train_lora.sample_steps import reached_step
 from ltxcore.stages.train_lora.step_progress import StepProgress
 from ltxcore.stages.train_lora.training import Training, in_steps
@@ -78,6 +79,10 @@ class TrainLora(Work[str]):
         # Fewer than were planned, where it was ended before.
         self.asked.progress.ends_at(outcome.counts["steps"])
         return Result(outcome)
+
+    def after_stamp(self) -> None:
+        """Answer who has asked for something meanwhile."""
+        Requests(self.asked.directory).close(loaded(self._result).steps)
 
 
 WORK = TrainLora
