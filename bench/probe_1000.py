@@ -89,7 +89,7 @@ def look(root: Path) -> None:
     work = ProbeMedia(Assignment(ctx, {}, root / "stage", Progress(PROBE.name, root / "run")))
     files = work.total()
     do_units(work)
-    broken = [record for _, record in work.memo.probes.items() if "error" in record]
+    broken = [content for _, content in work.memo.probes.items() if content.error]
     if broken or len(work.memo.probes) != files:
         raise AssertionError(f"{len(work.memo.probes)} of {files} files were probed; {broken[:1]}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def may_hold(database: Path, question: str, value: str) -> bool:
-    """Whether the database has a row; also where it cannot be told, as it is busy or of another version.
+    """Whether the database has a row; True also if it is busy or of another version, so that nobody knows.
 
     Args:
         question: a SELECT with one place for `value`.

@@ -14,13 +14,15 @@ from pathlib import Path, PurePosixPath
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from flows.guard.serving import guarded, run
+from ltxcore.store.workspace import UnknownSnapshot, Workspace
 
 HEALTH = "/health"
+CLIPS = "/clips/{snapshot}/{clip:path}"
 
 
 class PlainFiles(StaticFiles):
@@ -41,15 +43,41 @@ class PlainFiles(StaticFiles):
         return Path(found).relative_to(Path(str(self.directory)).resolve())
 
 
+def clip_file(workspace: Workspace, snapshot: str, clip: str) -> Path | None:
+    """The file of a clip that a snapshot names; None where there is none, or the file is gone.
+
+    Nothing else of the datasets is served: the snapshot says what was looked at and taken.
+    """
+    try:
+        found = workspace.load_snapshot(snapshot)
+    except UnknownSnapshot:
+        return None
+    file = next((found.file(sample) for sample in found.samples if sample.id == clip), None)
+    return file if file is not None and file.is_file() else None
+
+
 def application(directory: Path) -> Starlette:
-    """A read-only view of a directory; links that lead out of it are not followed."""
+    """A read-only view of a directory; links that lead out of it are not followed.
+
+    Beside it the clips of the workspace's snapshots, which its dataset reports play.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    workspace = Workspace(directory.parent)
 
     def health(request: Request) -> PlainTextResponse:
         return PlainTextResponse("OK")
 
+    def clip(request: Request) -> Response:
+        names = request.path_params
+        file = clip_file(workspace, names["snapshot"], names["clip"])
+        return PlainTextResponse("no such clip", 404) if file is None else FileResponse(file)
+
     return Starlette(
-        routes=[Route(HEALTH, health), Mount("/", PlainFiles(directory=directory, html=True))],
+        routes=[
+            Route(HEALTH, health),
+            Route(CLIPS, clip),
+            Mount("/", PlainFiles(directory=directory, html=True)),
+        ],
     )
 
 

@@ -1,4 +1,4 @@
-"""Tables for the terminal: words are folded where there is little room, figures are always whole."""
+"""Tables and lines for the terminal: words are folded where room is short, figures are always whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 NARROW: Final = 80
 """Columns of the narrowest terminal, and of a pipe, in which every figure has to be whole."""
@@ -28,3 +30,8 @@ def table(columns: Mapping[str, Content], title: str | None = None) -> Table:
         else:
             made.add_column(heading, overflow="fold", no_wrap=content == "name")
     return made
+
+
+def say(console: Console, line: str | Text) -> None:
+    """Print a line: folded between words in a terminal, and whole in a pipe, where a program reads."""
+    console.print(line, markup=False, highlight=False, soft_wrap=not console.is_terminal)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from flows.tables import say
 from flows.tables import table as empty_table
 from ltxcore.jobs.estimate.answer import Answer, memory_gib
 from ltxcore.jobs.estimate.figures import StageEstimate
@@ -20,34 +21,37 @@ UNKNOWN = "?"
 def print_answer(console: Console, answer: Answer, notes: Sequence[str] = ()) -> None:
     """The first line, the stages, and what would change the answer."""
     style = "bold green" if answer.can_start else "bold red"
-    console.print(Text(answer.first_line, style=style), soft_wrap=True)
+    say(console, Text(answer.first_line, style=style))
     for problem in answer.problems if len(answer.problems) > 1 else answer.problems[:1]:
         if len(answer.problems) > 1 or "\n" in problem:
-            console.print(Text(f"  {problem}", style="red"), soft_wrap=True)
+            say(console, Text(f"  {problem}", style="red"))
     _print_counts(console, answer)
     _print_stages(console, answer)
     for line in _below(answer):
-        _say(console, line)
+        say(console, line)
     for note in notes:
-        console.print(Text.assemble(("note", "yellow"), f"  {note}"), soft_wrap=True)
+        say(console, Text.assemble(("note", "yellow"), f"  {note}"))
     for change in answer.advice:
-        console.print(Text.assemble(("faster", "green"), f"  {change}"), soft_wrap=True)
+        say(console, Text.assemble(("faster", "green"), f"  {change}"))
 
 
 def _print_counts(console: Console, answer: Answer) -> None:
     figures = answer.figures
-    seen = f"{figures.looked_at} looked at: {figures.taken} taken, {figures.rejected} rejected"
+    if answer.described:
+        say(console, f"{counted(figures.taken, 'clip')}, as described")
+        return
+    seen = f"{figures.looked_at:,} looked at: {figures.taken:,} taken, {figures.rejected:,} rejected"
     if figures.used_by_clips:
         seen += f", {figures.used_by_clips} used by clips"
     if figures.headers:
         seen += f"; of {figures.headers} the headers alone"
-    _say(console, f"{counted(figures.files, 'file')}, {seen}")
+    say(console, f"{counted(figures.files, 'file')}, {seen}")
 
 
 def _print_stages(console: Console, answer: Answer) -> None:
     priced = answer.price_per_hour is not None
-    columns = ("to do", "time", "GPU GiB", "host GiB", "disk", *(("price",) if priced else ()))
-    table = empty_table({"stage": "name", **dict.fromkeys(columns, "figures")})
+    columns = ("\nto do", "\ntime", "GPU\nGiB", "host\nGiB", "\ndisk", *(("\nprice",) if priced else ()))
+    table = empty_table({"\nstage": "name", **dict.fromkeys(columns, "figures")})
     for stage in answer.figures.stages:
         price = answer.price_of(stage.seconds)
         # The planner has refused it: `problems` say what it lacks.
@@ -115,6 +119,8 @@ def _below(answer: Answer) -> list[str]:
     lines += ways
     if answer.bound:
         lines.append(answer.bound)
+    if answer.problems and answer.machine.planned is None:
+        lines.append("which cards would do, says `ltx2 plan`; `--card 4090` asks about one")
     in_place = [f"{stage.in_place} {stage.unit}" for stage in figures.stages if stage.in_place]
     if in_place:
         lines.append(f"in place already: {', '.join(in_place)}")
@@ -131,18 +137,18 @@ def _below(answer: Answer) -> list[str]:
 def print_cards(console: Console, answers: Sequence[Answer], title: str) -> None:
     """A row a card, and why two of one size differ."""
     priced = any(answer.price_per_hour is not None for answer in answers)
-    columns = ("GPU GiB", "host GiB", "s/step", "all", *(("price",) if priced else ()))
-    table = empty_table({"card": "name", "runs": "words", **dict.fromkeys(columns, "figures")}, title)
+    columns = ("GPU\nGiB", "host\nGiB", "\ns/step", "\nall", *(("\nprice",) if priced else ()))
+    table = empty_table({"\ncard": "name", "\nruns": "words", **dict.fromkeys(columns, "figures")}, title)
     for answer in answers:
         table.add_row(*_card_cells(answer, priced), style=None if answer.can_start else "red")
     console.print(table)
     for answer in answers:
         for problem in answer.problems:
             why, *changes = problem.splitlines()
-            _say(console, f"{_card(answer)}: {why}{''.join(changes[:1])}")
+            say(console, f"{_card(answer)}: {why}{''.join(changes[:1])}")
     for answer in answers:
         if answer.bound:
-            _say(console, f"{_card(answer)}: {answer.bound}")
+            say(console, f"{_card(answer)}: {answer.bound}")
 
 
 def _card(answer: Answer) -> str:
@@ -158,9 +164,11 @@ def _card_cells(answer: Answer, priced: bool) -> list[str]:
     host = max((gib for _, gib in peaks if gib is not None), default=0.0)
     seconds = answer.figures.seconds
     way = "" if training is None else training.strategy.split(", connectors")[0]
+    if not answer.can_start:
+        return [_card(answer), "does not fit", "-", "-", "-", "-", *(("-",) if priced else ())]
     cells = [
         _card(answer),
-        way if answer.can_start else "does not fit",
+        way,
         f"{device:.1f}",
         f"{host:.1f}",
         UNKNOWN if training is None or training.step_s is None else f"{training.step_s:.1f}",
@@ -180,7 +188,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -23,7 +23,6 @@ from flows.cli.options import (
 from flows.tables import table as empty_table
 from ltxcore.config.errors import ConfigError
 from ltxcore.jobs.report.bucket_advice import BucketAdvice, NothingProbed, advice_rows, advise, paste_line
-from ltxcore.pipeline.data.tables import counted
 from ltxcore.stages.probe_media.media_files import find_files
 from ltxcore.stages.probe_media.memo import Memo
 
@@ -70,6 +69,7 @@ def _as_json(advice: BucketAdvice) -> dict[str, Any]:
     return {
         "dataset": advice.dataset,
         "clips": advice.clips,
+        "taken": advice.taken,
         "max_tokens": advice.max_tokens,
         "plans": advice_rows(advice),
         "proposed": None if advice.chosen is None else paste_line(advice.chosen),
@@ -79,8 +79,7 @@ def _as_json(advice: BucketAdvice) -> dict[str, Any]:
 
 def _print(advice: BucketAdvice) -> None:
     console.print(
-        f"[bold]{escape(advice.dataset)}[/]: {counted(advice.clips, 'clip')}, "
-        f"at most {advice.max_tokens} tokens a sample",
+        f"[bold]{escape(advice.dataset)}[/]: {advice.about}, at most {advice.max_tokens} tokens a sample",
         highlight=False,
     )
     rows = advice_rows(advice)
@@ -89,14 +88,16 @@ def _print(advice: BucketAdvice) -> None:
         {name.replace(" ", "\n"): "words" if name in ("plan", "sizes") else "figures" for name in rows[0]}
     )
     for row in rows:
-        style = "bold" if row["plan"] in ("as configured", "proposed") else None
+        style = "bold" if row["plan"] in ("as configured", "proposed", "asked for") else None
         table.add_row(*(str(value) for value in row.values()), style=style)
     console.print(table)
-    console.print(advice.trade if advice.chosen is None else f"proposed, {advice.trade}", highlight=False)
     if advice.chosen is None:
+        console.print(advice.trade, highlight=False)
         return
+    name = "asked for" if advice.asked else "proposed"
+    console.print(f"{name}, {advice.trade}", highlight=False)
     console.print(
-        f"To use exactly the proposed buckets, write into [bold]{escape(advice.dataset)}[/]:",
+        f"To use exactly the buckets {name}, write into [bold]{escape(advice.dataset)}[/]:",
         highlight=False,
     )
     # As it is to be copied: on one line, however long.

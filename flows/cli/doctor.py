@@ -7,10 +7,11 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from flows.cli.examine import examine
 from flows.cli.options import JsonOption, WorkspaceOption, show_json
+from flows.tables import say
 
 console = Console()
 
@@ -21,8 +22,6 @@ def doctor(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption =
     if as_json:
         show_json([asdict(finding) for finding in findings])
     for finding in () if as_json else findings:
-        mark = "[green]ok[/]" if finding.good else "[red]missing[/]"
-        console.print(
-            f"{mark}  {escape(f'{finding.subject}: {finding.detail}')}", highlight=False, soft_wrap=True
-        )
+        mark = ("ok", "green") if finding.good else ("missing", "red")
+        say(console, Text.assemble(mark, f"  {finding.subject}: {finding.detail}"))
     raise typer.Exit(0 if all(finding.good for finding in findings) else 1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from flows.tables import say
 from ltxcore.config.recipe import Recipe, load_recipe
 from ltxcore.execution.kept_job import kept_datasets_file, kept_recipe_file
 from ltxcore.pipeline.base.context import Context, context_here
@@ -69,7 +70,7 @@ def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tu
     if taken:
         named = ", ".join(f"{what} {short(file)}" for what, file in taken.items())
         line = f"of the newest run, {newest}: {named}"
-        errors.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(errors, line)
     return recipe, datasets or DATASETS
 
 
@@ -127,5 +128,5 @@ def existing_workspace(path: Path) -> Workspace:
 def refuse(error: Exception, status: int = BAD_CONFIGURATION) -> typer.Exit:
     """Print why a command was refused; returns the exit to raise."""
     errors.print(f"[red]{type(error).__name__}[/]", highlight=False)
-    errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+    say(errors, str(error))
     return typer.Exit(status)

@@ -27,6 +27,7 @@ from flows.cli.options import (
 )
 from flows.cli.validate import job_notes
 from flows.hub_token import token_here
+from flows.tables import say
 from ltxcore.config.datasets import load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.geometry import GEOMETRY
@@ -195,8 +196,7 @@ def _has_clips(datasets: Path, recipe: Recipe) -> bool:
     try:
         load_datasets(datasets, recipe.data)
     except ConfigError as error:
-        told = f"{error}; clips of {SIZE} are planned"
-        errors.print(told, markup=False, highlight=False, soft_wrap=True)
+        say(errors, f"{error}; clips of {SIZE} are planned")
         return False
     return True
 

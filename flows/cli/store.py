@@ -23,6 +23,7 @@ from flows.cli.options import (
     refuse,
     show_json,
 )
+from flows.tables import say
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution import sweep
 from ltxcore.execution.drawn_seed import expected_seeds
@@ -34,7 +35,7 @@ from ltxcore.models.errors import ModelError
 from ltxcore.models.files.damage import check_models
 from ltxcore.models.files.damage import set_aside as set_model_aside
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.store.blobs import Blobs, SecretInAddress, require_no_secret
+from ltxcore.store.blobs import Blobs, NoPlace, SecretInAddress, store_place
 from ltxcore.store.compact import Compacted
 from ltxcore.store.compact import compact as compact_part
 from ltxcore.store.file_hashes import GONE
@@ -44,7 +45,7 @@ from ltxcore.store.verify import Verified, forget_broken
 from ltxcore.store.verify import verify as verify_store
 from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False)
 
 
 SHOWN = 40
@@ -325,9 +326,9 @@ def use_store(
     space = Workspace(workspace)
     # Taking a lock shows that it can be reached and written, and that it keeps writers apart.
     with _refusals(), told_of_credentials(url):
-        require_no_secret(url)
-        with writing(Blobs(url), "refs", f"use-store of {space.root}", wait_s=120):
-            space.use_store(url)
+        place = store_place(url)
+        with writing(Blobs(place), "refs", f"use-store of {space.root}", wait_s=120):
+            space.use_store(place)
     _say(f"{space.root} keeps its store at {space.store_url}; what was stored before stays where it is")
 
 
@@ -360,6 +361,7 @@ def _refusals() -> Iterator[None]:
     except (
         ConfigError,
         ModelError,
+        NoPlace,
         NoWorkspace,
         NotExclusive,
         Overtaken,
@@ -395,4 +397,4 @@ def _say_waiting(holder: str) -> None:
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False)
+    say(console, text)

@@ -24,6 +24,7 @@ from flows.cli.options import (
     show_json,
 )
 from flows.hub_token import token_here
+from flows.tables import say
 from ltxcore.config.dataset_remarks import remarks
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution.drawn_seed import expected_seeds
@@ -72,7 +73,7 @@ def validate(
         print_answer(console, found, job_notes(ctx, is_here=machine.is_here))
         if found.can_start:
             valid = f"{datasets} and {recipe or 'the default recipe'} are valid"
-            console.print(valid, markup=False, soft_wrap=True, highlight=False)
+            say(console, valid)
     if not found.can_start:
         raise typer.Exit(WOULD_FAIL)
 

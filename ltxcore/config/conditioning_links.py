@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ltxcore.config.base import KeyPath
-from ltxcore.config.dataset_kinds import ConditioningDataset, Entry, ImageDataset, VideoDataset
+from ltxcore.config.dataset_kinds import AudioDataset, ConditioningDataset, Entry, Media, VideoDataset
 from ltxcore.config.errors import Problem, nearest
 
 
 def conditioning_problems(entries: Sequence[Entry], lines: Mapping[KeyPath, int]) -> list[Problem]:
     """Every fault of the links, with its line."""
     sets = {e.id: e for e in entries if isinstance(e, ConditioningDataset) and not e.disabled}
-    clips = {
-        n: e for n, e in enumerate(entries) if isinstance(e, VideoDataset | ImageDataset) and not e.disabled
-    }
+    clips = {n: e for n, e in enumerate(entries) if isinstance(e, Media) and not e.disabled}
+    linked = {name for e in clips.values() if isinstance(e, VideoDataset) for name in e.linked}
     problems = []
     for number, dataset in clips.items():
         line = lines.get((number, "conditioning_data"))
         problems += [
             Problem(f"{number}.conditioning_data", message, line)
-            for message in _faults_of_links(dataset, sets)
+            for message in _faults_of_links(dataset, sets, dataset.id in linked)
         ]
     named = {name for dataset in clips.values() for name in dataset.conditioning_data}
     for number, entry in enumerate(entries):
@@ -33,9 +32,7 @@ def conditioning_problems(entries: Sequence[Entry], lines: Mapping[KeyPath, int]
     return problems
 
 
-def _faults_of_links(
-    dataset: VideoDataset | ImageDataset, sets: Mapping[str, ConditioningDataset]
-) -> list[str]:
+def _faults_of_links(dataset: Media, sets: Mapping[str, ConditioningDataset], is_linked: bool) -> list[str]:
     names = dataset.conditioning_data
     messages = [
         f"`{name}` is not a conditioning dataset in use; {nearest(name, sets)}"
@@ -47,9 +44,16 @@ def _faults_of_links(
         if len(of_kind) > 1:
             messages.append(f"names {', '.join(of_kind)}, all of conditioning_type {kind}; keep one of them")
     shown = [name for name in names if name in sets and not sets[name].holds_sounds]
-    if shown and isinstance(dataset, VideoDataset) and dataset.audio.audio_only:
+    alone = isinstance(dataset, AudioDataset) or (
+        isinstance(dataset, VideoDataset) and dataset.audio.audio_only
+    )
+    if shown and alone:
         messages.append(
-            f"names {', '.join(shown)}, but `{dataset.id}` is audio_only, so it has no pictures to "
-            "condition; remove that"
+            f"names {', '.join(shown)}, but of `{dataset.id}` only the sound is trained, so it has no "
+            "pictures to condition; remove that"
+        )
+    if names and is_linked:
+        messages.append(
+            f"`{dataset.id}` holds the sound of clips; write conditioning_data in the dataset of the clips"
         )
     return messages

@@ -139,7 +139,7 @@ class Keyframes(Condition):
         return at
 
     def positions(self, frames: int) -> tuple[int, ...]:
-        """The frames of a clip that has so many, in order; one that it does not have is left out."""
+        """The given frames of a clip of this length, in order; frames beyond its end are left out."""
         counted = (frame + frames if frame < 0 else frame for frame in self.at)
         return tuple(sorted({frame for frame in counted if 0 <= frame < frames}))
 

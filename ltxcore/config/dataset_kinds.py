@@ -296,6 +296,20 @@ class AudioDataset(MediaDataset):
 
     dataset_type: Literal["audio"] = Field(description=KIND)
     audio: AudioSettings = Field(default_factory=AudioSettings)
+    conditioning_data: tuple[str, ...] = Field(
+        (),
+        description="The conditioning dataset of reference_audio that is given beside sounds trained alone.",
+    )
+
+    @field_validator("conditioning_data", mode="before")
+    @classmethod
+    def _listed_names(cls, value: Any) -> Any:
+        return () if value is None else one_or_many(value)
+
+    def fingerprint_data(self) -> dict[str, Any]:
+        """Without what no sound had before there were voices to give."""
+        unset = set() if self.conditioning_data else {"conditioning_data"}
+        return {key: value for key, value in super().fingerprint_data().items() if key not in unset}
 
 
 class ConditioningDataset(Strict):

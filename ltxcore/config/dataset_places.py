@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,7 +52,9 @@ def leads_out(source: Path, name: str, directory: Path | None, roots: Sequence[P
     file = next((place for place in places if place.is_file()), None)
     if file is None or inside(file.resolve()):
         return False
-    return any(inside(above.resolve()) for above in file.absolute().parents)
+    # Without `..`: who writes clips/../captions.json names a file beside the clips.
+    plain = Path(os.path.normpath(file.absolute()))
+    return any(inside(above.resolve()) for above in plain.parents)
 
 
 def _places(source: Path, name: str) -> list[Path]:

@@ -63,9 +63,8 @@ class Datasets(Strict):
 
     def conditioning_of(self, dataset: Media) -> tuple[ConditioningDataset, ...]:
         """The conditioning datasets that a dataset of clips names, in its order."""
-        names = dataset.conditioning_data if isinstance(dataset, VideoDataset | ImageDataset) else ()
         in_use = {other.id: other for other in self.conditioning}
-        return tuple(in_use[name] for name in names if name in in_use)
+        return tuple(in_use[name] for name in dataset.conditioning_data if name in in_use)
 
     def directory(self, dataset: Media | ConditioningDataset) -> Path:
         """The directory of a dataset, taken relative to the file that names it."""

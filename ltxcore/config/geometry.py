@@ -45,7 +45,7 @@ class LatentGeometry:
         return (frames - 1) // self.temporal_factor + 1
 
     def frames_of(self, latents: int) -> int:
-        """Frames of so many latents, at least one: 8n + 1."""
+        """Frames of a number of latents, at least one: 8n + 1."""
         return (latents - 1) * self.temporal_factor + 1
 
     def grid(self, frames: int, width: int, height: int) -> tuple[int, int, int]:

@@ -53,11 +53,16 @@ class ModelSettings(Strict):
         description="What doubles latents for validation.upscale: a .safetensors, `repo_id:file`, or a "
         "directory or hub id in the diffusers layout. Default: the model's own folder latent_upsampler.",
     )
+    diffusion_decoder: str | None = Field(
+        None,
+        description="What validation.decoder: diffusion decodes with, named like latent_upsampler. Default: "
+        "the model's own folder diffusion_decoder, or the pack that has it.",
+    )
     revision: str | None = Field(None, description="A hub revision, where the model is a hub id.")
     text_encoder: str | None = Field(
         None,
-        description="Gemma, as a directory or hub id, where it is not part of the model directory: Gemma 3 "
-        "12B for 2.0 and 2.3, for 2.5 the Gemma 4 that Lightricks tuned.",
+        description="Gemma, as a directory, a hub id or ComfyUI's file of Gemma 3, where it is not part of "
+        "the model directory: Gemma 3 12B for 2.0 and 2.3, for 2.5 the Gemma 4 that Lightricks tuned.",
     )
     base_model_precision: WeightPrecision | Literal["auto"] = Field(
         "no_change",

@@ -35,6 +35,8 @@ class Published:
     """How other trainers write the version instead of a flavour; it means the first flavour."""
     upsampler: str
     """The file of the latent upsampler in the repository."""
+    diffusion_decoder: str | None = None
+    """The file of the decoder that is a diffusion model, where the version has one."""
     licence: str = LICENCE
     """Of the base, as the hub names it."""
     licence_link: str = LICENCE_LINK
@@ -76,6 +78,7 @@ PUBLISHED: Final[Mapping[str, Published]] = MappingProxyType(
             },
             other_names=("2.5", 2.5),
             upsampler="latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors",
+            diffusion_decoder="vae/ltx-2.5-video-vae-bf16.safetensors",
         ),
     }
 )

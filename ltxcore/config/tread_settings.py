@@ -49,7 +49,7 @@ class TreadSettings(Strict):
         return any(route.selection_ratio > 0 for route in self.routes)
 
     def spans(self, layers: int) -> tuple[Span, ...]:
-        """The routes over a model of so many blocks, in the order of the recipe.
+        """The routes over a model of this many blocks, in the order of the recipe.
 
         Raises:
             ConfigError: a route leaves the model, ends before it starts, or overlaps another; names the key.

@@ -13,7 +13,12 @@ from ltxcore.config.geometry import GEOMETRY
 from ltxcore.config.seeds import OPEN
 from ltxcore.config.validation_adapters import AdapterFile, AdapterRun
 
-_OFF: tuple[tuple[str, Any], ...] = (("upscale", 1), ("upscale_lora", None), ("validation_keyframes", {}))
+_OFF: tuple[tuple[str, Any], ...] = (
+    ("upscale", 1),
+    ("upscale_lora", None),
+    ("decoder", "conv"),
+    ("validation_keyframes", {}),
+)
 
 
 class ValidationSettings(Strict):
@@ -109,6 +114,11 @@ class ValidationSettings(Strict):
         description="The distilled LoRA, which is on in the second stage alone and turns its guidance off: a "
         "file, `repo_id:weight_name`, or `{path, strength}`.",
     )
+    decoder: Literal["conv", "diffusion"] = Field(
+        "conv",
+        description="What makes pictures of latents: the VAE's own decoder, or LTX-2.5's diffusion decoder, "
+        "which is better, slower, and needs 17 frames and 224 pixels at least.",
+    )
     validation_seed: int = Field(
         42,
         ge=OPEN,
@@ -135,10 +145,15 @@ class ValidationSettings(Strict):
         return self
 
     @model_validator(mode="after")
-    def _second_stage(self) -> ValidationSettings:
+    def _pictures(self) -> ValidationSettings:
         if self.upscale_lora is not None and self.upscale == 1:
             raise ValueError(
                 "upscale_lora is for the second stage, and there is one; write upscale: 2, or leave it out"
+            )
+        if self.decoder != "conv" and self.validation_modality == "audio":
+            raise ValueError(
+                f"decoder: {self.decoder} makes pictures, and validation_modality: audio renders none; leave "
+                "one of them out"
             )
         if self.upscale > 1 and self.validation_modality == "audio":
             raise ValueError(

@@ -126,7 +126,15 @@ def _work(
     """All that needs to be the one writer."""
     progress = execution.progress
     work = execution.code.load_work()(
-        Assignment(execution.ctx, execution.request, execution.directory, progress, should_stop, pause_at)
+        Assignment(
+            execution.ctx,
+            execution.request,
+            execution.directory,
+            progress,
+            should_stop,
+            pause_at,
+            execution.run.name,
+        )
     )
     if total := work.total():
         progress.begin(total, work.counted, work.doing)

@@ -26,7 +26,7 @@ class Request(Protocol):
         """All that the result depends on, as plain JSON."""
 
     def present(self, ctx: Context, stamp: Stamp) -> bool:
-        """Whether what the stamp stands for is in place, beside the files that the stamp names."""
+        """Whether everything that the stamp promises is in place, apart from the files that it names."""
 
     def needs(self, ctx: Context) -> Mapping[str, list[str]]:
         """The keys of the store that this request stands on, by part of the store."""

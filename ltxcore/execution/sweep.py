@@ -35,7 +35,7 @@ class UnknownRun(LookupError):
 
 @dataclass
 class Sweep:
-    """What can go, or went."""
+    """What can be deleted, or was."""
 
     runs: list[Path] = field(default_factory=list)
     stages: list[Path] = field(default_factory=list)

@@ -108,6 +108,6 @@ def end_run(ctx: Context, run: Path) -> Path:
         The page.
     """
     summary = read_summary(ctx.workspace, run)
-    page, _ = write_report(ctx, quarantined={} if summary is None else quarantined(summary))
+    page, _ = write_report(ctx, quarantined={} if summary is None else quarantined(summary), run=run.name)
     write_json(run / FINISHED, {"process": os.getpid(), "peak_rss_bytes": measure_peaks().rss_bytes})
     return page

@@ -133,16 +133,13 @@ def elbow(proposals: Sequence[Proposal]) -> Proposal:
 def better(proposals: Sequence[Proposal], configured: Sequence[Bucket], waste: Waste) -> Proposal | None:
     """The plan to take instead of the configured one; None where that is as good as any.
 
-    Fewer buckets may not waste more, unless they are at most half as many and cost less than `ENOUGH_GAIN` of
-    all frames; each one more has to save `ENOUGH_GAIN`.
+    Nothing that wastes more is better. Each bucket more has to save `ENOUGH_GAIN`.
     """
 
     def is_better(proposal: Proposal) -> bool:
         saved, more = waste.share - proposal.waste.share, len(proposal.buckets) - len(configured)
         if more > 0:
             return not configured or saved >= ENOUGH_GAIN * more
-        if more < 0 and 2 * len(proposal.buckets) <= len(configured) and saved > -ENOUGH_GAIN:
-            return True
         return saved > LEAST_GAIN if more == 0 else saved >= 0
 
     return next(filter(is_better, (elbow(proposals), *proposals)), None)
@@ -212,7 +209,7 @@ def _thinned(values: Iterable[int]) -> list[int]:
 
 
 def _allowed(lengths: Sequence[int], latent_frames: int) -> list[int]:
-    """The lengths that fit into so many latent frames; a clip that is longer gives what fits."""
+    """The lengths that fit into this many latent frames; a longer clip gives what fits."""
     longest = (latent_frames - 1) * GEOMETRY.temporal_factor + 1
     return sorted({min(length, longest) for length in lengths})
 

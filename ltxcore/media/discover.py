@@ -202,5 +202,9 @@ def _special(path: Path) -> str:
 
 def sample_id(dataset: Media | ConditioningDataset, root: Path, path: Path) -> str:
     """`dataset/relative path with its extension`; control characters and bytes not of UTF-8 as `\\xNN`."""
-    relative = printable_name(path.relative_to(root).as_posix())
-    return f"{dataset.id}/{os.fsencode(relative).decode('utf-8', 'backslashreplace')}"
+    return f"{dataset.id}/{printable_name(path.relative_to(root).as_posix())}"
+
+
+def recorded_path(root: Path, path: Path) -> str:
+    """The relative path as a record can hold it: bytes not of UTF-8 are `\\xNN`, all else stays as it is."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")

@@ -133,6 +133,17 @@ def vae_activations_bytes(*, frames: int, width: int, height: int, channels: int
     return 4 * frames * (height // 4) * (width // 4) * channels * value_bytes
 
 
+# What the diffusion decoder holds at most for a cell of its last stage, in maps of that stage's channels. The
+# latents that are repeated behind the end count as frames. Counted on the released decoder, with tensors that
+# have no memory: 11 for 49 frames of 768x512, 15 for 25 of 384x256.
+DIFFUSION_MAPS, GHOST_FRAMES = 14, 16
+
+
+def diffusion_decoder_bytes(*, frames: int, width: int, height: int, channels: int, value_bytes: int) -> int:
+    """Peak of LTX-2.5's diffusion decoder beside its weights, by its last stage, on cells of 4 x 4 pixels."""
+    return DIFFUSION_MAPS * (frames + GHOST_FRAMES) * (height // 4) * (width // 4) * channels * value_bytes
+
+
 def teacher_activations_bytes(*, tokens: int, width: int, frames: int, value_bytes: int) -> int:
     """Peak of a batch of frames through a vision transformer, beside its weights.
 

@@ -39,7 +39,7 @@ def threads_for(parameters: int, cores: int, processes: int = 1) -> int:
 
 @contextmanager
 def computing_with(threads: int) -> Iterator[None]:
-    """Compute with so many threads while the block lasts, whatever the environment says.
+    """Compute with this number of threads while the block lasts, whatever the environment says.
 
     Libraries that are loaded in the block, and processes that are started there, take the number, too.
     """

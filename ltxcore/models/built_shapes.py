@@ -15,15 +15,25 @@ INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 
 def built_shapes(name: str) -> Mapping[str, Shapes]:
     """What `full_shapes` says of a version, from diffusers' classes; it takes seconds and no memory."""
-    from diffusers import AutoencoderKLLTX2Video, LTX2VideoTransformer3DModel
+    from diffusers import (
+        AutoencoderKLLTX2Video,
+        LTX2VideoDiffusionDecoderModel,
+        LTX2VideoTransformer3DModel,
+    )
     from diffusers.pipelines.ltx2 import LTX2LatentUpsamplerModel, LTX2TextConnectors
 
     version = VERSIONS[name]
+    second = version.diffusion_decoder
     return {
         "transformer": _shapes(lambda: LTX2VideoTransformer3DModel(**version.transformer)),
         "connectors": _shapes(lambda: LTX2TextConnectors(**version.connectors)),
         "vae": _shapes(lambda: AutoencoderKLLTX2Video(**version.video_vae)),
         "latent_upsampler": _shapes(lambda: LTX2LatentUpsamplerModel(**version.upsampler)),
+        **(
+            {}
+            if second is None
+            else {"diffusion_decoder": _shapes(lambda: LTX2VideoDiffusionDecoderModel(**second))}
+        ),
     }
 
 

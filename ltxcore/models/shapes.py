@@ -19,8 +19,9 @@ COUNTED = re.compile(r"\{(\d+)\}")
 
 @cache
 def full_shapes(name: str) -> Mapping[str, Shapes]:
-    """Component (`transformer`, `connectors`, `vae`, `latent_upsampler`) -> its weights, of a version at its
-    released size.
+    """Component -> its weights, of a version at its released size.
+
+    Components are `transformer`, `connectors`, `vae`, `latent_upsampler` and, in 2.5, `diffusion_decoder`.
 
     Args:
         name: a version, as `2.0`.

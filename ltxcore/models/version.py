@@ -54,6 +54,8 @@ class Version:
     vocoder: Config
     upsampler: Config
     """Of the latent upsampler for renderings in two stages."""
+    diffusion_decoder: Config | None
+    """Of the second decoder for the latents, which is a diffusion model; None: there is none."""
     text_encoder: TextEncoder
     stg_block: int
     """The transformer block that the reference perturbs for spatio-temporal guidance."""

@@ -30,6 +30,7 @@ LIST_FROM = 16
 
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_HALF_A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 Data = bytes | memoryview
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -55,6 +56,28 @@ def require_no_secret(place: str) -> None:
             "where fsspec looks for them, for S3 in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or in a "
             "profile of ~/.aws, and its server in AWS_ENDPOINT_URL"
         )
+
+
+def store_place(named: str) -> str:
+    """The place of a store, as somebody names it: a URL as it is, a path in full.
+
+    Raises:
+        SecretInAddress: it is a URL that holds a secret.
+        NoPlace: it begins like an address without being one. What it holds is not repeated.
+    """
+    require_no_secret(named)
+    if is_url(named):
+        return named
+    if (begun := _HALF_A_URL.match(named)) is not None:
+        raise NoPlace(
+            f"what begins with {begun[0]} is no address of a store; write one like s3://bucket/prefix, "
+            "or ./ before the name of a folder"
+        )
+    return str(Path(named).expanduser().resolve())
+
+
+class NoPlace(ValueError):
+    """Neither an address nor a path."""
 
 
 class SecretInAddress(ValueError):

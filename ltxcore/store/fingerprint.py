@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,8 @@ def canonical(data: Any) -> str:
 
 
 def fingerprint(data: Any) -> str:
-    """sha256 of the canonical JSON, as 64 hex digits."""
-    return hashlib.sha256(canonical(data).encode()).hexdigest()
+    """sha256 of the canonical JSON, as 64 hex digits. Names of files may hold bytes that are not UTF-8."""
+    return hashlib.sha256(canonical(data).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -33,12 +35,23 @@ def derive_seed(*parts: str | int) -> int:
 
 
 def hash_file(path: Path) -> str:
-    """sha256 of a file's content, read in pieces of 8 MiB."""
+    """sha256 of a file's content, read in pieces of 8 MiB.
+
+    Raises:
+        OSError: it cannot be read, or is a pipe, socket or device, which might be read without end.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         while piece := file.read(8 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody who writes into a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -16,10 +17,10 @@ from ltxcore.store.blobs import (
     Blobs,
     DamagedFile,
     SecretInAddress,
-    is_url,
     read_json,
     read_model,
     require_no_secret,
+    store_place,
     write_json,
 )
 from ltxcore.store.fingerprint import fingerprint
@@ -95,8 +96,7 @@ class Workspace:
 
     def use_store(self, url: str) -> None:
         """Keep the store at a directory or at a URL that fsspec knows; what is stored already stays there."""
-        require_no_secret(url)
-        write_json(self.store_file, {"url": url if is_url(url) else str(Path(url).expanduser().resolve())})
+        write_json(self.store_file, {"url": store_place(url)})
 
     @property
     def store(self) -> Blobs:
@@ -173,6 +173,11 @@ class Workspace:
         """Publish a snapshot and make it the latest."""
         write_json(self._snapshot_file(snapshot.id), snapshot.model_dump(mode="json"))
         write_json(self.latest_file, Named(id=snapshot.id).model_dump())
+
+    def snapshot_made(self, snapshot_id: str) -> datetime | None:
+        """When a snapshot was written last, in local time; None where it is not kept."""
+        file = self._snapshot_file(snapshot_id)
+        return datetime.fromtimestamp(file.stat().st_mtime).astimezone() if file.exists() else None
 
     def load_snapshot(self, snapshot_id: str = LATEST) -> Snapshot:
         """A snapshot by id, or the latest.

@@ -187,7 +187,7 @@ def _length(condition: Prefix | Suffix, draw: Callable[[str], float]) -> int:
 
 
 def _audio_latents(frames: int, fps: float) -> int:
-    """Latents of the sound under so many frames."""
+    """Latents of the sound under this many frames."""
     return audio_latent_length(frames / fps)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_
 from ltxcore.training.extras import require_optimizer
 from ltxcore.training.first_lora import take_over
 from ltxcore.training.lora import add_lora, lora_parameters, preset_modules, target_modules
-from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, read_metrics
+from ltxcore.training.metrics import METRICS_FILE, MetricsLog, StepMetrics, comparable_ends, read_metrics
 from ltxcore.training.optimizer import clip_gradients, weights_dtype
 from ltxcore.training.prefetch import Prefetcher
 from ltxcore.training.preservation import held_to_base
@@ -48,8 +47,6 @@ from ltxcore.training.tread import TokenRouting
 
 Averages = Mapping[str, torch.Tensor]
 """Of the weights, by their names."""
-ENDS_SHARE = 0.1
-"""First and last loss are means over this share of the steps."""
 UNDISTURBED: Control = Undisturbed()
 
 
@@ -370,11 +367,11 @@ def training_result(directory: Path, planned: int, last: int | None = None) -> T
     metrics = read_metrics(directory / METRICS_FILE)
     resume = read_json(directory / RESUME_FILE)
     steps, ends = metrics[-1].step, planned if last is None else last
-    share = max(1, round(len(metrics) * ENDS_SHARE))
+    first_loss, last_loss = comparable_ends(metrics)
     return TrainResult(
         steps=steps,
-        first_loss=fmean(m.loss for m in metrics[:share]),
-        last_loss=fmean(m.loss for m in metrics[-share:]),
+        first_loss=first_loss,
+        last_loss=last_loss,
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
         resumed_at=resume["step"],

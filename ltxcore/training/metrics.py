@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
 from typing import TextIO
 
 from ltxcore.store.blobs import write_atomic
 
 METRICS_FILE = "metrics.jsonl"
+ENDS_SHARE, LEAST_STEPS = 0.1, 5
+"""First and last loss are means over this share of the steps, and over at least so many."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,22 @@ class StepMetrics:
 def _term(name: str, weight: float, value: float) -> str:
     factor = "" if weight == 1 else f"{weight:g} x "
     return f"{factor}{name.removesuffix('_loss')} {value:.4f}"
+
+
+def comparable_ends(metrics: Sequence[StepMetrics]) -> tuple[float, float]:
+    """The loss of the first and of the last steps, of those alone whose loss is the sum of the same parts.
+
+    A step on silent clips has no sound in its loss, and would compare an apple with a pear. Of the kinds of
+    steps the commonest is taken, and its ends are means over `ENDS_SHARE` of it, but at least `LEAST_STEPS`.
+
+    Args:
+        metrics: of a training, in the order of its steps; one at least.
+    """
+    kinds = Counter(frozenset(m.parts) for m in metrics)
+    usual = max(kinds, key=lambda kind: (kinds[kind], len(kind)))
+    losses = [m.loss for m in metrics if frozenset(m.parts) == usual]
+    ends = max(round(len(losses) * ENDS_SHARE), min(LEAST_STEPS, (len(losses) + 1) // 2))
+    return fmean(losses[:ends]), fmean(losses[-ends:])
 
 
 class MetricsLog:

@@ -13,6 +13,8 @@ from ltxcore.training.metrics import StepMetrics, read_metrics
 
 SMOOTHING_SHARE = 0.05
 """The smoothed curve is a running mean over this share of the steps."""
+INK = "#7c8594"
+"""Contrast 3.7 to white and 4.6 to the pages' dark cards."""
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:brown", "tab:pink", "tab:olive")
 
 
@@ -46,13 +48,23 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
     axes.set_ylabel("loss")
     # CREPA's part may be below zero.
     axes.set_ylim(bottom=min(0.0, *(value for points in curves.values() for _, value in points)))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    _colour_for_any_paper(axes)
     picture.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110, format="png")
+    figure.savefig(drawn, dpi=110, format="png", transparent=True)
     # It is drawn again and again while training, and looked at meanwhile.
     write_atomic(picture, drawn.getvalue())
+
+
+def _colour_for_any_paper(axes: Any) -> None:
+    """Colour lines and letters to be read on white and on black: the picture has no paper of its own."""
+    axes.grid(color=INK, alpha=0.3)
+    axes.tick_params(colors=INK)
+    for part in (axes.xaxis.label, axes.yaxis.label):
+        part.set_color(INK)
+    for spine in axes.spines.values():
+        spine.set_color(INK)
+    axes.legend(labelcolor=INK, framealpha=0.0, edgecolor=INK)
 
 
 def _curves(metrics: Sequence[StepMetrics]) -> dict[str, list[tuple[int, float]]]:

@@ -150,7 +150,7 @@ class _Descent:
         self._tokens = noised.tokens + self._per_token(self._gap) * noised.target
 
     def state(self, done: int) -> Noised:
-        """The modality after so many steps."""
+        """The modality after this many steps."""
         left = (self._offsets - done).clamp(min=0) / self._offsets.clamp(min=1)
         return replace(self._noised, tokens=self._tokens, sigma=self._noised.sigma + self._gap * left)
 

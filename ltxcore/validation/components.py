@@ -12,6 +12,7 @@ from ltxcore.memory.placement import Placement
 from ltxcore.models.files.loading import (
     load_audio_vae,
     load_connectors,
+    load_diffusion_decoder,
     load_latent_upsampler,
     load_transformer,
     load_video_vae,
@@ -43,6 +44,8 @@ class Components:
     """The block that STG perturbs where the plan names none."""
     upsampler: Any = None
     """`LTX2LatentUpsamplerModel`, where renderings have a second stage."""
+    diffusion_decoder: Any = None
+    """`LTX2VideoDiffusionDecoderModel`, where it makes the pictures."""
 
 
 def load_components(
@@ -52,6 +55,7 @@ def load_components(
     arrangement: Arrangement | None = None,
     connectors: PrecomputedConnectors | None = None,
     upsampler: Standalone | None = None,
+    diffusion_decoder: Standalone | None = None,
 ) -> Components:
     """Load all that a rendering needs, which is all of the model but its text encoder.
 
@@ -59,6 +63,7 @@ def load_components(
         arrangement: where the transformer's weights shall be. None: all of them on the device.
         connectors: stands in their place where all captions went through them already; they are not loaded.
         upsampler: for renderings with a second stage.
+        diffusion_decoder: for renderings that it decodes.
 
     Raises:
         ModelError: a component is missing or incomplete.
@@ -80,6 +85,9 @@ def load_components(
         max_tokens=source.text_max_tokens,
         stg_block=usual_stg_block(source.version, transformer.config.num_layers),
         upsampler=None if upsampler is None else load_latent_upsampler(upsampler, dtype, device),
+        diffusion_decoder=(
+            None if diffusion_decoder is None else load_diffusion_decoder(diffusion_decoder, dtype, device)
+        ),
     )
 
 

@@ -8,14 +8,22 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
+
 from ltxcore.memory.out_of_memory import is_out_of_memory, release_memory
 from ltxcore.models.vae.ways import LARGE_TILES, SMALL_TILES, Tiles
+from ltxcore.store.fingerprint import derive_seed
+from ltxcore.validation.schedule import given_scheduler
 
 logger = logging.getLogger(__name__)
+_NOISE = "diffusion decoder"
 
 
 class TiledOnDemand:
-    """Stands where a pipeline calls `vae.decode`; keeps the tiles that worked for the next rendering."""
+    """Stands where a pipeline calls `vae.decode`; keeps the tiles that worked for the next rendering.
+
+    A generator that is handed over draws each attempt's noise from where it stood.
+    """
 
     def __init__(self, vae: Any, tiles: Tiles | None) -> None:
         self._decode = vae.decode
@@ -32,7 +40,11 @@ class TiledOnDemand:
         Raises:
             RuntimeError, MemoryError: not even the smallest tiles suffice.
         """
+        generator = kwargs.get("generator")
+        state = None if generator is None else generator.get_state()
         while True:
+            if generator is not None:
+                generator.set_state(state)
             try:
                 return self._decode(*args, **kwargs)
             except (RuntimeError, MemoryError) as error:
@@ -54,7 +66,24 @@ class TiledOnDemand:
 
 
 def decode_within_memory(vae: Any, tiles: Tiles | None = None) -> TiledOnDemand:
-    """Make a video VAE decode in `tiles`, or whole, and in smaller tiles where that does not fit."""
+    """Make a video VAE or a diffusion decoder decode in `tiles`, or whole, and in smaller ones if needed."""
     on_demand = TiledOnDemand(vae, tiles)
     vae.decode = on_demand
     return on_demand
+
+
+def diffusion_decoded(decoder: Any, latents: torch.Tensor, seed: int) -> torch.Tensor:
+    """Pictures `[1, F, 3, H, W]` in [0, 1] that a diffusion decoder makes of latents.
+
+    Args:
+        decoder: `LTX2VideoDiffusionDecoderModel`.
+        latents: `[1, C, F', H / 32, W / 32]`, not normalised.
+        seed: of the rendering. The decoder's noise is drawn apart from the sampling's, so that it is the same
+            whatever was drawn before.
+    """
+    from diffusers import LTX2VideoDiffusionDecodePipeline
+
+    pipeline = LTX2VideoDiffusionDecodePipeline(decoder, given_scheduler())
+    generator = torch.Generator("cpu").manual_seed(derive_seed(seed, _NOISE))
+    (video,) = pipeline(latents, generator, output_type="pt", return_dict=False, denormalize=False)
+    return video

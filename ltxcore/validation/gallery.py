@@ -61,7 +61,8 @@ class GalleryFacts:
     """Label and value: steps, guidance, size, length."""
     run: tuple[tuple[str, str], ...]
     """Label and value: snapshot, recipe highlights, training."""
-    lora_files: tuple[str, ...]
+    lora_files: tuple[tuple[str, str], ...]
+    """Label and path, relative to the page's directory, of each file that was trained."""
     notes: tuple[str, ...] = ()
     negative_prompt: str = ""
     loss_picture: str | None = None

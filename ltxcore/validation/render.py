@@ -14,6 +14,7 @@ import torch
 from ltxcore.models.modulation import install_cross_modulation
 from ltxcore.models.text.text_connectors import Caption, connect
 from ltxcore.validation.components import Components
+from ltxcore.validation.decoding import diffusion_decoded
 from ltxcore.validation.given_tokens import Given, giving
 from ltxcore.validation.isolation import isolated
 from ltxcore.validation.mounted_adapters import MountedAdapters
@@ -82,7 +83,8 @@ class Renderer:
             negative: those of the negative prompt; needed where the guidance is above 1.
 
         Raises:
-            ValueError: the guidance needs a negative prompt and there is none.
+            ValueError: the guidance needs a negative prompt and there is none, or the plan a model that
+                `load_components` was not given.
             BrokenRendering: the model gave NaN or infinity.
         """
         began = time.monotonic()
@@ -100,6 +102,8 @@ class Renderer:
                 video, audio = self._sample(plan, features, negative, generator, tell, self._given)
             else:
                 video, audio = self._in_two_stages(plan, features, negative, generator, tell)
+        if plan.decoder == "diffusion":
+            video, audio = self._decoded(video, audio, seed)
         return Rendering(
             name=name,
             frames=_frames(video[0][:0] if plan.modality == "audio" else video[0], name),
@@ -187,6 +191,15 @@ class Renderer:
         begun = {"latents": latents, "audio_latents": sound, "noise_scale": SECOND_STAGE_SIGMAS[0]}
         return self._sample(second, features, negative, generator, tell, given, **begun)
 
+    def _decoded(self, latents: torch.Tensor, sound: torch.Tensor, seed: int) -> tuple[Any, Any]:
+        """Pictures by the diffusion decoder, and the sound as the pipeline decodes it."""
+        parts = self._components
+        if parts.diffusion_decoder is None:
+            raise ValueError("decoder: diffusion needs the diffusion decoder; give it to load_components")
+        with torch.no_grad():
+            spectrogram = parts.audio_vae.decode(sound.to(parts.audio_vae.dtype), return_dict=False)[0]
+            return diffusion_decoded(parts.diffusion_decoder, latents, seed), parts.vocoder(spectrogram)
+
     def _text(self, features: Caption, negative: Caption | None) -> dict[str, Any]:
         """The pipeline's arguments for text that is embedded already."""
         text = self._embedded(features)
@@ -246,7 +259,7 @@ class Renderer:
                 self._stg_blocks(plan.stg_blocks) if plan.stg_scale else None
             ),
             "use_cross_timestep": True,
-            "output_type": "pt",
+            "output_type": "latent" if plan.decoder == "diffusion" else "pt",
             "return_dict": False,
         }
 

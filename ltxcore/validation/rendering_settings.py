@@ -26,6 +26,7 @@ SOUND_ALONE_EDGE = 64
 """Edge in pixels of the pictures that stand beside a sound made alone: the VAE's padding needs two cells."""
 
 Modality = Literal["both", "video", "audio"]
+Decoder = Literal["conv", "diffusion"]
 Frames = np.ndarray[Any, np.dtype[np.uint8]]
 Waveform = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -56,6 +57,8 @@ class RenderSettings:
     """The noise levels before the last, which is 0; None: the reference's schedule for `steps`."""
     upscale: int = 1
     """How many times wider and higher the second stage makes the pictures; 1: there is none."""
+    decoder: Decoder = "conv"
+    """What makes pictures of the latents."""
 
     def distilled(self) -> RenderSettings:
         """The same rendering with distilled weights: eight steps of their own schedule, without guidance."""
@@ -90,7 +93,9 @@ class RenderSettings:
         if modality == "video":
             return replace(alone, audio_guidance=self.guidance)
         edge = SOUND_ALONE_EDGE
-        return replace(alone, guidance=self.audio_guidance, width=edge, height=edge, upscale=1)
+        sound = replace(alone, guidance=self.audio_guidance, width=edge, height=edge)
+        # Of the pictures beside it nothing is shown.
+        return replace(sound, upscale=1, decoder="conv")
 
     @property
     def is_guided(self) -> bool:
@@ -223,6 +228,7 @@ def render_settings(settings: ValidationSettings, resolution: str | None = None)
         seed=settings.validation_seed,
         resolution=resolution,
         upscale=settings.upscale,
+        decoder=settings.decoder,
         notes=tuple(notes),
     )
 

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +25,11 @@ from ltxcore.training.metrics import read_metrics
 from tests.e2e.browser import find_chromium
 from tests.e2e.readme import readme
 from tests.e2e.serving import api, start_serving, until
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from bench.ui_clicks import Clicker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -260,8 +266,18 @@ def test_a_training_is_saved_sampled_and_stopped_by_clicks(house: House) -> None
         sampled = step_in(click("sample-now"))
         until(lambda: trained_steps(space) > sampled, LIMIT_S)
         assert decisions(directory).sampled == (sampled,)
+        (page,) = artifacts(client, parent)
+        assert f"[Samples of step {sampled}](http://" in page.data
         stopped = step_in(click("stop-and-keep"))
         until(lambda: house.state(parent).is_final(), LIMIT_S)
+        named = client.read_flow_run(parent.id)
+        assert named.name.startswith("recipe on clips, ")
+        assert {"ltx2", "model:tiny", "dataset:clips"} <= set(named.tags)
+        found = artifacts(client, parent)
+        assert [artifact.key for artifact in found].count("run") == 1
+        assert found[0].key == "run", "the tab has the newest first"
+        assert "**Done**" in found[0].data
+        look_at_the_page(clicker, parent)
     assert house.state(parent).is_completed(), house.state(parent).message
     assert load_stamp(directory / "stage.json").stopped_after == stopped
     assert read_metrics(directory / "metrics.jsonl")[-1].step == stopped
@@ -277,6 +293,19 @@ def trained_steps(space: Workspace) -> int:
         return running_training(space).progress.done
     except NoTraining:
         return 0
+
+
+def artifacts(client: SyncPrefectClient, run: Any) -> list[Any]:
+    """Those of a run, as its tab lists them."""
+    wanted = {"flow_run_id": {"any_": [str(run.id)]}}
+    answer = client.request("POST", "/artifacts/filter", json={"artifacts": wanted, "sort": "ID_DESC"})
+    return [SimpleNamespace(**found) for found in answer.json()]
+
+
+def look_at_the_page(clicker: Clicker, run: Any) -> None:
+    """The page is what the run's Artifacts tab begins with."""
+    clicker.page.goto(f"{clicker.ui}/v2/runs/flow-run/{run.id}?tab=Artifacts")
+    clicker.page.get_by_text("The run: its stages, losses, samples and files").first.wait_for()
 
 
 def step_in(message: str) -> int:

@@ -290,6 +290,7 @@ def test_one_stage_runs_alone_and_says_what_it_misses(
     alone = ltx2(*command, "--workspace", job["--workspace"], "--recipe", job["--recipe"])
     assert "up to date" in alone.stdout
     assert "Clips    0 quarantined" in alone.stdout
+    (tmp_path / "empty/store").mkdir(parents=True)
     empty = ltx2("stage", "encode-latents", "--workspace", str(tmp_path / "empty"), check=False)
     assert empty.returncode == 1
     assert "run the stage probe-media first" in empty.stdout

@@ -75,6 +75,12 @@ def outcome_of(stage: Stage, ctx: Context, on_advance: Callable[[], None] = lamb
     return work.outcome()
 
 
+def snapshot_of(ctx: Context) -> Snapshot:
+    """The snapshot that probe-media makes, also of a dataset that it then refuses."""
+    outcome_of(PROBE, ctx)
+    return ctx.snapshot
+
+
 class Bench:
     """A dataset folder and a workspace, and what the stages make of them."""
 

@@ -1,4 +1,4 @@
-"""What becomes of a dataset under a run: a clip is replaced, removed or cut, or all of it is away."""
+"""What becomes of a dataset under a run: a clip is replaced, removed, cut or a pipe, or all of it is away."""
 
 from __future__ import annotations
 
@@ -36,6 +36,12 @@ def cut(bench: Bench, clip: str = CLIP) -> None:
     (bench.clips / clip).write_bytes(content[: len(content) // 2])
 
 
+def put_a_pipe(bench: Bench, clip: str = CLIP) -> None:
+    """Whoever opens it waits for a writer without end."""
+    (bench.clips / clip).unlink()
+    os.mkfifo(bench.clips / clip)
+
+
 def unmount(bench: Bench, clip: str = CLIP) -> None:
     bench.clips.rename(bench.clips.with_name("unmounted"))
 
@@ -45,7 +51,7 @@ def what_is_named(change: Callable[..., None], bench: Bench, clip: str = CLIP) -
     return re.escape(f"the folder {bench.clips} is gone") if change is unmount else re.escape(clip)
 
 
-CHANGES = (replace, replace_in_place, remove, cut, unmount)
+CHANGES = (replace, replace_in_place, remove, cut, put_a_pipe, unmount)
 
 
 class Saved:
@@ -60,7 +66,10 @@ class Saved:
         if not self._bench.clips.exists():
             self._bench.clips.with_name("unmounted").rename(self._bench.clips)
         for file in self._kept.iterdir():
-            shutil.copy2(file, self._bench.clips / file.name)
+            there = self._bench.clips / file.name
+            if there.is_fifo():
+                there.unlink()
+            shutil.copy2(file, there)
 
     def make_another(self, clip: str = CLIP) -> None:
         """Give the clip another content, which `restore` takes away again."""

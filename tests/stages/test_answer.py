@@ -112,6 +112,22 @@ def test_what_is_done_already_is_said_in_the_first_line(bench: Bench) -> None:
     assert "a run can start" in done.stdout
 
 
+def test_the_diffusion_decoder_is_planned(tmp_path: Path) -> None:
+    found = {}
+    for decoder in ("conv", "diffusion"):
+        recipe = tmp_path / f"{decoder}.yaml"
+        recipe.write_text(f"validation: {{validation_resolution: 768x512, decoder: {decoder}}}\n")
+        words = ["--size", "768x512", "--workspace", str(tmp_path / "none"), "--card", "h200"]
+        (answer,) = answers("plan", *words, "--version", "2.5", "--recipe", str(recipe))
+        stages = {stage["stage"]: stage for stage in answer["stages"]}
+        found[decoder] = stages["render-validation"]["device_gib"]
+    # Its weights in bf16 and what its last stage takes: 49 frames and 16 more of 128x192 cells.
+    assert found["diffusion"] - found["conv"] > 0.7 + 4
+    other = ltx2("plan", *words, "--version", "2.3", "--recipe", str(recipe))
+    assert other.output.startswith("No, not on H200")
+    assert "decoder: conv" in " ".join(other.output.split())
+
+
 def test_what_is_not_named_is_that_of_the_newest_run_and_the_first_line_says_so(
     bench: Bench, tmp_path: Path
 ) -> None:

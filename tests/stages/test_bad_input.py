@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ltxcore import Job
 from ltxcore.config.dataset_kinds import VideoDataset
 from ltxcore.config.datasets import load_datasets
 from ltxcore.media.dataset_files import Bounds
@@ -22,11 +23,10 @@ from ltxcore.media.probe import probe
 from ltxcore.pipeline.base.context import context_here
 from ltxcore.stages.probe_media import media_files
 from ltxcore.stages.probe_media.bounds import bounds_of
-from ltxcore.stages.probe_media.media_files import MediaFile, _each_by_its_content, find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.work import make_snapshot
+from ltxcore.stages.probe_media.media_files import MediaFile, _each_by_its_content
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
+from tests.stages.conftest import snapshot_of
 from tests.unit.media.clips import ffmpeg, numbered_clip, numbers
 from tests.unit.media.files import picture, tone
 
@@ -78,10 +78,7 @@ def look(folder: Path) -> Snapshot:
         "- {id: clips, dataset_type: video, instance_data_dir: clips, resolution: 64, "
         f"resolution_type: pixel, video: {{num_frames: 9}}, audio: {{auto_split: false}}}}\n{text}\n"
     )
-    ctx = context_here(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml")
-    memo, files = Memo(ctx), find_files(ctx)
-    memo.probe_batch(memo.unknown(files), lambda: None)
-    return make_snapshot(ctx, memo, files)
+    return snapshot_of(context_here(Workspace(folder / "workspace"), datasets_file=folder / "datasets.yaml"))
 
 
 @pytest.fixture
@@ -277,6 +274,10 @@ def test_names_of_every_sort_are_clips(clips: Path) -> None:
     assert [(r.id, r.reason) for r in snapshot.rejections] == [
         ("clips/\\xff.mp4", "has a name that is not UTF-8; rename it")
     ]
+    # What is asked of the stage, and its summary, hold the name too.
+    job = Job(clips.parent / "workspace", clips.parent / "datasets.yaml")
+    assert job.run("probe-media").outcome.counts["rejected"] == 1
+    assert "xff.mp4" in job.report().read_text()
 
 
 def test_what_is_no_clip_has_its_reason_in_the_snapshot(clips: Path) -> None:

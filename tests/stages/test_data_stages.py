@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from ltxcore import Job
 from ltxcore.execution.execution import find_result
 from ltxcore.pipeline.base.contract import LATENTS, MissingInput
 from ltxcore.pipeline.data.keys import LatentSpaces
@@ -170,7 +171,7 @@ def test_stages_say_what_they_miss_and_who_makes_it(bench: Bench) -> None:
 def test_all_clips_rejected_is_a_clear_failure(bench: Bench) -> None:
     for caption in bench.clips.glob("*.txt"):
         caption.unlink()
-    with pytest.raises(NothingToTrain, match=r"all 5 files .* were rejected:\n.*has no caption"):
+    with pytest.raises(NothingToTrain, match=r"none of the 5 files .* can be used:\n.*has no caption"):
         bench.probe()
 
 
@@ -192,7 +193,7 @@ def test_an_empty_folder_is_a_clear_failure(bench: Bench) -> None:
     shutil.rmtree(bench.clips)
     bench.clips.mkdir()
     with pytest.raises(NothingToTrain, match="there are no clips in"):
-        bench.probe()
+        Job(bench.ctx.workspace.root, bench.root / "datasets.yaml", bench.recipe).run("probe-media")
 
 
 def test_sound_that_was_asked_for_and_is_nowhere_is_an_error(bench: Bench) -> None:

@@ -17,12 +17,10 @@ from ltxcore.config.datasets import Datasets, load_datasets
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.recipe import Recipe
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.stages.probe_media.media_files import find_files
-from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.fingerprint import derive_seed, hash_file
 from ltxcore.store.snapshot import Sample, Snapshot
 from ltxcore.store.workspace import Workspace
+from tests.stages.conftest import snapshot_of
 from tests.unit.media.clips import ffmpeg
 from tests.unit.media.files import caption, picture, tone
 
@@ -113,9 +111,7 @@ def see(folder: Path, *sets: dict[str, Any]) -> Seen:
     conditions = [{"type": "reference"}] if referred else []
     recipe = Recipe.model_validate({"conditioning": {"video": {"conditions": conditions}}})
     ctx = context_here(Workspace(folder / "workspace"), recipe, folder / "datasets.yaml")
-    memo, files = Memo(ctx), find_files(ctx)
-    memo.probe_batch(memo.unknown(files), lambda: None)
-    return Seen(datasets, make_snapshot(ctx, memo, files))
+    return Seen(datasets, snapshot_of(ctx))
 
 
 def video(**keys: Any) -> dict[str, Any]:

@@ -122,6 +122,8 @@ def test_strangers_text_is_text_in_a_browser(bench: Bench) -> None:
         page.goto(path.as_uri())
         clip = page.locator(".clips tr", has_text="clips/twin.mp4")
         assert clip.locator(".caption").inner_text() == NASTY
+        clip.get_by_role("button", name="Play clips/twin.mp4").click()
+        page.wait_for_function("document.querySelector('.clips video')?.currentTime > 0")
         page.locator("#search").fill("&amp;'\"")
         page.get_by_text("1 of 1", exact=True).wait_for()
         assert page.locator(".clips .name").all_inner_texts() == [f"clips/{NASTY_NAME}"]

@@ -47,7 +47,7 @@ def test_the_printed_line_pasted_into_the_dataset_gives_those_buckets(bench: Ben
     shares = {
         row.split()[0]: row.partition("%")[0].split()[-1] for row in again.output.splitlines() if "%" in row
     }
-    assert shares["as"] == shares["proposed"]
+    assert shares["as"] == shares["asked"]
 
 
 def test_what_is_as_good_is_left_and_clips_that_are_not_taken_do_not_count(bench: Bench) -> None:

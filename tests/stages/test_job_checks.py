@@ -198,7 +198,7 @@ CASES = (
             "processes": {"count": 2, "accelerate_config": "ROOT/fsdp.yaml"},
             "training": {"optimizer": "adamw"},
         },
-        "processes.accelerate_config: shares",
+        "processes.accelerate_config: shards",
         sharded,
     ),
     Case(

@@ -1,4 +1,4 @@
-"""An ffmpeg that fails on everything judges nothing, and a quarantine that was no verdict is lifted."""
+"""An ffmpeg that fails on everything, or does nothing, judges nothing; what was no verdict is lifted."""
 
 from __future__ import annotations
 
@@ -23,21 +23,33 @@ CLIP = "red-disc-right.mp4"
 WORDS = "[h264 @ 0x55] symbol lookup error: libx264.so.164: undefined symbol"
 
 
-def make_sick(monkeypatch: pytest.MonkeyPatch, folder: Path, tool: str) -> None:
-    """Put a programme on the PATH that says something and fails, whatever it is asked."""
+FAILS = f"echo '{WORDS}' >&2\nexit 1"
+DOES_NOTHING = "exit 0"
+
+
+def make_sick(monkeypatch: pytest.MonkeyPatch, folder: Path, tool: str, how: str = FAILS) -> None:
+    """Put a programme on the PATH that does the same, whatever it is asked."""
     folder.mkdir()
-    (folder / tool).write_text(f"#!/bin/sh\necho '{WORDS}' >&2\nexit 1\n")
+    (folder / tool).write_text(f"#!/bin/sh\n{how}\n")
     (folder / tool).chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-@pytest.mark.parametrize("tool", ["ffmpeg", "ffprobe"])
+@pytest.mark.parametrize(
+    ("tool", "how", "said"),
+    [
+        ("ffmpeg", FAILS, "undefined symbol"),
+        ("ffprobe", FAILS, "undefined symbol"),
+        ("ffmpeg", DOES_NOTHING, "come back changed"),
+        ("ffprobe", DOES_NOTHING, "it lists b''"),
+    ],
+)
 def test_a_sick_tool_condemns_nothing(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: str, how: str, said: str
 ) -> None:
-    advice = rf"{tool} does not work on this machine: .*undefined symbol.*command -v {tool}"
+    advice = rf"{tool} does not work on this machine: .*{said}.*command -v {tool}"
     with monkeypatch.context() as patched:
-        make_sick(patched, tmp_path / "bin", tool)
+        make_sick(patched, tmp_path / "bin", tool, how)
         with pytest.raises(ToolSick, match=advice):
             bench.probe()
     memo = Memo(bench.ctx)

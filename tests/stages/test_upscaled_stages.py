@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
 from ltxcore.config.recipe import Recipe
 from ltxcore.jobs.checks.job_checks import refusals
+from ltxcore.models.errors import ModelError
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.tiny.model import seeded
 from ltxcore.pipeline.base.here import Here
 from ltxcore.stages.render_validation.memory import plan
 from ltxcore.stages.render_validation.request import request
+from ltxcore.stages.render_validation.standalone_models import fetch_models, models_are_here, upsampler
+from tests.hub_server import FakeHub, Repository
 from tests.stages.conftest import Bench
 from tests.stages.test_guidance_stages import render, small_pictures, train, with_section
 from tests.unit.validation.test_render import write_lora
@@ -68,7 +72,9 @@ def other_file(source: ModelSource, what: str, folder: Path) -> Path:
         changed = {"spatial_upsample": False, "temporal_upsample": True}
         return write_file(tiny_upsampler(source, **changed), folder / "time.safetensors")
     if what == "of 2.3":
-        return write_file(tiny_upsampler(source), folder / "ltx-2.3-spatial-upscaler-x2-1.1.safetensors")
+        return write_file(tiny_upsampler(source), folder / "ltx-2.3-spatial-upscaler-x2-1.0.safetensors")
+    if what == "said to be of 2.5":
+        return write_file(tiny_upsampler(source), folder / "ltx-2-mine.safetensors", model_version="2.5.0")
     if what == "by 1.5":
         changed = {"use_rational_resampler": True, "rational_spatial_scale": 1.5}
         return write_folder(tiny_upsampler(source, **changed), folder / "half")
@@ -86,6 +92,7 @@ def other_file(source: ModelSource, what: str, folder: Path) -> Path:
             "of 2.3",
             "LTX-2.3, whose latents are not those of LTX-2.0; write model.latent_upsampler: Lightricks",
         ),
+        ("said to be of 2.5", "LTX-2.5, whose latents are not those of LTX-2.0"),
         ("narrow", "latents of 8 channels, and those of"),
     ],
 )
@@ -108,6 +115,8 @@ def test_what_is_missing_or_has_no_effect_is_refused_before_the_first_stage(
     # What is on the hub is looked at once it is here.
     later = with_section(without, "model", latent_upsampler="someone/ltx:x2.safetensors")
     assert not refused(later)
+    hub = with_section(without, "model", pretrained_model_name_or_path="Lightricks/LTX-2.3")
+    assert "write model.latent_upsampler: Lightricks/LTX-2.3:ltx-2.3-spatial-upscaler" in refused(hub)
     file = write_file(tiny_upsampler(tinies["2.0"]), tmp_path / "x2.safetensors")
     lora = tmp_path / "distilled.safetensors"
     write_lora(tinies["2.0"], lora, metadata={"model_version": "2.3.0"})
@@ -134,3 +143,42 @@ def test_what_is_missing_or_has_no_effect_is_refused_before_the_first_stage(
 def test_keys_that_contradict_each_other_are_refused(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Recipe.model_validate({"validation": keys})
+
+
+def test_an_upsampler_on_the_hub_is_fetched_once_and_offline_only_what_is_here_is_used(
+    bench: Bench,
+    tinies: dict[str, ModelSource],
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_upsampler(tinies["2.0"])
+    file = write_file(model, tmp_path / "x2.safetensors")
+    folder = write_folder(model, tmp_path / "model")
+    files = {f"latent_upsampler/{p.name}": p.read_bytes() for p in (folder / "latent_upsampler").iterdir()}
+    hub.repositories["me/ltx"] = Repository(
+        private=False, files={"up/x2.safetensors": file.read_bytes(), **files}
+    )
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in ("me/ltx:up/x2.safetensors", "me/ltx"):
+        there = with_section(in_two_stages(bench, file), "model", latent_upsampler=name)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert not models_are_here(there.recipe)
+        assert "HF_HUB_OFFLINE is set; unset it to download" in refused(there)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        assert not refused(there)
+        fetch_models(there.recipe)
+        assert models_are_here(there.recipe)
+        asked = len(hub.requests)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert not refused(there)
+        found = upsampler(there.ctx)
+        assert found is not None
+        assert found.values == sum(parameter.numel() for parameter in model.parameters())
+        assert len(hub.requests) == asked
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    missing = with_section(in_two_stages(bench, file), "model", latent_upsampler="me/ltx:up/none.safetensors")
+    with pytest.raises(ModelError, match=r"me/ltx holds no up/none\.safetensors; look at the names"):
+        fetch_models(missing.recipe)

@@ -16,6 +16,9 @@ from ltxcore.models.versions import VERSIONS
 from ltxcore.training.metrics import read_metrics
 from tests.stages.conftest import Bench
 from tests.stages.test_guidance_stages import render, train, with_section
+from tests.stages.test_prompt_keyframes import picture
+from tests.unit.validation.diffusion_decoders import tiny_decoder, write_decoder
+from tests.unit.validation.upsamplers import tiny_upsampler, write_folder
 
 # Wider streams, ungated, the newest's marker and text encoder.
 MADE_UP = replace(
@@ -44,8 +47,24 @@ def test_every_stage_runs_on_it(
     root = tmp_path_factory.mktemp("model") / "tiny"
     write_tiny(root, version)
     bench = on_model(bench, root)
-    bench.prepare()
     source = bench.ctx.source
+    # Its own upsampler and diffusion decoder are found, without a key that names them.
+    write_folder(tiny_upsampler(source), root)
+    write_decoder(tiny_decoder(source), root)
+    bench = with_section(
+        bench,
+        "validation",
+        upscale=2,
+        decoder="diffusion",
+        validation_prompts={"disc": "A red disc."},
+        validation_keyframes={
+            "disc": {0: picture(bench.root / "a.png", "red"), -1: picture(bench.root / "b.png", "blue")}
+        },
+    )
+    bench = with_section(
+        bench, "conditioning", video={"conditions": [{"type": "keyframes", "at": [0, 8, -1]}]}
+    )
+    bench.prepare()
     assert source.version.name == version
     shapes = source.shapes("transformer")
     assert shapes["proj_in.weight"] == ((80, 16) if version == "9.9" else (64, 16))
@@ -57,6 +76,9 @@ def test_every_stage_runs_on_it(
     gallery = render(bench.ctx)
     measures = json.loads((gallery / "measures.json").read_text())
     assert all(found["lora"]["brightness"] is not None for found in measures.values())
+    page = (gallery / "index.html").read_text()
+    assert "128x128" in page
+    assert "diffusion" in page
     assert (directory / "lora").is_dir()
 
 

@@ -12,6 +12,7 @@ from ltxcore.config.published import PUBLISHED, VERSION_OF
 from ltxcore.config.simpletuner.conditioning import CONDITIONING, KEYS, settle_conditioning
 from ltxcore.config.simpletuner.flow import FLOW, settle_flow
 from ltxcore.config.simpletuner.options import options
+from ltxcore.config.simpletuner.second_stage import FILE, SECOND_STAGE, settle_second_stage
 from ltxcore.config.simpletuner.translation import (
     EMPTY_VALUES,
     Rule,
@@ -253,6 +254,7 @@ TRAINING: Final[Mapping[str, Rule]] = {
     "validation_resolution": take("validation.validation_resolution", convert=resolution),
     "validation_seed": take("validation.validation_seed"),
     "validation_disable_unconditional": take("validation.validation_disable_unconditional"),
+    **SECOND_STAGE,
     "ltx2_validation_audio_guidance": take("validation.validation_audio_guidance"),
     "validation_audio_guidance": take("validation.validation_audio_guidance"),
     "validation_guidance_rescale": take("validation.validation_guidance_rescale"),
@@ -302,7 +304,7 @@ def translate_config(
         if key not in KNOWN:
             translation.tell(key, "refused", unknown(key, KNOWN), given[key])
             continue
-        if key in KEYS and value not in EMPTY_VALUES:
+        if key in (*KEYS, FILE) and value not in EMPTY_VALUES:
             continue
         sets = apply(translation, KNOWN[key], key, value, config, source.parent, given[key])
         for path, found in sets.items():
@@ -310,6 +312,7 @@ def translate_config(
     _settle_steps(translation, config, given)
     _settle_average(translation)
     settle_flow(translation, config)
+    settle_second_stage(translation, config, given)
     settle_conditioning(translation, {k: v for k, v in config.items() if v not in EMPTY_VALUES}, given)
     _refuse_both(translation, config, given, "validation_adapter_path", "validation_adapter_config")
     if not translation.data.get("model", {}).get("pretrained_model_name_or_path"):

@@ -54,6 +54,7 @@ from ltxcore.publishing.token import require_token
 from ltxcore.stages.embed_frames.checks import check_crepa
 from ltxcore.stages.render_validation.checks import (
     check_adapters,
+    check_decoder,
     check_names,
     check_size,
     check_stg_blocks,
@@ -227,6 +228,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     Check("size of renderings", ("validation.validation_resolution",), (RENDER,), check_size),
     Check("STG", ("validation.validation_stg_blocks",), (RENDER,), check_stg_blocks),
     Check("names of renderings", ("validation.validation_adapter_config",), (RENDER,), check_names),
+    Check("decoder", ("validation.decoder", "model.diffusion_decoder"), (RENDER,), check_decoder),
     Check("pictures of prompts", ("validation.validation_keyframes",), (RENDER,), check_keyframes),
     Check("second stage", ("validation.upscale", "model.latent_upsampler"), (RENDER,), check_upscale),
     Check(

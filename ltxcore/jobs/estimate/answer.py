@@ -46,6 +46,8 @@ class Answer:
     advice: tuple[str, ...] = ()
     """What would make it faster."""
     price_per_hour: float | None = None
+    described: bool = False
+    """Whether the clips are described, and no files."""
     bound: str = ""
     """What the transformer's plan rests on, where it streams blocks."""
 
@@ -141,7 +143,13 @@ def answer(
     """
     if clips is not None:
         figures = estimate_anew(ctx, clips, released)
-        found = Answer(machine, figures, tuple(_own(figures, ctx, machine)), price_per_hour=price_per_hour)
+        found = Answer(
+            machine,
+            figures,
+            tuple(_own(figures, ctx, machine)),
+            price_per_hour=price_per_hour,
+            described=True,
+        )
         return _with_advice(found, ctx)
     said = refusals(ctx, here)
     if any(refusal.check.of == "recipe" for refusal in said):

@@ -24,7 +24,7 @@ class Rates:
         self._host = socket.gethostname()
 
     def seconds(self, stage: Stage, units: int, **model: str | int) -> float | None:
-        """Predicted seconds for so many units; None without an earlier run.
+        """Predicted seconds for this many units; None without an earlier run.
 
         Args:
             model: parts of the request that must be equal, because another model has another speed.

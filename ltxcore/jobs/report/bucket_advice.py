@@ -57,12 +57,24 @@ class BucketAdvice:
     dataset: str
     clips: int
     """Those that are taken, and those that only their length or shape leaves out as configured."""
+    taken: int
+    """Those that are taken as configured."""
     configured: tuple[Bucket, ...]
     waste: Waste
     proposals: tuple[Proposal, ...]
     chosen: Proposal | None
     """None where no plan is better than the configured one, and none was asked for."""
     max_tokens: int
+    asked: bool = False
+    """Whether that many buckets were asked for, whatever they waste."""
+
+    @property
+    def about(self) -> str:
+        """Which clips the figures are of, in words."""
+        if self.taken == self.clips:
+            return counted(self.clips, "clip")
+        outside = self.clips - self.taken
+        return f"{counted(self.taken, 'clip')} and {outside} that the buckets leave out"
 
     @property
     def trade(self) -> str:
@@ -160,11 +172,13 @@ def _advise(
     return BucketAdvice(
         dataset=dataset.id,
         clips=len(shapes),
+        taken=sum(bucket is not None for _, bucket in inside),
         configured=tuple(configured),
         waste=waste,
         proposals=tuple(proposals),
         chosen=chosen,
         max_tokens=budget,
+        asked=count is not None,
     )
 
 
@@ -241,7 +255,8 @@ def paste_line(chosen: Proposal) -> str:
 
 
 def _name(advice: BucketAdvice, proposal: Proposal) -> str:
-    return "proposed" if proposal is advice.chosen else f"best {len(proposal.buckets)}"
+    chosen = "asked for" if advice.asked else "proposed"
+    return chosen if proposal is advice.chosen else f"best {len(proposal.buckets)}"
 
 
 def _share(frames: float, waste: Waste) -> float:

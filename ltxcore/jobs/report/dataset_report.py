@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from ltxcore.config.errors import ConfigError
@@ -33,6 +34,8 @@ class Clip:
     id: str
     verdict: str
     remarks: tuple[str, ...]
+    file: str = ""
+    """Where the file lies, as a URI; empty for a rejected file."""
     kind: str = ""
     """`video`, `image` or `audio`; empty for a rejected file."""
     media_id: str = ""
@@ -69,6 +72,10 @@ class DatasetReport:
     """Media id -> JPEG."""
     max_tokens: int | None
     changes: SnapshotChanges | None = None
+    run: str = ""
+    """The run that the report is of; empty where a stage ran by itself."""
+    made: datetime | None = None
+    """When the snapshot was made, in local time; None where it is not kept."""
 
     @property
     def taken(self) -> list[Clip]:
@@ -123,6 +130,7 @@ def gather(
     ctx: Context,
     quarantined: Mapping[str, str] | None = None,
     changes: SnapshotChanges | None = None,
+    run: str = "",
 ) -> DatasetReport:
     """The report of the context's snapshot; makes thumbnails and waveforms that are not there yet."""
     snapshot = ctx.snapshot
@@ -143,6 +151,7 @@ def gather(
             waveforms.get(sample.id, ""),
             tokens,
             file_rate(sample, rates),
+            snapshot.file(sample),
         )
         for sample in snapshot.samples
     ]
@@ -158,6 +167,8 @@ def gather(
         thumbnails=pictures.thumbnails(snapshot),
         max_tokens=max_tokens,
         changes=changes,
+        run=run,
+        made=ctx.workspace.snapshot_made(snapshot.id),
     )
 
 
@@ -181,6 +192,7 @@ def _clip(
     waveform: str,
     tokens: Mapping[str, tuple[int, int]],
     fps: float,
+    file: Path,
 ) -> Clip:
     error = quarantined.get(sample.id)
     counted = [tokens[text] for text in sample.captions if text in tokens]
@@ -189,6 +201,7 @@ def _clip(
         id=sample.id,
         verdict="taken" if error is None else "quarantined",
         remarks=sample.notes if error is None else (error, *sample.notes),
+        file=file.resolve().as_uri(),
         kind=sample.kind,
         media_id=sample.media_id,
         bucket=sample.bucket,

@@ -43,12 +43,12 @@ def page(report: DatasetReport) -> str:
         .get_template("report.html")
         .render(
             title="Dataset report",
+            made="" if report.made is None else f"{report.made:%Y-%m-%d %H:%M}",
             report=report,
             most_changes=MOST_CHANGES,
             most_buckets=MOST_BUCKETS,
             is_figure=_is_figure,
             advice_rows=advice_rows,
-            counted=counted,
             rejections=_rejections(report),
             could_sound=bool(lasting),
             contents=len({clip.media_id for clip in taken if clip.kind != "audio"}),
@@ -98,13 +98,18 @@ def _rejections(report: DatasetReport) -> list[dict[str, Any]]:
 def _data(report: DatasetReport) -> dict[str, Any]:
     """The clips and pictures for the script."""
     pictures = {media: base64.b64encode(jpeg).decode() for media, jpeg in report.thumbnails.items() if jpeg}
-    return {"clips": [_row(clip) for clip in report.clips], "thumbnails": pictures}
+    return {
+        "snapshot": report.snapshot.id,
+        "clips": [_row(clip) for clip in report.clips],
+        "thumbnails": pictures,
+    }
 
 
 def _row(clip: Clip) -> dict[str, Any]:
     return {
         "id": clip.id,
         "kind": clip.kind,
+        "file": clip.file,
         "media": clip.media_id,
         "verdict": clip.verdict,
         "remarks": clip.remarks,

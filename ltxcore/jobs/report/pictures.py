@@ -1,4 +1,4 @@
-"""Thumbnails and waveforms of the dataset report: made once, kept by content, and so many at most."""
+"""Thumbnails and waveforms of the dataset report: made once, kept by content, up to a limit."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ReportPictures:
         return picture
 
     def waveforms(self, snapshot: Snapshot) -> dict[str, str]:
-        """Sample id -> its sound as `BARS` levels, where split-audio has run; so many new at most."""
+        """Sample id -> its sound as `BARS` levels, where split-audio has run; new ones up to a limit."""
         file = self._folder / "waveforms.json"
         known: dict[str, str] = read_json(file) if file.exists() else {}
         keys = {s.id: waveform_key(s.media_id, s.audio).value for s in snapshot.samples if s.audio}

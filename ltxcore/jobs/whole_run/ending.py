@@ -1,4 +1,4 @@
-"""The end of a run: the dataset's page, and what a person is shown of it all."""
+"""The end of a run: the dataset's page, and what is shown of the run."""
 
 from __future__ import annotations
 

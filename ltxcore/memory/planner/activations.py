@@ -112,7 +112,7 @@ class Activations:
         return self._stream_bytes(sizes, video)
 
     def _stream_bytes(self, sizes: TransformerSizes, video: int | None = None) -> int:
-        """Both streams, once, of all video tokens or of so many."""
+        """Both streams, once, of all video tokens or of this many."""
         tokens = self.tokens.video if video is None else video
         values = tokens * sizes.width + self.tokens.audio * sizes.audio_width
         return self.batch * self.value_bytes * values

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ltxcore.config.lycoris_settings import LycorisSettings
 from ltxcore.memory.arrangement import Connectors
-from ltxcore.memory.plan import GIB, OverBudget, vae_activations_bytes
+from ltxcore.memory.plan import GIB, OverBudget, diffusion_decoder_bytes, vae_activations_bytes
 from ltxcore.memory.planner.activations import Activations
 from ltxcore.memory.planner.sizes import Tokens, TransformerSizes
 from ltxcore.memory.planner.training_planner import (
@@ -32,6 +32,8 @@ FIXED_STEP_S = 0.05
 # What the overlap of tiles costs of a decode's time.
 TILED_TIME = 1.3
 ADAPTER_VALUE_BYTES = 4
+# Frames of a tile of the diffusion decoder, as diffusers has them.
+DIFFUSION_TILE_FRAMES = 80
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class RenderWorkload:
     """How many times wider and higher the second stage is; 1: there is none."""
     upsampler_channels: int = 0
     """Of the latent upsampler's feature maps."""
+    diffusion_channels: int = 0
+    """Of the diffusion decoder's last stage; 0: the VAE's own decoder makes the pictures."""
     second_lora_bytes: int = 0
     """Weights of the LoRA that is on in the second stage, which then has no guidance."""
 
@@ -106,6 +110,14 @@ class RenderWorkload:
         """Peak of the video decoder beside its weights."""
         width, height = self.final_size
         edge = self.tile_pixels if tiled else max(width, height)
+        if self.diffusion_channels:
+            return diffusion_decoder_bytes(
+                frames=min(self.frames, DIFFUSION_TILE_FRAMES) if tiled else self.frames,
+                width=min(edge, width),
+                height=min(edge, height),
+                channels=self.diffusion_channels,
+                value_bytes=self.value_bytes,
+            )
         return vae_activations_bytes(
             frames=self.frames,
             width=min(edge, width),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Final
 
 from ltxcore.config.model_settings import ModelSettings
-from ltxcore.config.published import PUBLISHED
 from ltxcore.models.errors import ModelError
 from ltxcore.models.files.packs import stored_json
 from ltxcore.models.files.source import ModelSource
@@ -19,6 +19,7 @@ UPSAMPLER: Final = Kind("latent upsampler", "model.latent_upsampler", "latent_up
 CLASS: Final = "LTX2LatentUpsamplerModel"
 _NATIVE: Final = "LatentUpsampler"
 _FACTOR: Final = 2.0
+_NAMED: Final = re.compile(r"ltx-(\d(?:\.\d)?)-")
 _RENAMED: Final = {"spatial_scale": "rational_spatial_scale", "rational_resampler": "use_rational_resampler"}
 _DEFAULTS: Final[dict[str, Any]] = {
     "in_channels": 128,
@@ -45,14 +46,19 @@ def upsampler_of(settings: ModelSettings, source: ModelSource) -> Standalone:
     elif (own / CONFIG).is_file():
         path = own
     else:
-        published = source.version.published
-        raise ModelError(
-            f"validation.upscale needs a latent upsampler, and {source.root} has none; write model."
-            f"latent_upsampler: {published.repository}:{published.upsampler}, or the file"
-        )
+        raise missing_upsampler(source.version, str(source.root))
     found = open_upsampler(path)
     _require_fit(found, source)
     return found
+
+
+def missing_upsampler(version: Version, model: str) -> ModelError:
+    """The refusal of a model without one, which says what to write."""
+    published = version.published
+    return ModelError(
+        f"validation.upscale needs a latent upsampler, and {model} has none; write model.latent_upsampler: "
+        f"{published.repository}:{published.upsampler}, or the file"
+    )
 
 
 def open_upsampler(path: Path) -> Standalone:
@@ -112,12 +118,11 @@ def _require_fit(found: Standalone, source: ModelSource) -> None:
 
 
 def _version_of(path: Path) -> Version | None:
-    """The version that a file was made for, where its header or its published name tells."""
+    """The version that a file was made for, where its header or a name like the published ones tells."""
     said = read_tensor_file(path).metadata.get("model_version", "").strip().lstrip("v")
-    for name, version in VERSIONS.items():
-        if said == name or said.startswith(f"{name}."):
-            return version
-    for name, row in PUBLISHED.items():
-        if Path(row.upsampler).name == path.name:
-            return VERSIONS[name]
+    named = _NAMED.match(path.name)
+    for told in (said, named[1] if named else ""):
+        number = ".".join([*told.split("."), "0"][:2])
+        if number in VERSIONS:
+            return VERSIONS[number]
     return None

@@ -11,13 +11,16 @@ import torch
 
 from ltxcore.config.weight_precisions import NO_CHANGE, PRECISIONS
 from ltxcore.models.errors import ModelError
-from ltxcore.models.files.assembling import build_empty, fill, require_fit, settle_buffers
+from ltxcore.models.files.assembling import build_empty, fill, place, require_fit, settle_buffers
+from ltxcore.models.files.diffusion_decoder import decoder_weights
 from ltxcore.models.files.precisions import quantised_names
 from ltxcore.models.files.quantise import quantiser_of
 from ltxcore.models.files.quantised_files import fill_from, keep, quantised_file
+from ltxcore.models.files.reading import Reader
 from ltxcore.models.files.source import ModelSource
 from ltxcore.models.files.standalone import Standalone
-from ltxcore.models.files.weights import plain_weights
+from ltxcore.models.files.weights import Weight, plain_weights
+from ltxcore.models.vae.neighbourhood import BlockedNeighbourhood
 
 
 def load_transformer(source: ModelSource, dtype: torch.dtype, device: torch.device | str) -> Any:
@@ -82,6 +85,33 @@ def load_latent_upsampler(found: Standalone, dtype: torch.dtype, device: torch.d
     require_fit(model, weights, found.kind.name, found.path)
     fill(model, weights, dtype, device)
     settle_buffers(model, device, dtype)
+    return _frozen(model)
+
+
+def load_diffusion_decoder(found: Standalone, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """The diffusion decoder, an `LTX2VideoDiffusionDecoderModel` with attention that runs on every device.
+
+    Raises:
+        ModelError: the weights do not fit the configuration.
+    """
+    from diffusers import LTX2VideoDiffusionDecoderModel
+
+    model = build_empty(lambda: LTX2VideoDiffusionDecoderModel.from_config(dict(found.config)))
+    weights = decoder_weights(found)
+    require_fit(
+        model, {n: Weight(w.shape, w.stored) for n, w in weights.items()}, found.kind.name, found.path
+    )
+    with Reader(device) as reader:
+        for name, weight in sorted(weights.items(), key=lambda item: item[1].stored.start):
+            tensor = reader.read(Weight(weight.stored.shape, weight.stored), torch.float32)
+            if weight.third is not None:
+                tensor = tensor.chunk(3)[weight.third].clone()
+            if weight.gate is not None:
+                gate = reader.read(Weight(weight.gate.shape, weight.gate), torch.float32)
+                tensor = tensor * gate.view(-1, *[1] * (tensor.ndim - 1))
+            place(model, name, tensor.to(dtype))
+    settle_buffers(model, device, dtype)
+    model.set_attn_processor(BlockedNeighbourhood())
     return _frozen(model)
 
 

@@ -41,6 +41,7 @@ _BARE_TRANSFORMER: Final = ("transformer_blocks.", "patchify_proj.")
 _BARE_VAE: Final = ("encoder.", "decoder.", "per_channel_statistics.")
 _BARE_PROJECTIONS: Final = ("aggregate_embed.", "video_aggregate_embed.", "audio_aggregate_embed.")
 _VIDEO_CONV_EDGES: Final = 5
+_DIFFUSION_STAGES: Final = "decoder.det_stages."
 _CONV_DECODER: Final = "vae.decoder.conv_in.conv.weight"
 _LORA: Final = re.compile(r"\.lora_(A|B|down|up)\b|\.lora_[AB]\.")
 # Weights of ComfyUI's int8: turned by a rotation that no key of the file tells.
@@ -204,7 +205,10 @@ def _named(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     if any(name.startswith("diffusion_model.") for name in tensors):
         return {f"model.{n}" if n.startswith("diffusion_model.") else n: t for n, t in tensors.items()}
     if any(name.startswith(_BARE_VAE) for name in tensors):
-        video = any(len(tensor.shape) == _VIDEO_CONV_EDGES for tensor in tensors.values())
+        video = any(
+            len(tensor.shape) == _VIDEO_CONV_EDGES or name.startswith(_DIFFUSION_STAGES)
+            for name, tensor in tensors.items()
+        )
         prefix = "vae." if video else "audio_vae."
         return {(prefix + n if n.startswith(_BARE_VAE) else n): t for n, t in tensors.items()}
     return {(PROJECTION_PREFIX + n if n.startswith(_BARE_PROJECTIONS) else n): t for n, t in tensors.items()}

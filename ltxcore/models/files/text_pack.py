@@ -1,4 +1,4 @@
-"""A text encoder in one file, with its configuration and its tokenizer inside, as LTX-2.5 is published."""
+"""A text encoder in one file with its tokenizer inside: as LTX-2.5 is published, or ComfyUI's Gemma 3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ltxcore.models.errors import ModelError
+from ltxcore.models.files.gemma_tower import gemma_3_config, is_gemma_3
 from ltxcore.models.files.packs import Pack, read_pack, stored_json
+from ltxcore.models.files.spm_tokenizer import tokenizer_files
 from ltxcore.models.files.tensor_file import StoredTensor
 from ltxcore.models.files.weights import Weight, scaled_weights
 from ltxcore.store.blobs import write_atomic
@@ -21,6 +23,9 @@ ASSETS: Final[Mapping[str, str]] = {
     "tokenizer_config.json": "hf_asset__tokenizer_config.json",
 }
 """File of a tokenizer -> the tensor of bytes that holds it."""
+SPM: Final = "spiece_model"
+"""The tensor in which ComfyUI's files have the tokenizer, as sentencepiece's model."""
+SPM_FILE: Final = "tokenizer.model"
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,15 @@ class TextPack:
     assets: Mapping[str, StoredTensor] = field(repr=False)
     """File of the tokenizer -> its bytes."""
 
+    @property
+    def has_spm(self) -> bool:
+        """Whether the tokenizer is sentencepiece's model, and its files are made of that."""
+        return SPM_FILE in self.assets
+
     def config_of(self, name: str) -> dict[str, Any]:
         """The configuration of the text encoder, or of the tokenizer."""
+        if name == "tokenizer" and self.has_spm:
+            return {}
         if name == "tokenizer":
             found: dict[str, Any] = json.loads(self.asset("tokenizer_config.json"))
             return found
@@ -48,11 +60,17 @@ class TextPack:
             return file.read(stored.size_bytes)
 
     def unpack_tokenizer(self, parent: Path) -> Path:
-        """Write the tokenizer's files where transformers can read them; returns their directory."""
+        """Write the tokenizer's files where transformers can read them; returns their directory.
+
+        Raises:
+            ModelError: sentencepiece's model does not parse.
+        """
         contents = {name: self.asset(name) for name in self.assets}
         named = fingerprint({name: content.hex() for name, content in contents.items()})[:16]
         directory = parent / named
         directory.mkdir(parents=True, exist_ok=True)
+        if self.has_spm and not all((directory / name).is_file() for name in ASSETS):
+            contents = tokenizer_files(contents[SPM_FILE], str(self.path))
         for name, content in contents.items():
             if not (directory / name).is_file():
                 write_atomic(directory / name, content)
@@ -80,6 +98,9 @@ def text_pack(pack: Pack, remedy: str) -> TextPack:
     if not pack.tower:
         raise ModelError(f"{pack.path} holds no text encoder; {remedy}")
     config = stored_json(pack.path, pack.metadata, CONFIG_KEY)
+    tower = scaled_weights(pack.tower)
+    if not config and SPM in pack.tensors and is_gemma_3(tower):
+        return TextPack(pack.path, gemma_3_config(tower), tower, {SPM_FILE: pack.tensors[SPM]})
     assets = {file: pack.tensors[name] for file, name in ASSETS.items() if name in pack.tensors}
     lacking = [CONFIG_KEY] * (not config) + [name for file, name in ASSETS.items() if file not in assets]
     if lacking:
@@ -87,4 +108,4 @@ def text_pack(pack: Pack, remedy: str) -> TextPack:
             f"{pack.path} holds a Gemma without {' and '.join(lacking)}, which are its configuration and its "
             f"tokenizer; {remedy}"
         )
-    return TextPack(pack.path, config, scaled_weights(pack.tower), assets)
+    return TextPack(pack.path, config, tower, assets)

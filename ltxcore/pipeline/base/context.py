@@ -83,7 +83,7 @@ class Context:
         return other
 
     def require_snapshot(self, stage: Stage) -> Snapshot:
-        """The snapshot, or the word that probe-media has to run first.
+        """The snapshot.
 
         Raises:
             MissingInput: the workspace does not hold it.

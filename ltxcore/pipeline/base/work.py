@@ -51,6 +51,8 @@ class Assignment:
     """Asked after each step by a work that can stop in the middle and go on later."""
     pause_at: int = 0
     """Of such a work: stop after this step. 0: go on to the end."""
+    run: str = ""
+    """The name of the run that it is done for."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ltxcore.media.errors import FolderGone, MediaError, Undecided
+from ltxcore.media.tool_health import require_healthy_tools
 from ltxcore.pipeline.base.context import Context
 from ltxcore.store.fingerprint import FileIdentity, fingerprint, hash_file
 from ltxcore.store.index import Index
@@ -45,6 +46,10 @@ class ContentGuard:
         Returns:
             The result; `Undecided` where the file is not there, is another one or was changed meanwhile, or
             the machine failed; any other `MediaError` is a verdict on the content.
+
+        Raises:
+            ToolSick: ffmpeg or ffprobe fails on files that are known to be good, too.
+            ToolMissing: one is not installed.
         """
         path = Path(self._roots[dataset]) / name
         try:
@@ -57,7 +62,9 @@ class ContentGuard:
             except MediaError as error:
                 result = error
                 if not isinstance(error, Undecided):
-                    # A verdict needs a file that can be read to its end and is what it was.
+                    # A verdict needs tools that work, also where they ended well and wrote nothing, and a
+                    # file that can be read to its end and is what it was.
+                    require_healthy_tools()
                     self._seen.pop(path, None)
                     if hash_file(path) != media_id:
                         return Undecided(f"was changed while it was read ({error})")

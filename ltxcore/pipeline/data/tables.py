@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from ltxcore.pipeline.data.held_out import WHY
 from ltxcore.pipeline.data.tokens import video_tokens
@@ -14,6 +14,9 @@ from ltxcore.store.printable import cell
 from ltxcore.store.snapshot import Sample, Snapshot
 
 Row = dict[str, Any]
+
+COLUMNS: Final = ("clip", "verdict", "reason", "bucket", "seconds", "fps", "audio")
+"""Of `dataset_rows`."""
 
 
 def counted(number: int, noun: str) -> str:
@@ -40,15 +43,7 @@ def dataset_rows(
     broken = quarantined or {}
     rows = [_sample_row(s, broken.get(s.id), s.id in held_out, file_rate(s, rates)) for s in snapshot.samples]
     rows += [
-        {
-            "clip": rejection.id,
-            "verdict": "rejected",
-            "reason": rejection.reason,
-            "bucket": "",
-            "seconds": "",
-            "fps": "",
-            "audio": "",
-        }
+        dict.fromkeys(COLUMNS, "") | {"clip": rejection.id, "verdict": "rejected", "reason": rejection.reason}
         for rejection in snapshot.rejections
     ]
     return sorted(rows, key=lambda row: str(row["clip"]))
@@ -82,9 +77,12 @@ def bucket_rows(snapshot: Snapshot) -> list[Row]:
 
 
 def as_csv(rows: list[Row]) -> bytes:
-    """A table that a spreadsheet may open: a stranger's text is neither formula nor control character."""
+    """`dataset_rows`, however few, as a table that a spreadsheet may open.
+
+    A stranger's text in it is neither formula nor control character.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue().encode()

@@ -69,7 +69,7 @@ def machine_for(ctx: Context, device: str) -> Machine | None:
 def stage_plan(
     ctx: Context, stage: Stage, device: str, *, weights: int, activations: int, adapter: int = 0
 ) -> MemoryPlan:
-    """A plan of so many bytes, with the budget that the stage has on a device."""
+    """A plan of these bytes, with the budget that the stage has on a device."""
     budget = device_budget_bytes(device, ctx.recipe.memory.vram_gib)
     granted = host_budget_bytes(ctx.recipe.memory.ram_gib, weights + int(stage.ram_gib * GIB))
     return MemoryPlan(

@@ -11,6 +11,7 @@ from ltxcore.media.discover import (
     captions_without_a_file,
     entries,
     lies_beside_media,
+    recorded_path,
     sample_id,
     why_not_taken,
 )
@@ -57,7 +58,7 @@ def _rejection(dataset: Media | ConditioningDataset, root: Path, path: Path, rea
     return Rejection(
         id=sample_id(dataset, root, path),
         dataset=dataset.id,
-        path=path.relative_to(root).as_posix(),
+        path=recorded_path(root, path),
         reason=reason,
     )
 

@@ -16,6 +16,7 @@ from ltxcore.media.pictures import probe_picture
 from ltxcore.media.probe import VideoStream, probe, read_headers
 from ltxcore.media.sound_files import probe_sound
 from ltxcore.media.streams import check_file
+from ltxcore.media.tool_health import require_healthy_tools
 from ltxcore.media.wanted import Wanted
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import PROBE
@@ -155,6 +156,8 @@ class Memo:
 
     def _verdict(self, file: MediaFile, media_id: str, error: MediaError) -> Learnt:
         """An error is a verdict only on a file that can be read to its end and is still what was hashed."""
+        if not isinstance(error, Undecided):
+            _require_tools(file)
         try:
             same = isinstance(error, Undecided) or hash_file(file.path) == media_id
         except OSError as trouble:
@@ -180,12 +183,23 @@ class Memo:
             found = PROBES[file.kind](file.path, file.wanted)
         except MediaError as error:
             return self._verdict(file, media_id, error)
+        _require_tools(file)
         return Learnt(media_id, KnownContent(PROBE.version, found.model_dump(mode="json"), None))
 
 
 def probe_key(media_id: str, kind: Kind, wanted: Wanted) -> str:
     """Under what a probe is kept: one content may be a clip in one dataset and a sound in another."""
     return f"{media_id}{'' if kind == 'video' else f'-{kind}'}{wanted.key}"
+
+
+def _require_tools(file: MediaFile) -> None:
+    """Believe what was learnt of a file only from tools that work: some end well and write nothing.
+
+    Raises:
+        ToolSick, ToolMissing: they do not.
+    """
+    if file.kind != "image":
+        require_healthy_tools()
 
 
 def _failed(media_id: str, error: MediaError) -> Learnt:

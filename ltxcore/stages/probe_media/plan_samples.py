@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ltxcore.config.dataset_kinds import AudioDataset, ConditioningDataset, ImageDataset, VideoDataset
 from ltxcore.config.datasets import Datasets
+from ltxcore.media.discover import recorded_path
 from ltxcore.media.errors import MediaError
 from ltxcore.media.frame_selection import (
     LinkedSound,
@@ -48,7 +49,7 @@ def make_samples(
         Rejection(
             id=file.id,
             dataset=file.dataset.id,
-            path=file.path.relative_to(file.root).as_posix(),
+            path=recorded_path(file.root, file.path),
             reason=rejected[file.id],
         )
         for file in files

@@ -20,7 +20,7 @@ def require_trainable(ctx: Context, snapshot: Snapshot) -> None:
     """Refuse datasets of which nothing would be learnt.
 
     Raises:
-        NothingToTrain: all files are rejected, or sound was asked for and no clip has any.
+        NothingToTrain: no file can be used, or sound was asked for and no clip has any.
     """
     where = ", ".join(str(ctx.datasets.directory(d)) for d in ctx.datasets.media)
     _require_samples(snapshot, where)
@@ -55,4 +55,4 @@ def _require_samples(snapshot: Snapshot, where: str) -> None:
     if len(listed) > MOST_NAMED:
         listed = [f"  {r.count}, such as {r.examples[0]}: {r.text}" for r in by_reason(rejections)]
     lines = "\n".join(listed[:MOST_NAMED])
-    raise NothingToTrain(f"all {len(rejections)} files in {where} were rejected:\n{lines}")
+    raise NothingToTrain(f"none of the {len(rejections)} files in {where} can be used:\n{lines}")

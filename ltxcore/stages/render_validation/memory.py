@@ -30,7 +30,12 @@ from ltxcore.pipeline.plan.stage_plan import (
 )
 from ltxcore.pipeline.plan.transformer_plan import Machine, adapted, planner_of
 from ltxcore.pipeline.plan.vae_room import VaeRoom
-from ltxcore.stages.render_validation.standalone_models import second_lora_bytes, upsampler_size
+from ltxcore.stages.render_validation.standalone_models import (
+    decoder_size,
+    second_lora_bytes,
+    standalone_values,
+    upsampler_size,
+)
 from ltxcore.training.targets import default_targets
 from ltxcore.validation.rendering_settings import DISTILLED_GUIDANCE, RenderSettings
 
@@ -47,7 +52,7 @@ def steps(recipe: Recipe) -> Sequence[Changes]:
 def weights_bytes(ctx: Context) -> int:
     """All of the model but its text encoder, and the models beside it."""
     values = _value_bytes(ctx)
-    return component_bytes(ctx, RENDER.models, values) + upsampler_size(ctx).values * values
+    return component_bytes(ctx, RENDER.models, values) + standalone_values(ctx) * values
 
 
 def plan(ctx: Context, device: str) -> MemoryPlan:
@@ -81,7 +86,7 @@ def plan_on_device(
         planner_of(ctx, machine.card),
         ctx.source.config("vae")["decoder_block_out_channels"][0],
         sum(ctx.source.resident_bytes(name, work.value_bytes) for name in _REST)
-        + upsampler_size(ctx).values * work.value_bytes,
+        + standalone_values(ctx) * work.value_bytes,
     )
     precision = ctx.recipe.model.base_model_precision
     forced = forced_by(ctx.recipe.memory, planner.planner.sizes.blocks, precision, device="cuda")
@@ -117,6 +122,7 @@ def rendering_workload(ctx: Context) -> RenderWorkload:
         value_bytes=type_bytes(recipe.training.mixed_precision),
         upscale=plan.upscale,
         upsampler_channels=upsampler_size(ctx).channels,
+        diffusion_channels=decoder_size(ctx).channels,
         second_lora_bytes=second_lora_bytes(ctx),
         beside_tokens=_beside_tokens(ctx, plan),
         beside_sound_tokens=_beside_sound_tokens(ctx),
@@ -149,6 +155,8 @@ def _decoding_bytes(ctx: Context, value_bytes: int) -> int:
     # Pieces along time are for the encoder, which looks back alone.
     way = VaeWay(None, asked_way(ctx.recipe.encode).tiles)
     room, plans = VaeRoom(0, channels, value_bytes), settings_of_clips(ctx)
+    if (work := rendering_workload(ctx)).diffusion_channels:
+        return work.decoding_bytes(channels, work.tiled)
     return max(room.work_bytes(way, (plan.num_frames, *plan.final_size)) for plan in plans)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -39,7 +41,7 @@ from ltxcore.stages.render_validation.runs import (
     require_unchanged_adapters,
     validation_runs,
 )
-from ltxcore.stages.render_validation.standalone_models import upsampler
+from ltxcore.stages.render_validation.standalone_models import diffusion_decoder, upsampler
 from ltxcore.stages.render_validation.step_samples import (
     ENDINGS,
     gather_samples,
@@ -100,6 +102,8 @@ class Session:
     device: str
     memory_plan: MemoryPlan | None = None
     """The plan to work by. None: the first of the planner."""
+    run: str = ""
+    """The name of the run that asks for it."""
     lora: RenderedLora = field(init=False)
     prompts: dict[str, str] = field(init=False)
     """Name -> prompt of every rendering."""
@@ -219,10 +223,16 @@ class Session:
 
         done = PrecomputedConnectors(torch.device(self.device), self._dtype)
         components = load_components(
-            self.ctx.source, self._dtype, self.device, plan.arrangement, done, upsampler(self.ctx)
+            self.ctx.source,
+            self._dtype,
+            self.device,
+            plan.arrangement,
+            done,
+            upsampler(self.ctx),
+            diffusion_decoder(self.ctx),
         )
         tiles = LARGE_TILES if plan.tiled else asked_way(self.ctx.recipe.encode).tiles
-        self.decoding = decode_within_memory(components.vae, tiles)
+        self.decoding = decode_within_memory(components.diffusion_decoder or components.vae, tiles)
         return Renderer(components, self.plans[0])
 
     def _render_all(
@@ -318,10 +328,14 @@ class Session:
                 ("Guidance", plan.shown_guidance()),
                 ("Size", "sound alone" if plan.modality == "audio" else sizes),
                 *([("Stages", f"2, the first at {plan.width}x{plan.height}")] if plan.upscale > 1 else []),
+                *([("Decoder", "diffusion")] if plan.decoder == "diffusion" else []),
                 *([("Sound", "none, pictures alone")] if plan.modality == "video" else []),
                 ("Length", f"{plan.num_frames} frames at {plan.fps:g} fps"),
             ),
             run=(
+                ("Date", f"{datetime.now():%Y-%m-%d %H:%M}"),
+                *([("Run", self.run)] if self.run else []),
+                ("Datasets", ", ".join(sorted(self.ctx.snapshot.roots))),
                 ("Model", recipe.model.pretrained_model_name_or_path),
                 ("Snapshot", self.ctx.snapshot.id),
                 ("Training", lora.fingerprint[:16]),
@@ -333,12 +347,16 @@ class Session:
                 ("Rank", recipe.lora.shown_size),
                 ("Learning rate", f"{recipe.training.learning_rate:g}"),
             ),
-            lora_files=lora.files,
+            lora_files=tuple((file, self._beside(file)) for file in lora.files),
             notes=self._notes,
             negative_prompt=recipe.validation.validation_negative_prompt,
             loss_picture=LOSS_PICTURE,
             contact_sheet=CONTACT_SHEET,
         )
+
+    def _beside(self, file: str) -> str:
+        """A file of the workspace, as the gallery's directory reaches it."""
+        return Path(os.path.relpath(self.ctx.workspace.root / file, self.directory)).as_posix()
 
     def forget_samples(self) -> None:
         """Delete the LoRAs that were left for these renderings, once the stamp is written; each is large."""

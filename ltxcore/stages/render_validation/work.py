@@ -23,14 +23,14 @@ class RenderValidation(Work[str]):
 
     def __init__(self, asked: Assignment) -> None:
         super().__init__(asked)
-        self.session = Session(self.ctx, asked.directory, "cpu")
+        self.session = Session(self.ctx, asked.directory, "cpu", run=asked.run)
 
     def total(self) -> int:
         return self.session.denoising_steps
 
     def load(self, place: Place) -> None:
         super().load(place)
-        self.session = Session(self.ctx, self.asked.directory, place.device, place.plan)
+        self.session = Session(self.ctx, self.asked.directory, place.device, place.plan, self.asked.run)
 
     def units(self) -> Sequence[str]:
         return THE_GALLERY

@@ -86,6 +86,10 @@ def conditions(*given: dict[str, Any], modality: str = "video") -> dict[str, Any
             ],
         ),
         (
+            conditions(REFERENCE, modality="audio"),
+            [{**SOUND, "conditioning_data": "others"}, conditioning("reference_audio")],
+        ),
+        (
             conditions({"type": "prefix", "frames": 200}),
             [video(video={"num_frames": 25, "bucket_strategy": "resolution_frames"})],
         ),
@@ -201,6 +205,18 @@ def test_what_it_cannot_is_refused_with_the_key(
             "factor",
         ),
         ([conditioning("mask")], "nothing to train on"),
+        (
+            [{**SOUND, "conditioning_data": "others"}, conditioning("reference")],
+            "only the sound is trained, so it has no pictures to condition",
+        ),
+        (
+            [
+                video(s2v_datasets=SOUND["id"]),
+                {**SOUND, "conditioning_data": "others"},
+                conditioning("reference_audio"),
+            ],
+            "write conditioning_data in the dataset of the clips",
+        ),
         (
             [video(conditioning_data="others", audio={"audio_only": True}), conditioning("mask")],
             "has no pictures to condition",

@@ -33,6 +33,8 @@ def test_a_clip_has_as_many_tokens_as_its_latents_have_cells() -> None:
     [
         bucket_name(Bucket(512, 320, 49)),
         bucket_name(Bucket(512, 320, 49), Bucket(256, 160, 25)),
+        bucket_name(Bucket(512, 320, 49), Bucket(512, 320, 49), Bucket(256, 160, 25)) + "+audio@5s",
+        f"{audio_bucket_name(3.0)}+{audio_bucket_name(5.0)}",
         audio_bucket_name(2.56),
         audio_bucket_name(5.0),
     ],

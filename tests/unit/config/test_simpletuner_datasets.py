@@ -141,6 +141,12 @@ def test_a_conditioning_set_comes_through() -> None:
     found = translate_datasets(sets, Path("sets.json"))
     found.check()
     assert found.data[1]["conditioning_type"] == "reference"
+    # Several of them, as SimpleTuner's conditioning_multidataset_sampling: combined.
+    several = [{**sets[0], "conditioning_data": ["refs", "depth"]}, sets[1], {**sets[1], "id": "depth"}]
+    found = translate_datasets(several, Path("sets.json"))
+    found.check()
+    assert found.data[0]["conditioning_data"] == ["refs", "depth"]
+    assert [entry["conditioning_type"] for entry in found.data[1:]] == ["reference", "reference"]
     sets[1]["conditioning_type"] = "controlnet"
     with pytest.raises(ConfigError, match="conditioning_type"):
         translate_datasets(sets, Path("sets.json")).check()

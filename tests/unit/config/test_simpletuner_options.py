@@ -115,6 +115,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "ramtorch_disable_sync_hooks": False, "ramtorch_target_modules": "transformer_blocks.*",
         "ramtorch_text_encoder": False, "ramtorch_transformer_percent": 100,
     },
+    "two-stages": {
+        **OF_2_3, **ONE_DEVICE, "validation_resolution": "1280x704,1216x704",
+        "ltx2_validation_pipeline_mode": "spatial-upscale",
+    },
     "sdnq": {
         **OF_2_3, **ONE_DEVICE, "base_model_precision": "int8-sdnq", "quantize_via": "cpu",
         "sdnq_compile_mode": "compile", "sdnq_group_size": -1, "sdnq_hadamard_group_size": 128,
@@ -140,6 +144,34 @@ def test_a_configuration_for_ltx_2_as_people_have_it_is_a_recipe(tmp_path: Path,
     assert found.memory.forced == {"16G": "ramtorch", "ramtorch": "ramtorch"}.get(
         name, "block_streaming" if CONFIGURATIONS[name]["musubi_blocks_to_swap"] else "auto"
     )
+
+
+def test_renderings_in_two_stages_begin_at_half_the_size(tmp_path: Path) -> None:
+    found = load_recipe(written(tmp_path, "two-stages"))
+    # 608 and 352 are multiples of 32, 1280 / 2 too.
+    assert found.validation.validation_resolution == "640x352,608x352"
+    assert found.validation.upscale == 2
+    upsampler = "Lightricks/LTX-2.3:ltx-2.3-spatial-upscaler-x2-1.1.safetensors"
+    assert found.model.latent_upsampler == upsampler
+    base = {"learning_rate": 1e-4, "ltx2_validation_pipeline_mode": "spatial-upscale"}
+    for model, wanted in (("/models/x2.safetensors", "/models/x2.safetensors"), ("/models", "/models/a.st")):
+        keys = {
+            "ltx2_validation_spatial_upsampler_model": model,
+            "ltx2_validation_spatial_upsampler_filename": "a.st",
+        }
+        translation = translate_config({**base, **keys, "validation_resolution": "736x480"}, Path("c.json"))
+        assert translation.data["model"]["latent_upsampler"] == wanted
+        renamed = [line for line in translation.lines if line.key.endswith("upsampler_filename")]
+        assert [line.verdict for line in renamed] == ["renamed"]
+        # 368x240 is no legal size.
+        assert translation.data["validation"]["validation_resolution"] == "352x224"
+        told = {line.message: line.verdict for line in translation.lines if "resolution" in line.key}
+        assert told["352x224, of the first stage; the second doubles it"] == "rounded"
+    one = translate_config({**base, "ltx2_validation_pipeline_mode": "trained-stage"}, Path("c.json"))
+    assert "upscale" not in one.data.get("validation", {})
+    assert "latent_upsampler" not in one.data["model"]
+    wrong = translate_config({**base, "ltx2_validation_pipeline_mode": "three"}, Path("c.json"))
+    assert any("write spatial-upscale or trained-stage" in line.message for line in wrong.lines)
 
 
 def conditions(recipe: Recipe) -> list[dict[str, Any]]:

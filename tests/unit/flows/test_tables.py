@@ -15,30 +15,58 @@ from flows.tables import NARROW
 
 
 @pytest.mark.parametrize("columns", [NARROW, 140])
-def test_every_figure_of_a_plan_is_whole(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+def test_every_figure_of_a_plan_is_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: int
+) -> None:
     monkeypatch.setattr(plan, "console", Console(width=columns))
-    result = CliRunner().invoke(app, ["plan"])
-    assert result.exit_code == 0, result.output
-    assert "…" not in result.stdout
-    assert max(map(len, result.stdout.splitlines())) <= columns
-    rows = re.findall(r"^ +(?:no_change|int8-quanto) .*$", result.stdout, re.MULTILINE)
-    assert len(rows) == 2 * len(plan.CARDS)
-    for row in rows:
-        assert re.fullmatch(r" +\S+ +\w+ +\d+/48 +\d+/48 +\d+\.\d +\d+\.\d +\d+\.\d +\d+", row.rstrip()), row
-    for stage in ("encode-latents", "embed-text", "render-validation"):
-        assert re.search(rf"^ {stage} .* \d+\.\d +\d+\.\d +\d+\.\d", result.stdout, re.MULTILINE)
+    place = ["--workspace", str(tmp_path / "none"), "--clips", "3000"]
+    compared = CliRunner().invoke(app, ["plan", *place, "--price-per-hour", "12"])
+    whole = CliRunner().invoke(
+        app, ["plan", *place, "--card", "4090", "--version", "2.3", "--price-per-hour", "12"]
+    )
+    assert (compared.exit_code, whole.exit_code) == (0, 0), compared.output + whole.output
+    assert "…" not in compared.stdout + whole.stdout
+    cards = tables(compared.stdout)[-1]
+    stages = tables(whole.stdout)[0]
+    assert max(map(len, [*cards, *stages])) <= columns
+    figures = r" +\d+\.\d +\d+\.\d +\d+\.\d +~[\d hmins]+ +\d+\.\d\d"
+    rows = [row for row in cards if re.search(r"~\d", row)]
+    assert len(rows) == len(plan.CARDS)
+    assert all(re.search(rf"{figures} *$", row) for row in rows), rows
+    for stage in ("encode-latents", "embed-text", "train-lora", "render-validation"):
+        (row,) = [row for row in stages if row.startswith(f" {stage}")]
+        counts = r"[\d,]+ [a-z]+ +~[\d hmins]+ +\d+\.\d +\d+\.\d"
+        assert re.search(rf"^ {stage} +{counts} +[\d.]+ [kMGT]?B +\d+\.\d\d *$", row), row
 
 
-def test_a_strategy_that_does_not_fit_breaks_no_figure(
+def tables(text: str) -> list[list[str]]:
+    """The tables of an output, each as its rows: what begins after a rule and ends before an empty line."""
+    found: list[list[str]] = []
+    for block in re.split(r"\n *(?=\n)", text):
+        head, rule, rows = block.partition("───")
+        if rule:
+            found.append([*head.splitlines()[-1:], *rows.splitlines()[1:]])
+    return found
+
+
+def test_a_card_on_which_nothing_fits_breaks_no_figure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("memory: {vram_gib: 3, ram_gib: 4}\n")
+    recipe.write_text(
+        "memory: {vram_gib: 3, ram_gib: 4}\nmodel: {pretrained_model_name_or_path: Lightricks/LTX-2}\n"
+    )
     monkeypatch.setattr(plan, "console", Console(width=NARROW))
-    size = ["--size", "1920x1088", "--frames", "241"]
-    result = CliRunner().invoke(app, ["plan", "--recipe", str(recipe), *size])
+    words = ["--size", "1920x1088", "--frames", "241", "--card", "4090", "--card", "h200"]
+    result = CliRunner().invoke(
+        app, ["plan", "--recipe", str(recipe), "--workspace", str(tmp_path / "none"), *words]
+    )
     assert result.exit_code == 0, result.output
-    assert re.search(r"resident +48/48 .* - *\n +does not fit *\n", result.stdout), result.stdout
+    rows = tables(result.stdout)[0][1:]
+    assert [re.sub(r" +", " ", row).strip() for row in rows] == [
+        "RTX 4090 does not fit - - - -",
+        "H200 141 GB does not fit - - - -",
+    ]
     assert "…" not in result.stdout
 
 

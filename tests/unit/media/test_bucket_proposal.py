@@ -119,9 +119,11 @@ def test_nothing_is_proposed_that_is_worse_than_what_there_is() -> None:
     again = better(found, chosen.buckets, chosen.waste)
     assert again is None, "what was proposed is not bettered when it is asked again"
     many = [*exact, *(Bucket(512, 512, frames) for frames in (9, 17, 25, 33, 41))]
-    fewer = better(found, many, waste_of(shapes, many))
+    assert better(found, many, waste_of(shapes, many)) is None, "fewer buckets that waste more"
+    wasteful = [*poor, Bucket(1024, 256, 17), Bucket(1024, 256, 25)]
+    fewer = better(found, wasteful, waste_of(shapes, wasteful))
     assert fewer is not None
-    assert len(fewer.buckets) <= len(many) / 2
+    assert fewer.waste.share < waste_of(shapes, wasteful).share
 
 
 def test_waste_says_what_is_cropped_dropped_and_left_out() -> None:

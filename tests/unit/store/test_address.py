@@ -1,4 +1,4 @@
-"""A secret in a store's address is refused; what a crash left of a lease is waited out."""
+"""A secret in a store's address is refused, half an address is no folder; a damaged lease is waited out."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def test_a_secret_in_the_address_is_refused_and_repeated_nowhere(
     with pytest.raises(StoreUnknown) as by_hand:
         _ = Workspace(tmp_path).store
     assert SECRET not in result.output + caplog.text + str(by_hand.value)
+
+
+@pytest.mark.parametrize(
+    "url", [f"s3:/AKIA:{SECRET}@bucket", "s3:bucket/store", f"simplecache::s3://AKIA:{SECRET}@bucket"]
+)
+def test_half_an_address_becomes_no_folder(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["use-store", url, "--workspace", "workspace"])
+    assert result.exit_code == 2
+    assert "write one like s3://bucket/prefix" in " ".join(result.output.split())
+    assert SECRET not in result.output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or ":" in path.name]
+
+
+def test_a_store_under_home_is_tried_where_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(app, ["use-store", "~/store", "--workspace", "workspace"])
+    assert result.exit_code == 0, result.output
+    assert Workspace(tmp_path / "workspace").store_url == str(tmp_path / "home/store")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "workspace"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"holder": "x"}', b"\xff"])

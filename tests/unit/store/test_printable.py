@@ -15,7 +15,8 @@ from ltxcore.media.errors import MediaError
 from ltxcore.pipeline.data.tables import as_csv
 from ltxcore.store.printable import cell, printable
 
-NASTY = ("\x1b[2J\x1b]0;owned\x07", "a\rb", "a\nb", "\u202egpj.exe", "\x9b31m", "\u2028", "\x7f")
+NOT_UTF8 = os.fsdecode(b"\xff.mp4")
+NASTY = ("\x1b[2J\x1b]0;owned\x07", "a\rb", "a\nb", "\u202egpj.exe", "\x9b31m", "\u2028", "\x7f", NOT_UTF8)
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -23,6 +24,11 @@ def test_nothing_that_moves_a_cursor_or_turns_the_text_is_left(text: str) -> Non
     assert printable(text).isprintable()
     assert str(MediaError(f"is {text}")).isprintable()
     assert str(cell(text)).isprintable()
+    printable(text).encode()
+
+
+def test_a_byte_that_is_not_utf8_is_named() -> None:
+    assert printable(NOT_UTF8) == r"\xff.mp4"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "  =HYPERLINK(1)", "\r=1"])

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.config.tread_settings import Span
 from ltxcore.models.predict_velocity import Reference, predict_velocity
 from ltxcore.training.data import Batch, collate
 from ltxcore.training.evaluation import fixed_noise
 from ltxcore.training.objective import Losses, NoisedBatch, losses, noise_batch, patchify, unpatchify
+from ltxcore.training.tread import TokenRouting
 from tests.unit.toy_transformer import make_transformer
 from tests.unit.training.test_conditioning import FRAMES, HEIGHT, LENGTH, WIDTH, batch, given, sample
 
@@ -189,3 +191,25 @@ def test_each_of_several_references_is_seen(changed: int) -> None:
     with torch.no_grad():
         losses_of = [float(Answer(transformer, clips, n).losses.total) for n in (noised, swapped)]
     assert abs(losses_of[0] - losses_of[1]) > 1e-5
+
+
+def test_what_is_beside_takes_no_route_of_tread() -> None:
+    picture = torch.randn(16, 1, HEIGHT, WIDTH)
+    clips = batch(
+        references=(Reference(picture),),
+        keyframes=(Reference(picture, frame=24),),
+        reference_sound=VOICE,
+    )
+    pictures = [{"type": "reference"}, {"type": "keyframes", "at": [0, -1]}]
+    noised = noise_batch(clips, SETTINGS, 0, given(pictures, [{"type": "reference"}]))
+    transformer, first = make_transformer(layers=4), HEIGHT * WIDTH
+    routing = TokenRouting(transformer, [Span(start=1, end=2, ratio=0.5)], seed=3)
+    with routing.batch(0):
+        video, audio = Answer(transformer, clips, noised).gradients()
+        kept = routing.kept(0)
+    assert kept is not None
+    held = {*range(first), *range(OWN, OWN + 2 * first)}
+    assert held <= set(kept[0].tolist())
+    assert kept.shape[1] < len(video) == OWN + 2 * first
+    for part in (video[:first], video[OWN:], audio[LENGTH:]):
+        assert not part.any()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo
+from PIL import Image
 
 from ltxcore.config.lora_settings import LoraSettings
 from ltxcore.config.model_settings import ModelSettings
@@ -150,6 +151,8 @@ def test_thirty_steps_on_two_samples_lower_the_loss(models_dir: Path, tmp_path: 
     assert all(m.loss == pytest.approx(m.video_loss + (m.audio_loss or 0), rel=1e-6) for m in seen)
     assert [m.learning_rate for m in seen[:4]] == pytest.approx([0, 2e-2 / 3, 4e-2 / 3, 2e-2])
     plot_losses(tmp_path / "metrics.jsonl", tmp_path / "losses.png")
+    with Image.open(tmp_path / "losses.png") as picture:
+        assert picture.convert("RGBA").getpixel((0, 0))[3] == 0, "a page's own paper is behind it"
     assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")
 
 

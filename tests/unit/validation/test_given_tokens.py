@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.validation_settings import ValidationSettings
-from ltxcore.models.files.source import ModelSource, resolve_model
+from ltxcore.models.files.source import ModelSource
 from ltxcore.models.predict_velocity import Reference, SoundReference
 from ltxcore.models.text.caption_encoder import TextFeatures
-from ltxcore.models.tiny.model import write_tiny
 from ltxcore.training.objective import patchify
 from ltxcore.validation.components import load_components
 from ltxcore.validation.first_frame import first_frame_latent, recompress
@@ -37,11 +35,9 @@ PLAN = render_settings(
 )
 
 
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> ModelSource:
-    directory = tmp_path_factory.mktemp("model") / "tiny"
-    write_tiny(directory)
-    return resolve_model(ModelSettings(pretrained_model_name_or_path=str(directory)), directory.parent)
+@pytest.fixture(scope="module", params=["2.0", "2.5"])
+def source(request: pytest.FixtureRequest, tinies: dict[str, ModelSource]) -> ModelSource:
+    return tinies[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +53,15 @@ def _watching(decode: Any, seen: dict[str, torch.Tensor], name: str) -> Any:
     return watch
 
 
+def drawn_text(connectors: Any, seed: int) -> TextFeatures:
+    """Of four tokens, in the widths of a version's feature extractor."""
+    generator = torch.Generator().manual_seed(seed)
+    if not connectors.per_modality_projections:
+        return TextFeatures(torch.randn(4, connectors.caption_channels, generator=generator), audio=None)
+    widths = connectors.video_hidden_dim, connectors.audio_hidden_dim
+    return TextFeatures(*(torch.randn(4, width, generator=generator) for width in widths))
+
+
 class Watched:
     """What the model was called with, and the latents that were decoded, of one rendering."""
 
@@ -68,10 +73,7 @@ class Watched:
         plan: RenderSettings = PLAN,
     ) -> None:
         parts, self.calls = renderer._components, list[dict[str, Any]]()
-        texts, negative = (
-            TextFeatures(video=torch.randn(4, 48, generator=torch.Generator().manual_seed(n)), audio=None)
-            for n in (1, 2)
-        )
+        texts, negative = (drawn_text(parts.connectors.config, seed) for seed in (1, 2))
         decoded: dict[str, torch.Tensor] = {}
         for name in ("vae", "audio_vae"):
             model = getattr(parts, name)

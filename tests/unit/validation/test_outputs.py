@@ -230,6 +230,9 @@ class Links(HTMLParser):
 HOSTILE = """<script>alert("1")</script> & 'quoted' <img src=x onerror=alert(2)> {{ 7*7 }}"""
 
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
 def example_gallery(directory: Path) -> Path:
     """A gallery of two prompts, with hostile text wherever text goes."""
     pairs = [
@@ -258,7 +261,10 @@ def example_gallery(directory: Path) -> Path:
         title="LTX-2 LoRA, run 2026-11-20",
         sampling=(("Steps", "40"), ("Guidance", "5"), ("Size", "768x512"), ("Length", "49 frames, 25 fps")),
         run=(("Snapshot", "0123456789abcdef"), ("Rank", "16"), ("Learning rate", "6e-5"), (HOSTILE, HOSTILE)),
-        lora_files=("pytorch_lora_weights.safetensors", HOSTILE),
+        lora_files=(
+            ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.safetensors"),
+            (HOSTILE, "a&b"),
+        ),
         notes=("validation_num_video_frames 61 is rendered as 57: lengths must be 8n+1", HOSTILE),
         negative_prompt=HOSTILE,
         contact_sheet="contact-sheet.png",
@@ -270,7 +276,10 @@ def test_the_gallery_shows_files_beside_it_and_nothing_else(tmp_path: Path) -> N
     page = example_gallery(tmp_path)
     links = Links()
     links.feed(page.read_text(encoding="utf-8"))
-    assert all((tmp_path / unquote(link)).is_file() for link in links.fetched), links.fetched
+    loras = {LORA_FILE, "a&b"}
+    assert loras <= set(map(unquote, links.fetched)), "LoRA files are links"
+    shown = [link for link in map(unquote, links.fetched) if link not in loras]
+    assert all((tmp_path / link).is_file() for link in shown), links.fetched
     assert links.tags.count("video") == 6
     assert links.text.count("Play all") == 2
     assert links.tags.count("script") == 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from ltxcore.models.files.latent_upsampler import open_upsampler
 from ltxcore.models.files.source import ModelSource
@@ -166,6 +167,27 @@ def test_the_same_seed_gives_the_same_bits_and_the_second_lora_leaves_no_trace(
     assert np.array_equal(rendered(renderer, texts).frames, before.frames)
     assert np.array_equal(rendered(renderer, texts).audio, before.audio)
     assert np.array_equal(rendered(renderer, texts, one_stage).frames, small.frames)
+
+
+def test_the_second_lora_goes_beside_a_loha(
+    renderer: Renderer, texts: list[Any], tinies: dict[str, ModelSource], tmp_path: Path
+) -> None:
+    transformer, generator = renderer._components.transformer, torch.Generator().manual_seed(1)
+    factors = {}
+    for name, module in transformer.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.endswith("to_q"):
+            outer, inner = (module.out_features, 2), (2, module.in_features)
+            for part, shape in (("w1_a", outer), ("w1_b", inner), ("w2_a", outer), ("w2_b", inner)):
+                factors[f"transformer.{name}.hada_{part}"] = torch.randn(shape, generator=generator) / 2
+    loha, distilled = tmp_path / "loha.safetensors", tmp_path / "distilled.safetensors"
+    save_file(factors, loha)
+    write_lora(tinies["2.3"], distilled)
+    with renderer.adapter(loha):
+        alone, small = rendered(renderer, texts), rendered(renderer, texts, plan())
+    with renderer.adapter(loha, second=(distilled, 1.0)):
+        both, first = rendered(renderer, texts), rendered(renderer, texts, plan())
+    assert not np.array_equal(both.frames, alone.frames)
+    assert np.array_equal(first.frames, small.frames), "the first stage has the LoHa alone"
 
 
 def test_what_is_given_is_upscaled_and_held_in_the_second_stage(

@@ -22,6 +22,30 @@ const picture = (clip) => {
   image.src = "data:image/jpeg;base64," + jpeg;
   return image;
 };
+// Beside the page's own disk a clip is its file; from a server it is asked for by its name.
+const place = (clip) => location.protocol === "file:" ? clip.file
+  : "/clips/" + data.snapshot + "/" + clip.id.split("/").map(encodeURIComponent).join("/");
+const player = (clip, still) => {
+  const button = make("button", undefined, "still");
+  button.type = "button";
+  button.setAttribute("aria-label", "Play " + clip.id);
+  button.append(still);
+  button.addEventListener("click", () => {
+    const film = make(clip.kind === "audio" ? "audio" : "video");
+    film.controls = film.autoplay = film.loop = film.playsInline = true;
+    film.src = place(clip);
+    film.setAttribute("aria-label", clip.id);
+    film.addEventListener("error", () => {
+      const link = make("a", "open the file");
+      link.href = place(clip);
+      const note = make("div", "this browser does not play it; ", "fine");
+      note.append(link);
+      film.replaceWith(note);
+    });
+    button.replaceWith(film);
+  });
+  return button;
+};
 const waveform = (levels, width, height) => {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
@@ -44,7 +68,8 @@ const waveform = (levels, width, height) => {
 const row = (clip) => {
   const line = make("tr"), cells = Array.from({length: 5}, () => make("td"));
   const alone = clip.kind === "audio";
-  cells[0].append(alone && clip.wave ? waveform(clip.wave, 112, 63) : picture(clip));
+  const still = alone && clip.wave ? waveform(clip.wave, 112, 63) : picture(clip);
+  cells[0].append(clip.kind === "video" || alone ? player(clip, still) : still);
   cells[1].append(make("div", clip.id, "name"));
   for (const remark of clip.remarks) cells[1].append(make("div", remark, "remark"));
   if (clip.captions.length) cells[1].append(make("div", clip.captions.join("\n"), "caption"));
