@@ -45,14 +45,10 @@ class LivePage:
                 self._write("")
 
     def end(self, ended: str) -> None:
-        """Write it for the last time, as the newest artifact: the tab has the newest first."""
+        """Write it for the last time."""
         with self._lock:
             self._ended = True
-            before, self._id = self._id, None
             self._write(ended)
-            if before is not None:
-                with get_client(sync_client=True) as client:
-                    client.delete_artifact(before)
 
     def _write(self, ended: str) -> None:
         text = self._page.markdown(ended)

@@ -159,12 +159,6 @@ class Recorder:
         self._write("artifact changed", {**body, "updated": now()}, artifact)
         return Response(status_code=NOTHING)
 
-    def _remove_artifact(self, body: Object, artifact: str) -> Response:
-        if artifact not in self._records.artifacts:
-            return _found(None)
-        self._write("artifact removed", {}, artifact)
-        return Response(status_code=NOTHING)
-
     def _make_limit(self, body: Object) -> Response:
         made = self._slots.make(body["name"], body["limit"], now())
         return JSONResponse({**made, "active_slots": 0}, CREATED)
@@ -225,7 +219,6 @@ ROUTES: Final[tuple[tuple[str, re.Pattern[str], Answer], ...]] = tuple(
         ("POST", "/events", Recorder._take_posted_events),
         ("POST", "/artifacts/", Recorder._make_artifact),
         ("PATCH", "/artifacts/ID", Recorder._change_artifact),
-        ("DELETE", "/artifacts/ID", Recorder._remove_artifact),
         ("POST", "/v2/concurrency_limits/", Recorder._make_limit),
         ("GET", "/v2/concurrency_limits/ID", Recorder._read_limit),
         ("POST", "/v2/concurrency_limits/increment-with-lease", Recorder._take_slots),

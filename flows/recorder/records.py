@@ -6,8 +6,6 @@ and has the same. Objects are as Prefect's API shows them (3.9), as plain JSON.
 
 from __future__ import annotations
 
-import secrets
-import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -30,14 +28,7 @@ def now() -> str:
 
 def new_object(given: Object, at: str) -> Object:
     """What was asked for, with an identity and a time."""
-    return {"id": str(_next_id()), "created": at, "updated": at, **given}
-
-
-def _next_id() -> uuid.UUID:
-    """A UUID of version 7 (RFC 9562), as Prefect's server makes them: its pages sort by it for the newest."""
-    milliseconds, chance = time.time_ns() // 1_000_000, secrets.randbits(74)
-    high, low = chance >> 62, chance & ((1 << 62) - 1)
-    return uuid.UUID(int=milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
+    return {"id": str(uuid.uuid4()), "created": at, "updated": at, **given}
 
 
 def new_state(given: Object, at: str) -> Object:
@@ -86,8 +77,6 @@ class Records:
             self.artifacts[content["id"]] = content
         elif what == "flow run changed":
             self.flow_runs[entry["of"]].update(content)
-        elif what == "artifact removed":
-            del self.artifacts[entry["of"]]
         elif what == "artifact changed":
             self.artifacts[entry["of"]].update(content)
         elif what == "logs":
