@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -75,6 +77,40 @@ def print_summary(console: Console, workspace: Workspace, run: Path, ui_command:
         console.print(f"[bold]{label:<8}[/] {place}", soft_wrap=True, highlight=False)
 
 
+def summary_json(workspace: Workspace, run: Path, code: int) -> dict[str, Any]:
+    """What a run had and left, as plain JSON: for programs that start one.
+
+    Args:
+        code: the exit status of the run.
+    """
+    found: dict[str, Any] = {"run": run.name, "done": code == 0, "log": str(workspace.log_of(run))}
+    error = run / "error.txt"
+    if code and error.exists():
+        found["error"] = error.read_text().strip()
+    summary = summaries.read_summary(workspace, run)
+    if summary is None:
+        return found
+    if summary.snapshot is not None:
+        rejected = {entry.id: entry.reason for entry in summary.snapshot.rejections}
+        found["clips"] = {"taken": len(summary.snapshot.samples), "rejected": rejected}
+    if summaries.decodes(summary):
+        found["quarantined"] = summaries.quarantined(summary)
+    found["stages"] = summaries.stage_rows(workspace, run)
+    if (loss := summaries.losses(summary)) is not None:
+        found["loss"] = {"first": loss[0], "last": loss[1]}
+    if (held_out := summaries.held_out_losses(summary)) is not None:
+        found["held_out"] = asdict(held_out)
+    found["loras"] = [str(path) for path in summaries.loras(workspace, summary)]
+    pages = {
+        "dataset": summaries.dataset_page(workspace, summary),
+        "gallery": summaries.gallery(workspace, summary),
+    }
+    found |= {name: str(page) for name, page in pages.items() if page is not None}
+    if (published := read_published(run)) is not None:
+        found["hub"] = published.url
+    return found
+
+
 def _clips(summary: summaries.RunSummary) -> Group | None:
     """The line about the clips, as far as the run's stages report them; None if they report nothing."""
     snapshot, broken = summary.snapshot, summaries.quarantined(summary)
@@ -121,6 +157,8 @@ def _places(
         yield "Stopped", f"after step {stopped}, and kept; `ltx2 control continue` lets the next run go on"
     if (held_out := summaries.held_out_losses(summary)) is not None:
         yield "Held out", str(held_out)
+    if (verdict := summaries.verdict(summary)) is not None:
+        yield "Verdict", escape(verdict)
     for path in summaries.loras(workspace, summary):
         yield "LoRA", _short(path)
     dataset = summaries.dataset_page(workspace, summary)
@@ -129,6 +167,9 @@ def _places(
     page = summaries.gallery(workspace, summary)
     if page is not None:
         yield "Gallery", _short(page)
+    gate = summaries.gate_page(workspace, summary)
+    if gate is not None:
+        yield "Gate", _short(gate)
     if (published := read_published(run)) is not None:
         yield "Hub", escape(published.url)
     yield "UIs", ui_command

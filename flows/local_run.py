@@ -42,7 +42,12 @@ class LocalRun:
         self._workspace, self._name, self._console = workspace, name, console
         self._blocks = blocks
         self._folder = workspace.run(name)
-        self._log = workspace.logs / f"run-{name}.log"
+        self._log = workspace.log_of(self._folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its recipe and what it did."""
+        return self._folder
 
     def execute(self, flow: str, parameters: dict[str, Any], stages: list[str]) -> int:
         """Run a flow to its end and print how it ended. Returns the exit status."""

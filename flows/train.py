@@ -17,7 +17,7 @@ from ltxcore.jobs.pipeline import Turn, snapshot_of, training_turns
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN, asked_stages
 from tasks.checks import check
-from tasks.hub import check_hub, push_to_hub
+from tasks.hub import check_hub, may_be_published, push_to_hub
 from tasks.model import prepare, prepare_crepa
 from tasks.naming import name_at_start, name_run
 from tasks.pipeline import begin_run, memory_retry, report_run, up_to_date
@@ -84,5 +84,5 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
             again = memory_retry(turn.stage, turn.ctx)
             run_stage(STAGE_FLOWS[turn.stage.name], parameters, again=again, part=turn.part)
     report_run(ctx, run)
-    if recipe.hub.push_to_hub:
+    if recipe.hub.push_to_hub and may_be_published(ctx, run):
         push_to_hub(ctx, run)

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
 
+from ltxcore.jobs.publish.judged_loras import is_champion
 from ltxcore.jobs.publish.publication import lora_directory, publish
 from ltxcore.pipeline.base.context import Context
 from ltxcore.publishing.errors import HubRefused
@@ -71,6 +72,16 @@ def push(ctx: Context, run: Path) -> Pushed:
     get_run_logger().info("%s: %s, commit %s", pushed.repo, sent, pushed.commit)
     artifacts.web_link("hub", pushed.url, pushed.repo, f"The LoRA on the hub, commit {pushed.commit}")
     return pushed
+
+
+def may_be_published(ctx: Context, run: Path) -> bool:
+    """Whether a run's LoRA goes to the hub: where the recipe has a gate, the champion alone does."""
+    if ctx.recipe.promotion is None or is_champion(ctx, run):
+        return True
+    get_run_logger().info(
+        "Nothing is uploaded: the LoRA of this run is not the champion of %s", ctx.recipe.promotion.model
+    )
+    return False
 
 
 def push_to_hub(ctx: Context, run: Path) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 from ltxcore.execution.memory_plans import plan_rows
 from ltxcore.jobs.report.page import as_markdown
 from ltxcore.jobs.report.probe_report import refused_with, report_probe
+from ltxcore.pages.markdown import escaped
 from ltxcore.pipeline.base.work import Result, Work, loaded
 from ltxcore.pipeline.data.tables import bucket_rows, dataset_rows
 from ltxcore.stages.embed_frames.work import EmbedFrames
 from ltxcore.stages.encode_latents.work import EncodeLatents
+from ltxcore.stages.judge_lora.page import gate_rows
+from ltxcore.stages.judge_lora.work import PAGE as GATE_PAGE
+from ltxcore.stages.judge_lora.work import JudgeLora
 from ltxcore.stages.probe_media.work import ProbeMedia
 from ltxcore.stages.render_validation.session import CONTACT_SHEET, PAGE, Session
 from ltxcore.stages.render_validation.work import RenderValidation
@@ -58,6 +62,8 @@ def show_result(work: Work[Any], result: Result) -> None:
         _show_quarantined(work, result, "quarantined-frames", description)
     elif isinstance(work, RenderValidation) and work.session.prompts:
         _show_gallery(work.session)
+    elif isinstance(work, JudgeLora):
+        _show_gate(work)
 
 
 def _show_dataset(work: ProbeMedia, result: Result) -> None:
@@ -74,6 +80,14 @@ def _show_quarantined(work: Work[Any], result: Result, key: str, description: st
     if errors := result.outcome.facts["quarantined"]:
         rows = [row for row in dataset_rows(work.ctx.snapshot, errors) if row["verdict"] == "quarantined"]
         artifacts.table(key, rows, description)
+
+
+def _show_gate(work: JudgeLora) -> None:
+    judged, root = loaded(work.judged), work.ctx.workspace.root
+    artifacts.markdown("verdict", str(escaped(judged.sentence)), "What became of the LoRA")
+    if rows := gate_rows(judged.gate.findings):
+        artifacts.table("gate", rows, "What was asked, and what was measured")
+    artifacts.link("gate-page", work.asked.directory / GATE_PAGE, root, "The comparison with the champion")
 
 
 def _show_gallery(session: Session) -> None:

@@ -33,7 +33,7 @@ COMMANDS: Final = (
         LOOK,
     ),
     Entry("report", "flows.cli.report:report", "Write the dataset report of a snapshot.", LOOK),
-    Entry("explain", "flows.cli.store:explain", "Show what would be computed again, and why.", LOOK),
+    Entry("explain", "flows.cli.explain:explain", "Show what would be computed again, and why.", LOOK),
     Entry("doctor", "flows.cli.doctor:doctor", "Show what this machine has and lacks.", LOOK),
     Entry("verify", "flows.cli.store:verify", "Check stored files against their checksums.", STORE),
     Entry("retry", "flows.cli.store:retry", "Lift the quarantine of a clip, or of all.", STORE),
@@ -41,6 +41,9 @@ COMMANDS: Final = (
     Entry("compact", "flows.cli.store:compact", "Merge the store's small files.", STORE),
     Entry("use-store", "flows.cli.store:use_store", "Keep this workspace's store somewhere else.", STORE),
     Entry("lora", "flows.cli.lora:app", "Inspect, convert, merge and resize LoRA files.", SHARE),
+    Entry("models", "flows.cli.models:models", "List the champions and their versions.", SHARE),
+    Entry("promote", "flows.cli.models:promote", "Make a judged LoRA the champion.", SHARE),
+    Entry("rollback", "flows.cli.models:rollback", "Take back the champion before this one.", SHARE),
     Entry("push", "flows.cli.push:push", "Upload the LoRA of a finished run to the Hugging Face hub.", SHARE),
     Entry(
         "import-simpletuner",

@@ -16,6 +16,7 @@ from flows.cli.options import (
     JsonOption,
     NoWorkspace,
     WorkspaceOption,
+    at_work,
     context_again,
     refuse,
     show_json,
@@ -50,7 +51,8 @@ def buckets(
         ctx = context_again(workspace, recipe, datasets)
         files, memo = find_files(ctx), Memo(ctx)
         unknown = memo.unknown(files)
-        advice = advise(ctx, memo, files, count, max_tokens)
+        with at_work("trying buckets"):
+            advice = advise(ctx, memo, files, count, max_tokens)
     except (ConfigError, NothingProbed, NoWorkspace, ValueError, *STORE_FAULTS) as error:
         raise refuse(error) from None
     if as_json:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
-from flows.cli.options import refuse
+from flows.cli.options import JsonOption, refuse, show_json
 from ltxcore.config.errors import ConfigError
 from ltxcore.config.import_simpletuner import Import
 from ltxcore.config.simpletuner.translation import Translation, Verdict
@@ -32,6 +32,7 @@ def import_simpletuner(
     datasets: Annotated[Path, typer.Argument(help="multidatabackend.json")],
     output: Annotated[Path, typer.Option(help="Where recipe.yaml and datasets.yaml are written.")] = Path(),
     strict: Annotated[bool, typer.Option(help="Refuse keys whose feature is not supported yet.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write datasets.yaml and recipe.yaml from SimpleTuner's files, with a line for every key."""
     try:
@@ -39,10 +40,18 @@ def import_simpletuner(
         try:
             written, missing = found.write(output, strict)
         finally:
-            for translation in (found.config, found.datasets):
+            for translation in () if as_json else (found.config, found.datasets):
                 _tell(translation)
     except ConfigError as error:
         raise refuse(error) from None
+    if as_json:
+        keys = [
+            {"file": str(translation.source), "key": line.key, "verdict": line.verdict, "why": line.message}
+            for translation in (found.config, found.datasets)
+            for line in translation.lines
+        ]
+        show_json({"written": list(map(str, written)), "missing": list(missing), "keys": keys})
+        return
     for remark in missing:
         console.print(f"[yellow]missing[/]  {escape(remark)}", highlight=False, soft_wrap=True)
     console.print(f"written: {', '.join(map(str, written))}", markup=False, soft_wrap=True)

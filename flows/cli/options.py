@@ -39,6 +39,7 @@ PriceOption = Annotated[
 ]
 
 DATASETS: Final = Path("datasets.yaml")
+WORKSPACE: Final = Path("workspace")
 BAD_CONFIGURATION: Final = 2
 STORE_FAULTS: Final = (DamagedFile, IndexDamaged, RefDamaged, StoreUnknown, UnknownSnapshot)
 """What of a workspace or its store cannot be read; each says what to do."""
@@ -53,12 +54,15 @@ def read_recipe(path: Path | None) -> Recipe:
 def job_again(recipe: Path | None, datasets: Path | None, workspace: Path) -> tuple[Path | None, Path]:
     """Recipe and dataset file that were named, or else those of the workspace's newest run.
 
-    Where it takes the newest run's, it says so on the error stream, in one line.
+    Where it takes the newest run's, it says so on the error stream, in one line; and so it does where a
+    workspace that was named is not there, which may be mistyped or may be yet to be made.
 
     Raises:
         DamagedFile: what names the newest run, or what that run keeps, is not what was written.
     """
     space = Workspace(workspace)
+    if not space.exists and workspace != WORKSPACE:
+        say(errors, f"there is no workspace at {space.root} yet; the first run makes it")
     newest = None if recipe is not None and datasets is not None else space.newest_run
     if newest is None:
         return recipe, datasets or DATASETS

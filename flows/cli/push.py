@@ -13,6 +13,7 @@ from flows.cli.options import (
     JsonOption,
     NoWorkspace,
     WorkspaceOption,
+    at_work,
     existing_workspace,
     refuse,
     show_json,
@@ -63,7 +64,7 @@ def push(
         raise refuse(error) from None
     try:
         # No sweep takes it away meanwhile.
-        with ctx.workspace.going_on(folder):
+        with ctx.workspace.going_on(folder), at_work(f"sending what the hub lacks of run {folder.name}"):
             pushed = publish(ctx, folder, settings, token)
     except (HubError, ModelError, OSError, *STORE_FAULTS) as error:
         raise refuse(error, status=NOT_UPLOADED) from None

@@ -17,6 +17,7 @@ from flows.cli.options import (
     JsonOption,
     NoWorkspace,
     WorkspaceOption,
+    at_work,
     context_again,
     refuse,
     show_json,
@@ -49,7 +50,8 @@ def report(
     try:
         ctx = context_again(workspace, recipe, datasets, chosen)
         if before is None:
-            page, found = write_report(ctx)
+            with at_work("writing the page"):
+                page, found = write_report(ctx)
             if as_json:
                 show_json({"page": str(page), **found.facts()})
                 return

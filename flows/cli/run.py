@@ -18,11 +18,14 @@ from flows.cli.options import (
     NoWorkspace,
     RecipeOption,
     WorkspaceOption,
+    errors,
     existing_workspace,
     job_again,
     read_recipe,
     refuse,
+    show_json,
 )
+from flows.display import summary_json
 from flows.hub_token import may_be_token
 from flows.local_run import LocalRun
 from ltxcore.config.errors import ConfigError
@@ -40,6 +43,9 @@ def run(
     workspace: WorkspaceOption = Path("workspace"),
     datasets: DatasetsOption = Path("datasets.yaml"),
     recipe: RecipeOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON; progress goes to the error stream.")
+    ] = False,
 ) -> None:
     """Run the whole pipeline here; needs no server or worker."""
     try:
@@ -55,8 +61,12 @@ def run(
     except (ConfigError, JobRefused, *STORE_FAULTS) as error:
         raise refuse(error) from None
     blocks = chosen.hub.push_to_hub and local_token() is None
-    local = LocalRun(Workspace(workspace), _run_name(), console, blocks=blocks)
-    raise typer.Exit(local.execute("train-ltx2", parameters, [stage.name for stage in asked_stages(chosen)]))
+    shown = errors if as_json else console
+    local = LocalRun(Workspace(workspace), _run_name(), shown, blocks=blocks)
+    code = local.execute("train-ltx2", parameters, [stage.name for stage in asked_stages(chosen)])
+    if as_json:
+        show_json(summary_json(Workspace(workspace), local.folder, code))
+    raise typer.Exit(code)
 
 
 def stage(
@@ -65,6 +75,9 @@ def stage(
     datasets: DatasetsAgainOption = None,
     recipe: AgainOption = None,
     snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON; progress goes to the error stream.")
+    ] = False,
 ) -> None:
     """Run one stage alone. If inputs are missing, it names the stage that makes them."""
     try:
@@ -83,8 +96,11 @@ def stage(
         check_stage(context_here(Workspace(workspace), chosen, datasets, snapshot), wanted)
     except (ConfigError, JobRefused, UnknownStage, NoWorkspace, *STORE_FAULTS) as error:
         raise refuse(error) from None
-    local = LocalRun(Workspace(workspace), _run_name(), console)
-    raise typer.Exit(local.execute(wanted.name, parameters, [wanted.name]))
+    local = LocalRun(Workspace(workspace), _run_name(), errors if as_json else console)
+    code = local.execute(wanted.name, parameters, [wanted.name])
+    if as_json:
+        show_json(summary_json(Workspace(workspace), local.folder, code))
+    raise typer.Exit(code)
 
 
 def _run_name() -> str:

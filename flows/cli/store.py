@@ -1,4 +1,4 @@
-"""`ltx2 explain`, `gc`, `compact`, `verify` and `use-store`: looking after what the pipeline has stored."""
+"""`ltx2 gc`, `compact`, `verify` and `use-store`: looking after what the pipeline has stored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,9 @@ from rich.console import Console
 
 from flows.cli.options import (
     STORE_FAULTS,
-    AgainOption,
-    DatasetsAgainOption,
     JsonOption,
     NoWorkspace,
     WorkspaceOption,
-    context_again,
     existing_workspace,
     refuse,
     show_json,
@@ -26,9 +23,8 @@ from flows.cli.options import (
 from flows.tables import say
 from ltxcore.config.errors import ConfigError
 from ltxcore.execution import sweep
-from ltxcore.execution.drawn_seed import expected_seeds
 from ltxcore.jobs.checks.output_damage import check_outputs, set_aside
-from ltxcore.jobs.explain.explain import ClipReport, UnknownClip, explain_clip, explain_stages
+from ltxcore.jobs.explain.explain import UnknownClip
 from ltxcore.jobs.explain.lift_quarantine import lift_quarantine
 from ltxcore.memory.plan import GIB
 from ltxcore.models.errors import ModelError
@@ -43,7 +39,7 @@ from ltxcore.store.index import Overtaken, damaged, mend
 from ltxcore.store.lease import NotExclusive, writing
 from ltxcore.store.verify import Verified, forget_broken
 from ltxcore.store.verify import verify as verify_store
-from ltxcore.store.workspace import LATEST, UnknownSnapshot, Workspace
+from ltxcore.store.workspace import UnknownSnapshot, Workspace
 
 console = Console(highlight=False)
 
@@ -55,51 +51,6 @@ CREDENTIALS_ADVICE = (
     "run `aws configure`"
 )
 PARTS = ("media", "audio", "text", "latents")
-
-
-def explain(
-    clip: Annotated[str, typer.Argument(help="A clip's id or path. Default: explain every stage.")] = "",
-    workspace: WorkspaceOption = Path("workspace"),
-    datasets: DatasetsAgainOption = None,
-    recipe: AgainOption = None,
-    snapshot: Annotated[str, typer.Option(help="Id of a snapshot, or `latest`.")] = LATEST,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with the inputs of each key.")] = False,
-) -> None:
-    """Show for a clip whether it is used and why, what would be computed again and why, and which
-    snapshots and runs contain it."""
-    with _refusals():
-        ctx = expected_seeds(context_again(workspace, recipe, datasets, snapshot))
-        if clip:
-            report = explain_clip(ctx, clip)
-            show_json(report.as_json()) if as_json else _print_clip(report)
-            return
-        stages = explain_stages(ctx)
-        if as_json:
-            show_json([asdict(stage) for stage in stages])
-            return
-        if ctx.decided:
-            _say(ctx.decided)
-        for stage in stages:
-            _say(f"{stage.stage}: {stage.state}" + (f": {stage.why[0]}" if stage.why else ""))
-            for line in stage.why[1:]:
-                _say(f"    {line}")
-
-
-def _print_clip(report: ClipReport) -> None:
-    _say(f"{report.clip}  ({report.file})")
-    _say(f"  {report.verdict}" + (f": {report.reason}" if report.reason else ""))
-    for line in report.used:
-        _say(f"  {line}")
-    for track in report.tracks:
-        _say(f"  {track.what}: {track.state}" + (f", {track.why}" if track.why else ""))
-    for title, lines in (
-        ("a run now would do", report.work or ["nothing"]),
-        ("snapshots that name it", report.snapshots or ["none"]),
-        ("runs that saw it", report.runs or ["none"]),
-    ):
-        _say(f"  {title}:")
-        for line in lines:
-            _say(f"      {line}")
 
 
 def gc(

@@ -9,8 +9,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from ltxcore.config.base import UNKNOWN, Strict, ending_in, parse, places_of, written
 from ltxcore.config.batch_size import AUTO
@@ -27,6 +34,7 @@ from ltxcore.config.memory_settings import MemorySettings
 from ltxcore.config.model_settings import ModelSettings
 from ltxcore.config.preservation_settings import PreservationSettings
 from ltxcore.config.processes_settings import ProcessSettings
+from ltxcore.config.promotion_settings import PromotionSettings
 from ltxcore.config.recipe_document import merged, presets, read_recipe_document
 from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.tracking_settings import TrackingSettings
@@ -60,7 +68,25 @@ class Recipe(Strict):
     )
     tracking: TrackingSettings = Field(default_factory=TrackingSettings)
     hub: HubSettings = Field(default_factory=HubSettings)
+    promotion: PromotionSettings | None = None
     data: DataDefaults = Field(default_factory=DataDefaults)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a gate that there is not: headers of LoRA files and records of runs stay what they were."""
+        data: dict[str, Any] = serialise(self)
+        if self.promotion is None:
+            data.pop("promotion", None)
+        return data
+
+    @model_validator(mode="after")
+    def _judges_on_something(self) -> Recipe:
+        if self.promotion is not None and not self.evaluation.holds_out:
+            raise ValueError(
+                "promotion compares LoRAs on held-out clips, and none are held out; write e.g. "
+                "evaluation: {eval_share: 0.1}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way_for_gemma(self) -> Recipe:

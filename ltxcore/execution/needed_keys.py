@@ -8,10 +8,8 @@ from typing import Any
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import Stage
 from ltxcore.pipeline.base.stamp import stage_directory
-from ltxcore.store.index import FOLDERS, Index
-from ltxcore.store.lease import writing
-from ltxcore.store.records import FORMS
-from ltxcore.store.refs import Ref, Refs
+from ltxcore.store.needed import keep_needed
+from ltxcore.store.refs import Refs
 
 
 def ensure_needs(
@@ -32,13 +30,5 @@ def publish_needs(
     """Record in the store which keys a request needs."""
     if not needs:
         return
-    ref = Ref(
-        workspace=str(ctx.workspace.root),
-        directory=ctx.workspace.relative(stage_directory(ctx.workspace, stage, request)),
-        needs={part: tuple(sorted(set(keys))) for part, keys in needs.items()},
-    )
-    with writing(ctx.store, "refs", f"{stage.name} of {ctx.workspace.root}"):
-        Refs(ctx.store).publish(ctx.workspace.id, ref)
-        for part, keys in ref.needs.items():
-            for folder in FOLDERS[part]:
-                Index(ctx.store, folder, FORMS[folder]).keep(keys)
+    directory = ctx.workspace.relative(stage_directory(ctx.workspace, stage, request))
+    keep_needed(ctx.workspace, directory, needs, stage.name)

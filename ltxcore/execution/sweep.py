@@ -188,7 +188,8 @@ def _kept_stages(workspace: Workspace, runs: Collection[Path], older_than_s: flo
             for directory in _folders(workspace.stages / stage.name)
             if _age_s(directory) < older_than_s or is_held(directory / "lock")
         )
-    return kept
+    # Held-out clips are judged for good in the state in which they were frozen.
+    return kept | set(_folders(workspace.champions))
 
 
 def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], older_than_s: float) -> list[Path]:

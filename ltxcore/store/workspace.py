@@ -62,6 +62,7 @@ class Workspace:
         self.snapshots = self.root / "snapshots"
         self.stages = self.root / "stages"
         self.runs = self.root / "runs"
+        self.champions = self.root / "champions"
         self.prefect = self.root / "prefect"
         self.mlflow = self.root / "mlflow"
         self.logs = self.root / "logs"
@@ -135,6 +136,10 @@ class Workspace:
     def note_newest_run(self, run: Path) -> None:
         """Note that a run is begun."""
         write_json(self.runs / NEWEST_FILE, NewestRun(run=run.name).model_dump())
+
+    def log_of(self, run: Path) -> Path:
+        """The log of a run that was started in a terminal."""
+        return self.logs / f"run-{run.name}.log"
 
     def run_lock(self, run: Path) -> Path:
         """The lock file that exists while a run goes on."""

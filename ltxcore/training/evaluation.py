@@ -82,23 +82,35 @@ class Evaluation:
         found: dict[str, list[float]] = {}
         with torch.no_grad(), _at_rest(model):
             for clip in self.clips:
-                batch = collate([clip.sample_id], [self._load(clip.sample_id, 0)]).to(
-                    torch.device(self._device)
-                )
+                batch = self._batch(clip)
                 for sigma in self._settings.eval_sigmas:
                     if should_stop():
                         return None
-                    for name, value in self._losses(model, batch, clip, sigma).items():
+                    for kind, value in self._losses(model, batch, clip, sigma).items():
+                        name = f"eval_{kind}_loss"
                         found.setdefault(name, []).append(value)
+                        found.setdefault(f"{name}_sigma_{sigma:g}", []).append(value)
         means = {name: fmean(values) for name, values in sorted(found.items())}
         return {LOSS: sum(means[name] for name in (VIDEO, AUDIO) if name in means), **means}
+
+    def of_clip(self, model: Any, clip: HeldOutClip) -> dict[str, dict[str, float]]:
+        """The losses of one clip: modality (`video`, `audio`) -> sigma -> loss."""
+        found: dict[str, dict[str, float]] = {}
+        with torch.no_grad(), _at_rest(model):
+            batch = self._batch(clip)
+            for sigma in self._settings.eval_sigmas:
+                for kind, value in self._losses(model, batch, clip, sigma).items():
+                    found.setdefault(kind, {})[f"{sigma:g}"] = value
+        return found
+
+    def _batch(self, clip: HeldOutClip) -> Batch:
+        return collate([clip.sample_id], [self._load(clip.sample_id, 0)]).to(torch.device(self._device))
 
     def _losses(self, model: Any, batch: Batch, clip: HeldOutClip, sigma: float) -> dict[str, float]:
         noised = fixed_noise(batch, sigma, self._settings.eval_seed, clip.content, self._given)
         loss: Losses = noised_losses(model, self._connectors, batch, noised, self._max_tokens)
-        both = {VIDEO: loss.video, AUDIO: loss.audio}
-        values = {name: value.item() for name, value in both.items() if value is not None}
-        return values | {f"{name}_sigma_{sigma:g}": value for name, value in values.items()}
+        both = {"video": loss.video, "audio": loss.audio}
+        return {kind: value.item() for kind, value in both.items() if value is not None}
 
 
 def fixed_noise(

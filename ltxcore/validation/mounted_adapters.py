@@ -17,6 +17,26 @@ from ltxcore.models.lycoris import is_lycoris, load_lycoris
 ADAPTER, SECOND_ADAPTER = "lora", "second-stage"
 
 
+class TransformerAlone:
+    """Stands where `MountedAdapters` has a pipeline, for a transformer without one."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+
+    def load_lora_weights(self, folder: str, *, adapter_name: str, **found: Any) -> None:
+        """Put a LoRA file on the transformer, as `LTX2Pipeline` does it."""
+        from diffusers import LTX2Pipeline
+
+        weights, metadata = LTX2Pipeline.lora_state_dict(folder, return_lora_metadata=True, **found)
+        LTX2Pipeline.load_lora_into_transformer(
+            weights, transformer=self.transformer, adapter_name=adapter_name, metadata=metadata
+        )
+
+    def unload_lora_weights(self) -> None:
+        """Take all adapters off."""
+        self.transformer.unload_lora()
+
+
 class MountedAdapters:
     """The adapters that are on a pipeline's transformer: those of all stages, and one of the second alone."""
 

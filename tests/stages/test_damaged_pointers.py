@@ -20,7 +20,7 @@ from tests.published_run import RUN, FinishedRun
 READERS: dict[str, Callable[[Workspace], object]] = {
     "workspace.json": lambda space: space.id,
     "snapshots/latest.json": lambda space: space.load_snapshot(),
-    "runs/newest.json": open_run,
+    "runs/newest.json": lambda space: space.newest_run,
     f"runs/{RUN}/run.json": open_run,
     "stages/train-lora/newest.json": lambda space: newest_stamp(space, TRAIN),
 }

@@ -22,6 +22,7 @@ PACKAGES = (
     "ltxcore.publishing",
     "ltxcore.jobs.begin",
     "ltxcore.jobs.report",
+    "ltxcore.stages.judge_lora",
     "ltxcore.validation",
 )
 

@@ -28,6 +28,7 @@ from ltxcore.models.teacher import check_teacher
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import (
     FRAMES,
+    JUDGE,
     LATENTS,
     PROBE,
     RENDER,
@@ -52,6 +53,7 @@ from ltxcore.pipeline.plan.strategy_checks import (
 from ltxcore.publishing.errors import HubRefused
 from ltxcore.publishing.token import require_token
 from ltxcore.stages.embed_frames.checks import check_crepa
+from ltxcore.stages.judge_lora.challenger import check_champion
 from ltxcore.stages.render_validation.checks import (
     check_adapters,
     check_decoder,
@@ -241,6 +243,7 @@ CHECKS: Final[tuple[Check, ...]] = (
         (RENDER,),
         check_adapters,
     ),
+    Check("champion", ("promotion.model",), (JUDGE,), check_champion, "machine"),
     Check("token", ("hub.push_to_hub",), (), _token, "machine"),
 )
 

@@ -15,7 +15,8 @@ from ltxcore.config.batch_size import AUTO, clips_of
 from ltxcore.config.crepa_settings import PATCH
 from ltxcore.jobs.estimate.figures import Planned, StageEstimate
 from ltxcore.jobs.estimate.output_sizes import USUAL_TOKENS_PER_CHARACTER
-from ltxcore.memory.plan import GIB, MemoryPlan
+from ltxcore.memory.device import device_budget_bytes, device_name, likely_device
+from ltxcore.memory.plan import GIB, MemoryPlan, machine_bytes
 from ltxcore.memory.planned_machine import planned_machine
 from ltxcore.memory.planner.activations import Activations
 from ltxcore.memory.planner.cards import Card, card_like
@@ -23,7 +24,7 @@ from ltxcore.memory.planner.sizes import Shapes, TransformerSizes
 from ltxcore.memory.planner.training_planner import Workload
 from ltxcore.models.shapes import full_shapes
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import AUDIO, FRAMES, LATENTS, PROBE, RENDER, TEXT, TRAIN
+from ltxcore.pipeline.base.contract import AUDIO, FRAMES, JUDGE, LATENTS, PROBE, RENDER, TEXT, TRAIN
 from ltxcore.pipeline.data.prompts import all_texts
 from ltxcore.pipeline.data.rendering_size import settings_of_clips
 from ltxcore.pipeline.data.tokens import video_tokens
@@ -53,6 +54,8 @@ CPU_STEP_S: Final = 0.05
 """Of a step on a CPU: the data and the optimizer."""
 CPU_PASSES: Final = 4
 """A training step in passes forward: one, the backward pass of two, and one more to recompute."""
+JUDGED: Final = 3
+"""LoRAs that each held-out clip is measured with: none, the champion and the new one."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,11 @@ class Predictor:
     def _card(self) -> Card | None:
         machine = planned_machine()
         if machine is None:
-            return None
+            if likely_device() == "cpu":
+                return None
+            # A device whose driver has no program to ask, as AMD's.
+            free = device_budget_bytes("cuda", None) or 0
+            return card_like(device_name(), free / GIB, machine_bytes() / GIB)
         return card_like(machine.device_name, machine.device_bytes / GIB, machine.host_bytes / GIB)
 
     @property
@@ -85,6 +92,7 @@ class Predictor:
             FRAMES: self._teaching,
             TRAIN: self._training,
             RENDER: self._rendering,
+            JUDGE: self._judging,
         }[stage](to_do + found.pauses, plan)
         # Each pause of a training loads the model again.
         loads = 1 + (found.pauses > 0)
@@ -150,6 +158,14 @@ class Predictor:
         share = _encoder_values(ctx.source.shapes("vae")) / _encoder_values(full_shapes("2.0")["vae"])
         decoding = pixels * ENCODER_FLOP * share / (self._rate * CONVOLUTIONS)
         return to_do * (steps * step_s + decoding)
+
+    def _judging(self, to_do: int, plan: MemoryPlan) -> float:
+        """A pass for each noise level with base, champion and challenger, of the largest clip."""
+        ctx = settle_where_known(self.ctx)
+        passes = JUDGED * len(ctx.recipe.evaluation.eval_sigmas) * to_do
+        if plan.step_s is not None:
+            return passes * plan.step_s / CPU_PASSES
+        return passes * (CPU_STEP_S + self._sizes(ctx).forward_flop(workload_of(ctx).tokens) / self._rate)
 
     def _flop(self, step: Activations) -> float:
         return self._sizes(self.ctx).forward_flop(step.tokens) * step.batch

@@ -19,7 +19,17 @@ from ltxcore.jobs.estimate.output_sizes import (
 from ltxcore.jobs.estimate.rates import Rates
 from ltxcore.models.errors import ModelError
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import AUDIO, FRAMES, LATENTS, RENDER, TEXT, TRAIN, MissingInput
+from ltxcore.pipeline.base.contract import (
+    AUDIO,
+    FRAMES,
+    JUDGE,
+    LATENTS,
+    RENDER,
+    TEXT,
+    TRAIN,
+    MissingInput,
+    Stage,
+)
 from ltxcore.pipeline.base.stamp import find_stamp
 from ltxcore.pipeline.data.batch_entries import batch_entries
 from ltxcore.pipeline.data.held_out import held_out_ids
@@ -56,6 +66,7 @@ def most_there_can_be(ctx: Context, files: int) -> list[StageEstimate]:
         *([StageEstimate(FRAMES, files, "clips", None, None, notes=most)] if _crepa(ctx) else []),
         StageEstimate(TRAIN, ctx.recipe.training.max_train_steps or None, "steps", None, None, notes=(why,)),
         StageEstimate(RENDER, renderings, "renderings", None, None, notes=most),
+        *([StageEstimate(JUDGE, None, "clips", None, 0, notes=(why,))] if ctx.recipe.promotion else []),
     ]
 
 
@@ -94,7 +105,22 @@ def stage_estimates(
         *_frames(ctx, data, rates, notes),
         _train(ctx, data, rates, partly),
         _render(ctx, data, rates),
+        *_judge(ctx, data, rates),
     ]
+
+
+def _judge(ctx: Planned, data: PlannedData, rates: Rates, here: bool = True) -> list[StageEstimate]:
+    """The held-out clips, each measured with base, champion and challenger; nothing without a gate.
+
+    Args:
+        here: whether the weights are, without which nothing can be found to be in place.
+    """
+    if ctx.recipe.promotion is None:
+        return []
+    if here and data.scale == 1 and _is_in_place(JUDGE, ctx):
+        return [StageEstimate(JUDGE, 0, "clips")]
+    clips = data.scaled(len(held_out_ids(ctx.recipe.evaluation, data.samples)))
+    return [StageEstimate(JUDGE, clips, "clips", None, 0, rates.seconds(JUDGE, clips))]
 
 
 def _audio(ctx: Planned, data: PlannedData, rates: Rates, notes: tuple[str, ...]) -> StageEstimate:
@@ -235,7 +261,7 @@ def _of_prompts(ctx: Context, prompts: int, sizes: int) -> int:
 
 
 def _render(ctx: Planned, data: PlannedData, rates: Rates) -> StageEstimate:
-    if data.scale == 1 and _is_rendered(ctx):
+    if data.scale == 1 and _is_in_place(RENDER, ctx):
         return StageEstimate(RENDER, 0, "renderings")
     return _renderings_to_make(ctx, data, rates, ctx.source.fingerprint("vae"))
 
@@ -267,9 +293,9 @@ def _renderings_to_make(ctx: Planned, data: PlannedData, rates: Rates, vae: str 
     )
 
 
-def _is_rendered(ctx: Planned) -> bool:
+def _is_in_place(stage: Stage, ctx: Planned) -> bool:
     try:
-        return find_result(RENDER, ctx)[1] is not None
+        return find_result(stage, ctx)[1] is not None
     except MissingInput:
         return False  # Of a training that has not been done.
 
@@ -293,6 +319,7 @@ def _without_weights(
             TRAIN, steps, "steps", None, training_bytes(_parameters(ctx, data), steps, ctx.recipe.training)
         ),
         _renderings_to_make(ctx, data, rates, None),
+        *_judge(ctx, data, rates, here=False),
     ]
 
 
@@ -310,4 +337,5 @@ def _without_model(
         *_frames(ctx, data, rates, notes),
         StageEstimate(TRAIN, _steps(ctx, data), "steps", None, None, notes=notes),
         StageEstimate(RENDER, renderings, "renderings", None, None, notes=notes),
+        *_judge(ctx, data, rates, here=False),
     ]

@@ -24,6 +24,10 @@ def _with_crepa(recipe: Recipe) -> bool:
     return recipe.crepa.crepa_enabled
 
 
+def _with_promotion(recipe: Recipe) -> bool:
+    return recipe.promotion is not None
+
+
 @dataclass(frozen=True)
 class Stage:
     """What the orchestrator and other stages know about a stage."""
@@ -133,8 +137,20 @@ RENDER = Stage(
     outputs=("videos", "gallery"),
     ram_gib=8,
 )
+JUDGE = Stage(
+    name="judge-lora",
+    title="compare the LoRA with the champion",
+    package="ltxcore.stages.judge_lora",
+    version="1",
+    pool="gpu",
+    inputs=("probe-media", "encode-latents", "embed-text", "train-lora"),
+    models=("transformer", "connectors"),
+    outputs=("verdict", "gate page"),
+    ram_gib=8,
+    asked=_with_promotion,
+)
 
-STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, FRAMES, TRAIN, RENDER)
+STAGES: tuple[Stage, ...] = (PROBE, AUDIO, LATENTS, TEXT, FRAMES, TRAIN, RENDER, JUDGE)
 BY_NAME: dict[str, Stage] = {stage.name: stage for stage in STAGES}
 
 

@@ -77,60 +77,18 @@ def trainable(ctx: Context) -> list[Sample]:
     return samples
 
 
-class StoredSamples:
-    """A `SampleSource` on the store: nothing is computed, only read and verified."""
+class SampleReader:
+    """Reads any sample of a recipe's spaces from the store, be it of tonight's snapshot or of another."""
 
     def __init__(self, ctx: Context) -> None:
-        """Collect the trainable samples.
-
-        Raises:
-            MissingInput: see `trainable`.
-            NothingLearnt: the recipe's `conditioning` leaves nothing of any sample to learn.
-        """
-        samples, given = trainable(ctx), ctx.recipe.given
-        self._recipe = ctx.recipe
-        kept = learnable(samples, given)
-        tell_left_out(samples, kept, given)
-        self._samples = {sample.id: sample for sample in kept}
-        self._held_out = held_out(ctx.recipe.evaluation, ctx.snapshot)
         self._latents = LatentStore(ctx.store)
         self._spaces = spaces_of(ctx, self._latents)
         self._features = StoredFeatures(ctx)
         self._teacher = TeacherSpace.of(ctx) if ctx.recipe.crepa.crepa_enabled else None
         self._channels: int = ctx.source.config("transformer")["in_channels"]
 
-    def entries(self) -> list[Entry]:
-        """The entries of the batches: one for each sample that is not held out."""
-        return batch_entries(self._samples.values(), self._held_out)
-
-    def captions(self) -> list[str]:
-        """Every caption that may be needed, including the empty one for caption dropout."""
-        return [EMPTY, *sorted(captions_of(self._recipe, self._samples.values()))]
-
-    def caption(self, sample_id: str, number: int | None) -> str:
-        """The text of a sample's caption; None asks for the empty one.
-
-        Those of the class are counted on from the sample's own ones.
-        """
-        if number is None:
-            return EMPTY
-        sample = self._samples[sample_id]
-        return (*sample.captions, *class_captions(self._recipe, sample))[number]
-
-    @property
-    def reference_factors(self) -> tuple[tuple[int, int], ...]:
-        """Those of each reference of a sample, the same for all samples; none where no sample has one."""
-        found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
-        return next(found, ())
-
-    def held_out(self) -> list[HeldOutClip]:
-        """The clips that are evaluated instead; `load` knows them too."""
-        found = [s for s in self._samples.values() if s.id in self._held_out]
-        return [HeldOutClip(sample.id, sample.media_id) for sample in found]
-
-    def load(self, sample_id: str, caption: int | None) -> TrainingSample:
-        """One sample with the features of a caption, counted from 0; None: the empty caption."""
-        sample = self._samples[sample_id]
+    def load(self, sample: Sample, caption: str) -> TrainingSample:
+        """A sample with the features of a caption."""
         audio, heard, beside = None, (0, 0), sample.reference_sound
         if sample.audio is not None:
             audio = self._heard(sample, sample.audio)
@@ -140,7 +98,7 @@ class StoredSamples:
             audio=audio,
             audio_padding=heard[0],
             audio_valid=heard[1],
-            features=self._features.load(self.caption(sample_id, caption)),
+            features=self._features.load(caption),
             fps=sample.frames.fps,
             has_video=sample.kind != "audio",
             regularisation=sample.regularisation,
@@ -177,6 +135,58 @@ class StoredSamples:
             return self._read(sample)
         shape = GEOMETRY.grid(sample.frames.count, *sample.geometry.target)
         return torch.zeros(self._channels, *shape, dtype=torch.bfloat16)
+
+
+class StoredSamples:
+    """A `SampleSource` on the store: nothing is computed, only read and verified."""
+
+    def __init__(self, ctx: Context) -> None:
+        """Collect the trainable samples.
+
+        Raises:
+            MissingInput: see `trainable`.
+            NothingLearnt: the recipe's `conditioning` leaves nothing of any sample to learn.
+        """
+        samples, given = trainable(ctx), ctx.recipe.given
+        self._recipe = ctx.recipe
+        kept = learnable(samples, given)
+        tell_left_out(samples, kept, given)
+        self._samples = {sample.id: sample for sample in kept}
+        self._held_out = held_out(ctx.recipe.evaluation, ctx.snapshot)
+        self._reader = SampleReader(ctx)
+
+    def entries(self) -> list[Entry]:
+        """The entries of the batches: one for each sample that is not held out."""
+        return batch_entries(self._samples.values(), self._held_out)
+
+    def captions(self) -> list[str]:
+        """Every caption that may be needed, including the empty one for caption dropout."""
+        return [EMPTY, *sorted(captions_of(self._recipe, self._samples.values()))]
+
+    def caption(self, sample_id: str, number: int | None) -> str:
+        """The text of a sample's caption; None asks for the empty one.
+
+        Those of the class are counted on from the sample's own ones.
+        """
+        if number is None:
+            return EMPTY
+        sample = self._samples[sample_id]
+        return (*sample.captions, *class_captions(self._recipe, sample))[number]
+
+    @property
+    def reference_factors(self) -> tuple[tuple[int, int], ...]:
+        """Those of each reference of a sample, the same for all samples; none where no sample has one."""
+        found = (reference_factors(s) for s in self._samples.values() if s.reference is not None)
+        return next(found, ())
+
+    def held_out(self) -> list[HeldOutClip]:
+        """The clips that are evaluated instead; `load` knows them too."""
+        found = [s for s in self._samples.values() if s.id in self._held_out]
+        return [HeldOutClip(sample.id, sample.media_id) for sample in found]
+
+    def load(self, sample_id: str, caption: int | None) -> TrainingSample:
+        """One sample with the features of a caption, counted from 0; None: the empty caption."""
+        return self._reader.load(self._samples[sample_id], self.caption(sample_id, caption))
 
 
 def reference_factors(sample: Sample) -> tuple[tuple[int, int], ...]:

@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from flows.cli.app import app
 from ltxcore.store.workspace import Workspace
+from tests.e2e.readme import ROOT
 
-NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation"
+NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation "
+NEEDS += "models promote#sea#1 rollback#sea"
 
 
 def ltx2(*words: str) -> str:
@@ -23,6 +25,22 @@ def ltx2(*words: str) -> str:
 @pytest.mark.parametrize("command", ["presets", "presets character", "keys training.lr_", "keys"])
 def test_what_needs_no_workspace(command: str) -> None:
     assert json.loads(ltx2(*command.split()))
+
+
+def test_what_is_imported(tmp_path: Path) -> None:
+    seed = ROOT / "tests/unit/config/seed"
+    (tmp_path / "datasets/videos").mkdir(parents=True)
+    found = json.loads(
+        ltx2(
+            "import-simpletuner",
+            str(seed / "lowest-vram.config.json"),
+            str(seed / "video.multidatabackend.json"),
+            *("--output", str(tmp_path)),
+        )
+    )
+    verdicts = {line["key"]: line["verdict"] for line in found["keys"]}
+    assert verdicts["learning_rate"] == "taken"
+    assert [Path(file).exists() for file in found["written"]] == [True, True]
 
 
 def test_what_looks_after_a_workspace(tmp_path: Path) -> None:

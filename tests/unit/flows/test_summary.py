@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.display import print_summary
+from flows.display import print_summary, summary_json
 from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN
 from ltxcore.pipeline.base.stamp import Outcome, output_file
 from ltxcore.store.workspace import Workspace
@@ -56,3 +56,18 @@ def test_a_rendering_alone_tells_its_gallery(made: FinishedRun) -> None:
 
 def test_probing_alone_tells_the_clips(made: FinishedRun) -> None:
     assert "Clips    1 taken in 1 bucket, 0 rejected\n" in alone(made, PROBE.name)
+
+
+def test_the_summary_for_programs_has_what_the_terminal_tells(made: FinishedRun) -> None:
+    found = summary_json(made.workspace, made.run, 0)
+    assert found["done"]
+    assert found["clips"] == {"taken": 1, "rejected": {}}
+    assert found["loss"] == {"first": 4.5, "last": 0.5}
+    assert {Path(file).name for file in found["loras"]} == {
+        "pytorch_lora_weights.safetensors",
+        "ltx2_lora_comfyui.safetensors",
+    }
+    assert [stage["stage"] for stage in found["stages"]] == [PROBE.name, TRAIN.name, RENDER.name]
+    (made.run / "error.txt").write_text("no memory left\n")
+    failed = summary_json(made.workspace, made.run, 1)
+    assert (failed["done"], failed["error"]) == (False, "no memory left")
