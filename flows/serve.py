@@ -56,7 +56,7 @@ def serve(
 
     Every child dies with this process, however it ends, and one that falls is started again. On the way out
     running flow runs are cancelled first, so that they can write a checkpoint and none says Running for ever.
-    `database` is where Prefect keeps its runs, an address that `asked_database` gave; empty: in the workspace.
+    `database` is where Prefect keeps its runs, an address from `asked_database`; empty: in the workspace.
 
     Raises:
         ServerError: a port is taken, the workspace is being served already, the database cannot be used, a

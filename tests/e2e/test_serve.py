@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 from datetime import UTC, datetime
@@ -70,8 +71,12 @@ def a_killed_worker_comes_back(supervisor: subprocess.Popen[str], workspace: Pat
     """The night's run would wait for ever otherwise."""
 
     def worker() -> psutil.Process | None:
-        children = psutil.Process(supervisor.pid).children()
-        return next((child for child in children if "gpu" in child.cmdline()), None)
+        for child in psutil.Process(supervisor.pid).children():
+            # The killed one is there until `ltx2 serve` has seen it.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "gpu" in child.cmdline():
+                    return child
+        return None
 
     first = worker()
     assert first is not None
