@@ -173,3 +173,13 @@ def test_weights_that_the_disk_cannot_take_are_said_before(
     assert "about 67 GB of weights would be downloaded to" in done.stdout
     assert "30 GB are free there" in done.stdout
     assert "there is no model" not in done.stdout, "the hub has it"
+
+
+def test_without_weights_what_is_encoded_is_counted_as_with_them(bench: Bench, tmp_path: Path) -> None:
+    bench.look()
+    given = bench.root / "given.yaml"
+    given.write_text("conditioning: {video: {conditions: [{type: keyframes, at: [0, -1]}]}}\n")
+    (here,) = (answers("validate", *places(bench), "--recipe", str(given)),)
+    (there,) = answers("plan", *places(bench), "--recipe", str(given), "--version", "2.0", "--card", "h200")
+    counts = [{stage["stage"]: stage["to_do"] for stage in found["stages"]} for found in (here, there)]
+    assert counts[0]["encode-latents"] == counts[1]["encode-latents"] > 9
