@@ -153,6 +153,8 @@ def _places(
 ) -> Iterator[tuple[str, str]]:
     if (loss := summaries.losses(summary)) is not None:
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
+    if (stopped := summaries.stopped_after(summary)) is not None:
+        yield "Stopped", f"after step {stopped}, and kept; `ltx2 control continue` lets the next run go on"
     if (held_out := summaries.held_out_losses(summary)) is not None:
         yield "Held out", str(held_out)
     if (verdict := summaries.verdict(summary)) is not None:

@@ -36,6 +36,7 @@ STOP_LIMIT_S: Final = 8.0
 # A cancelled stage has 30 s to write its checkpoint.
 CHECKPOINT_LIMIT_S: Final = 35.0
 FILES_URL: Final = "LTX2_FILES_URL"
+MLFLOW_URL: Final = "LTX2_MLFLOW_URL"
 WORKER_LIMITS: Final = {"cpu": 4, "gpu": 1}
 
 
@@ -109,7 +110,7 @@ def _start(
         deploy(render_prefect_file(root, recipe_file, datasets), server.environment)
     since = datetime.now(UTC)
     here, shown = (f"http://{name}" for name in (reached_at(host), shown_at(host)))
-    links = {FILES_URL: f"{shown}:{files_port}"}
+    links = {FILES_URL: f"{shown}:{files_port}", MLFLOW_URL: f"{shown}:{mlflow_port}"}
     workers = [_worker(stack, root, server.url, pool, limit, links) for pool, limit in WORKER_LIMITS.items()]
     stack.callback(_checkpoint_running, console, server)
     with console.status("waiting for the workers and MLflow"):

@@ -21,7 +21,9 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.memory.out_of_memory import is_out_of_memory
 from ltxcore.pipeline.base.contract import TRAIN
 from ltxcore.pipeline.base.stamp import request_fingerprint
+from ltxcore.stages.train_lora.control import ON_REQUEST, Requests
 from ltxcore.stages.train_lora.request import request as train_lora_request
+from ltxcore.stages.train_lora.sample_steps import waiting_steps
 from ltxcore.stages.train_lora.team import ProcessFailed, ProcessOutOfMemory
 from ltxcore.stages.train_lora.training import Training
 from ltxcore.training.checkpoints import latest
@@ -138,10 +140,12 @@ def test_another_number_of_processes_continues(measured: Bench, first: int, then
     keys = {**AVERAGED, "checkpoint_step_interval": 1}
     name = f"{first}-then-{then}"
     # A pause and not an interruption: on a busy machine all four steps may be done before that is heard.
-    changed, _ = run(with_processes(measured, first, file, **keys), name, pause_at=2)
+    assert Requests(measured.root / name).ask("sample", 0.0, step=2)
+    changed, _ = run(with_processes(measured, first, file, **keys), name, pause_at=ON_REQUEST)
     stopped = latest(changed)
     assert stopped is not None
     assert stopped.step == 2
+    assert waiting_steps(changed) == [2]
     _, steps = run(with_processes(measured, then, file, **keys), name)
     assert steps[0] == stopped.step + 1
     assert_as_alone(measured, changed)

@@ -89,6 +89,12 @@ def losses(summary: RunSummary) -> tuple[float, float] | None:
     return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
 
 
+def stopped_after(summary: RunSummary) -> int | None:
+    """The step after which somebody has stopped the training and kept it; None: nobody has."""
+    stamp = summary.stamp(TRAIN.name)
+    return None if stamp is None else stamp.stopped_after
+
+
 @dataclass(frozen=True)
 class HeldOutLosses:
     """What the held-out clips said."""
