@@ -48,7 +48,7 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
     supervisor, _ = start_serving(workspace, datasets, recipe)
     found = deployments(workspace)
-    assert len(found) == 8
+    assert len(found) == 9
     parent = found["train-ltx2"]
     assert parent.parameters["recipe_file"] == str(recipe)
     assert parent.parameters["datasets"] == str(datasets)
