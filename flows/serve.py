@@ -198,7 +198,8 @@ def _summary(console: Console, link: str, mlflow_url: str, files_url: str, root:
             "",
             "this link signs one browser in, here, in MLflow and the galleries; `ltx2 sign-in` makes another",
         ),
-        ("MLflow", mlflow_url),
+        # Its first page is about language models.
+        ("MLflow", f"{mlflow_url}/#/experiments?workflowType=machine_learning"),
         ("Galleries", files_url),
         ("Workspace", str(root)),
         *([("Database", shown_database(database))] if database else []),

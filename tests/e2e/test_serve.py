@@ -13,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.deployment import PREFECT_FILE
 from flows.server import answers, find_server
 from ltxcore.pipeline.base.contract import STAGES
 from tests.e2e.serving import api, start_serving, until

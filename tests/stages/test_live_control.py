@@ -21,6 +21,7 @@ from ltxcore.execution.execution import find_result
 from ltxcore.execution.runner import Hooks, open_execution, run_work
 from ltxcore.jobs.explain.explain import explain_stages
 from ltxcore.jobs.pipeline import training_turns
+from ltxcore.jobs.report.run_page import RunPage
 from ltxcore.pipeline.base.contract import RENDER, TRAIN
 from ltxcore.pipeline.base.stamp import Stamp, request_fingerprint
 from ltxcore.pipeline.base.work import Stopped, Work
@@ -106,6 +107,8 @@ def test_a_stop_survives_a_kill_and_leaves_the_lora_of_a_run_of_that_many_steps(
     assert report.why == [
         "it was stopped and kept after step 3; `ltx2 control continue` lets the next run go on"
     ]
+    page = RunPage(bench.ctx, bench.ctx.workspace.run("a"), str).markdown()
+    assert "| train-lora | done, stopped and kept after step 3 |" in page
     assert "goes on after step 3" in ltx2(bench, "continue", "a")
     assert find_result(TRAIN, bench.ctx)[1] is None
     whole = train(bench)

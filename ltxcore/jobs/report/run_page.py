@@ -110,6 +110,8 @@ class RunPage:
         if entry is not None:
             counts = entry.counts
             state = "up to date" if entry.up_to_date else "done"
+            if (stopped := read_stamp(self.ctx.workspace, entry).stopped_after) is not None:
+                state += f", stopped and kept after step {stopped}"
             did = f"{counts.get('done', 0)} done, {counts.get('hits', 0)} found"
             return {"stage": stage.name, "state": state, "count": did, "time": duration(entry.seconds)}
         progress = read_progress(self.run, stage.name)
@@ -152,4 +154,6 @@ class RunPage:
             known = load_state(training / "mlflow.json").delivered
             if known.run_id and known.experiment_id:
                 address = f"{self.mlflow_url}/#/experiments/{known.experiment_id}/runs/{known.run_id}"
+                # Else it shows the side of language models.
+                address += "?workflowType=machine_learning"
                 yield "The training in MLflow", address
