@@ -27,6 +27,7 @@ from ltxcore.pipeline.base.here import Here
 from ltxcore.pipeline.base.work import Result
 from ltxcore.stages.judge_lora.challenger import challenger_of, check_champion, judged_clips
 from ltxcore.stages.judge_lora.work import JudgeLora
+from tests.rounding import TINY_TERMS, bound
 from tests.stages.conftest import Bench
 from tests.stages.judged_nights import (
     a_night,
@@ -70,7 +71,9 @@ def test_a_first_lora_a_better_one_and_a_spoilt_one(night: Bench) -> None:
     # The base, measured here, is what the training has measured before its first step.
     base = {k: [v for clip in losses["base"].values() for v in clip[k].values()] for k in ("video", "audio")}
     measured = training_of(weak).outcome.facts["eval_loss_base"]
-    assert fmean(base["video"]) + fmean(base["audio"]) == pytest.approx(measured, rel=1e-6)
+    # A forward pass each, over batches of other clips.
+    allowed = bound(TINY_TERMS, 1.0)
+    assert fmean(base["video"]) + fmean(base["audio"]) == pytest.approx(measured, rel=allowed)
     steady = night.ctx.workspace.champions / "sea"
     summary = read_summary(good.ctx.workspace, good.ctx.workspace.run("run-judge-lora"))
     assert summary is not None
