@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from flows.environment import prefect_home
@@ -16,12 +17,14 @@ from flows.listeners import somebody_listens
 from flows.recorder.journal import Journal
 from flows.recorder.records import Object, new_object, new_state, now
 from ltxcore.config.overrides import Overrides
+from ltxcore.execution.execution import passed_over
 from ltxcore.execution.kept_job import keep_job
 from ltxcore.jobs.pipeline import begin_run
+from ltxcore.jobs.report.run_page import DESCRIPTION, KEY, RunPage
 from ltxcore.jobs.whole_run.ending import File, Table, end
 from ltxcore.jobs.whole_run.pass_over import pass_over
+from ltxcore.jobs.whole_run.run_name import dataset_ids, run_name, run_tags
 from ltxcore.pipeline.base.context import context_here
-from ltxcore.pipeline.base.stamp import ManifestEntry
 from ltxcore.store.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -55,13 +58,12 @@ def finish_at_once(workspace: Workspace, name: str, parameters: dict[str, Any]) 
     ctx, entries = passed
     begin_run(ctx, run)
     shown = list(end(ctx, run))
-    history = History(Journal(prefect_home(workspace.root)), began)
-    history.write(parameters, [_message(entry) for entry in entries], shown)
+    page = RunPage(ctx, run, lambda file: file.resolve().as_uri()).markdown("Done: nothing had changed")
+    moment = datetime.fromisoformat(began).astimezone()
+    called = run_name(parameters["recipe_file"], dataset_ids(ctx), moment)
+    history = History(Journal(prefect_home(workspace.root)), began, called, run_tags(ctx))
+    history.write(parameters, [passed_over(entry) for entry in entries], shown, page)
     return True
-
-
-def _message(entry: ManifestEntry) -> str:
-    return f"{entry.stage} is up to date: {entry.counts.get('hits', 0)} hits"
 
 
 @dataclass
@@ -70,12 +72,16 @@ class History:
 
     journal: Journal
     began: str
+    name: str
+    tags: list[str]
     flow: Object = field(default_factory=lambda: new_object({"name": PIPELINE}, now()))
 
-    def write(self, parameters: dict[str, Any], lines: list[str], shown: list[Table | File]) -> None:
+    def write(
+        self, parameters: dict[str, Any], lines: list[str], shown: list[Table | File], page: str
+    ) -> None:
         """Write the run: it began when this object says, and is complete now."""
         run = new_object({"flow_id": self.flow["id"], "parameters": parameters}, self.began)
-        run["name"] = f"{PIPELINE}-{run['id'][:8]}"
+        run |= {"name": self.name, "tags": sorted(self.tags)}
         self._entry("flow", self.flow)
         self._entry("flow run", run)
         self._entry("state", new_state({"type": "RUNNING"}, self.began), run["id"])
@@ -84,6 +90,8 @@ class History:
         self._entry("logs", [{**line, "timestamp": now(), "message": message} for message in lines])
         for one in shown:
             self._entry("artifact", new_object({**as_artifact(one), **of_run}, now()))
+        described = {"type": "markdown", "key": KEY, "description": DESCRIPTION, "data": page}
+        self._entry("artifact", new_object({**described, **of_run}, now()))
         self._entry("state", new_state({"type": "COMPLETED"}, now()), run["id"])
         self.journal.close()
 

@@ -153,8 +153,12 @@ def _places(
 ) -> Iterator[tuple[str, str]]:
     if (loss := summaries.losses(summary)) is not None:
         yield "Loss", f"{loss[0]:.4f} -> {loss[1]:.4f}"
+    if (stopped := summaries.stopped_after(summary)) is not None:
+        yield "Stopped", f"after step {stopped}, and kept; `ltx2 control continue` lets the next run go on"
     if (held_out := summaries.held_out_losses(summary)) is not None:
         yield "Held out", str(held_out)
+    if (verdict := summaries.verdict(summary)) is not None:
+        yield "Verdict", escape(verdict)
     for path in summaries.loras(workspace, summary):
         yield "LoRA", _short(path)
     dataset = summaries.dataset_page(workspace, summary)
@@ -163,6 +167,9 @@ def _places(
     page = summaries.gallery(workspace, summary)
     if page is not None:
         yield "Gallery", _short(page)
+    gate = summaries.gate_page(workspace, summary)
+    if gate is not None:
+        yield "Gate", _short(gate)
     if (published := read_published(run)) is not None:
         yield "Hub", escape(published.url)
     yield "UIs", ui_command

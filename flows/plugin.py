@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Final
 
 from prefect.plugins import SetupResult, register_hook
 from prefect.settings import get_current_settings
@@ -21,6 +21,30 @@ from flows.secret import client_environment
 from flows.server import find_server
 
 PREFECT_PLUGIN_API_REQUIRES = ">=0.1,<1"
+
+NO_OTHER: Final = "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"
+ASKING: Final = frozenset(
+    [
+        "api",
+        "artifact",
+        "automation",
+        "block",
+        "concurrency-limit",
+        "dashboard",
+        "deploy",
+        "deployment",
+        "event",
+        "flow",
+        "flow-run",
+        "global-concurrency-limit",
+        "task-run",
+        "variable",
+        "work-pool",
+        "work-queue",
+        "worker",
+    ]
+)
+"""Commands that ask a server; most of them may be written with an `s`."""
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -42,6 +66,10 @@ def _is_prefect(program: str) -> bool:
     return PurePath(program).name in ("prefect", "prefect.exe")
 
 
+def _asks_a_server(argv: Sequence[str]) -> bool:
+    return len(argv) > 1 and argv[1].removesuffix("s") in ASKING and "--help" not in argv
+
+
 def program_of(argv: Sequence[str], original: Sequence[str]) -> str:
     """The program that runs: argv[0], or the module's name while `python -m MODULE` is still importing it."""
     if argv[0] == "-m" and "-m" in original[:-1]:
@@ -50,9 +78,15 @@ def program_of(argv: Sequence[str], original: Sequence[str]) -> str:
 
 
 def server_settings(workspace: Path) -> dict[str, str]:
-    """How the command line reaches the server of a workspace; nothing where the user has set another."""
+    """How the command line reaches the server of a workspace; nothing where the user has set another.
+
+    While none runs, no other is started in its place.
+    """
     settings = get_current_settings().api
     server = find_server(workspace)
+    if server is None and settings.url is None and prefect_home(workspace).is_dir():
+        # Prefect would start one for this one command, without a guard and beside the workspace's records.
+        return {NO_OTHER: "false"}
     if server is None or settings.auth_string is not None:
         return {}
     if settings.url is not None and settings.url.rstrip("/") != server.url:
@@ -69,4 +103,8 @@ def setup_environment(*, ctx: Any) -> SetupResult | None:
     sys.argv[1:] = expand([program, *sys.argv[1:]])[1:]
     if not _is_prefect(program):
         return None
-    return SetupResult(env=server_settings(Path(os.environ.get("LTX2_WORKSPACE", "workspace"))))
+    workspace = Path(os.environ.get("LTX2_WORKSPACE", "workspace"))
+    found = server_settings(workspace)
+    if NO_OTHER in found and _asks_a_server(sys.argv):
+        raise SystemExit(f"No server runs for {workspace.resolve()}. Start it: `make serve` or `ltx2 serve`")
+    return SetupResult(env=found)

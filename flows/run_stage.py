@@ -52,9 +52,10 @@ class StageFailed(RuntimeError):
     """A stage did not complete; the text has the stage's name and its own error."""
 
 
-def stage_key(parent_run: str | UUID, stage: str, parameters: dict[str, Any]) -> str:
+def stage_key(parent_run: str | UUID, stage: str, parameters: dict[str, Any], part: int = 0) -> str:
     """The idempotency key of a child run; `parameters` are plain JSON."""
-    return f"{parent_run}:{stage}:{fingerprint(parameters)}"
+    key = f"{parent_run}:{stage}:{fingerprint(parameters)}"
+    return f"{key}:{part}" if part else key
 
 
 def run_stage(
@@ -63,13 +64,15 @@ def run_stage(
     *,
     retries: int = 0,
     again: Callable[[], str | None] = lambda: None,
+    part: int = 0,
 ) -> FlowRun:
     """Run a stage to its end, as a child of the flow run that calls this, and return the child.
 
     A failed or crashed stage is started again up to `retries` times, each time in a new process: a retry
     inside the old one would inherit whatever memory leaked. Beyond these it is started again for as long as
     `again`, asked after each failure, gives a reason for it. Any interruption of the parent, a cancellation
-    among them, is passed on to the child. Call it in the main thread.
+    among them, is passed on to the child. A stage that is run in several parts with the same parameters has a
+    run for each. Call it in the main thread.
 
     Raises:
         StageFailed: the child ended in any state but Completed.
@@ -79,7 +82,7 @@ def run_stage(
     if parent_run is None:
         raise RuntimeError(f"run_stage({flow.name!r}) was called outside a flow run")
     plain = flow.serialize_parameters(parameters)
-    key = stage_key(parent_run, flow.name, plain)
+    key = stage_key(parent_run, flow.name, plain, part)
     run_once = _run_deployed if runtime.deployment.id else _run_embedded
     while True:
         run = run_once(flow, plain, key)

@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,12 +30,14 @@ from flows.guard.sign_in import make_link
 from flows.leftovers import worker_name
 from flows.readiness import ServerError, Service, await_ready
 from flows.secret import server_environment, server_secret
-from flows.server import LocalServer, answers, stop
+from flows.server import LocalServer, answers
+from flows.supervision import Supervised, watch
 
 STOP_LIMIT_S: Final = 8.0
 # A cancelled stage has 30 s to write its checkpoint.
 CHECKPOINT_LIMIT_S: Final = 35.0
 FILES_URL: Final = "LTX2_FILES_URL"
+MLFLOW_URL: Final = "LTX2_MLFLOW_URL"
 WORKER_LIMITS: Final = {"cpu": 4, "gpu": 1}
 
 
@@ -52,13 +54,13 @@ def serve(
 ) -> None:
     """Serve one workspace until Ctrl-C or SIGTERM.
 
-    Every child dies with this process, however it ends. On the way out running flow runs are cancelled first,
-    so that they can write a checkpoint and none says Running for ever. `database` is
-    where Prefect keeps its runs, an address that `asked_database` gave; empty: in the workspace.
+    Every child dies with this process, however it ends, and one that falls is started again. On the way out
+    running flow runs are cancelled first, so that they can write a checkpoint and none says Running for ever.
+    `database` is where Prefect keeps its runs, an address from `asked_database`; empty: in the workspace.
 
     Raises:
-        ServerError: a port is taken, the workspace is being served already, the database cannot be used, or a
-            child did not come up.
+        ServerError: a port is taken, the workspace is being served already, the database cannot be used, a
+            child did not come up, or one fell that cannot be started again.
     """
     root = Path(workspace).resolve()
     console = console or Console()
@@ -67,7 +69,7 @@ def serve(
             services = _start(
                 stack, root, host, port, mlflow_port, files_port, recipe_file, datasets, database, console
             )
-            fallen = _watch(services)
+            fallen = watch(services, _tell(console))
         except KeyboardInterrupt:
             console.print("\nstopping")
             return
@@ -88,16 +90,14 @@ def _start(
     datasets: str | None,
     database: str,
     console: Console,
-) -> list[Service]:
+) -> list[Supervised]:
     for wanted in (port, mlflow_port, files_port):
         _check_port(host, wanted)
-    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    tell = _tell(console)
     secret = server_secret(prefect_home(root))
     with console.status("starting the MLflow server and the Prefect server"):
-        mlflow = _mlflow(root, host, mlflow_port, secret)
-        stack.callback(stop, mlflow.process, STOP_LIMIT_S)
-        files = _files(root, host, files_port, secret)
-        stack.callback(stop, files.process, STOP_LIMIT_S)
+        mlflow = _supervised(stack, partial(_mlflow, root, host, mlflow_port, secret))
+        files = _supervised(stack, partial(_files, root, host, files_port, secret))
         server = stack.enter_context(
             LocalServer(root, host=host, port=port, ui=True, own=True, database=database, tell=tell)
         )
@@ -109,19 +109,34 @@ def _start(
         deploy(render_prefect_file(root, recipe_file, datasets), server.environment)
     since = datetime.now(UTC)
     here, shown = (f"http://{name}" for name in (reached_at(host), shown_at(host)))
-    links = {FILES_URL: f"{shown}:{files_port}"}
-    workers = [_worker(stack, root, server.url, pool, limit, links) for pool, limit in WORKER_LIMITS.items()]
+    links = {FILES_URL: f"{shown}:{files_port}", MLFLOW_URL: f"{shown}:{mlflow_port}"}
+    workers = [
+        _supervised(stack, partial(_worker, root, server.url, pool, limit, links))
+        for pool, limit in WORKER_LIMITS.items()
+    ]
     stack.callback(_checkpoint_running, console, server)
     with console.status("waiting for the workers and MLflow"):
-        await_ready("the file server", lambda: answers(f"{here}:{files_port}{HEALTH}"), [files], tell)
-        await_ready("MLflow", lambda: answers(f"{here}:{mlflow_port}/health"), [mlflow], tell)
+        await_ready("the file server", lambda: answers(f"{here}:{files_port}{HEALTH}"), [files.service], tell)
+        await_ready("MLflow", lambda: answers(f"{here}:{mlflow_port}/health"), [mlflow.service], tell)
         for pool, worker in zip(WORKER_LIMITS, workers, strict=True):
-            await_ready(worker.name, partial(worker_online, pool, since), [worker], tell)
+            await_ready(worker.service.name, partial(worker_online, pool, since), [worker.service], tell)
     link = make_link(prefect_home(root), f"{shown}:{port}")
     _summary(console, link, f"{shown}:{mlflow_port}", links[FILES_URL], root, database)
     if server.process is None:
         raise RuntimeError("the server of `serve` is always its own")
-    return [Service("The Prefect server", server.process, server.log_path), mlflow, files, *workers]
+    # What workers and runs hold of a fallen Prefect server is not what another one knows.
+    prefect = Supervised(Service("The Prefect server", server.process, server.log_path))
+    return [prefect, mlflow, files, *workers]
+
+
+def _tell(console: Console) -> Callable[[str], None]:
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+def _supervised(stack: contextlib.ExitStack, start: Callable[[], Service]) -> Supervised:
+    child = Supervised(start(), start)
+    stack.callback(child.stop, STOP_LIMIT_S)
+    return child
 
 
 def _mlflow(root: Path, host: str, port: int, secret: str) -> Service:
@@ -139,9 +154,7 @@ def _guarded_environment(root: Path, secret: str) -> dict[str, str]:
     return server_environment(secret, given)
 
 
-def _worker(
-    stack: contextlib.ExitStack, root: Path, api_url: str, pool: str, limit: int, links: dict[str, str]
-) -> Service:
+def _worker(root: Path, api_url: str, pool: str, limit: int, links: dict[str, str]) -> Service:
     command = [
         *(sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"),
         *("--limit", str(limit), "--name", worker_name(pool)),
@@ -154,9 +167,7 @@ def _worker(
         "LTX2_ROOT": str(ROOT),
         "PYTHONPATH": python_path(),
     }
-    worker = _service(f"The worker of the pool {pool}", command, environment, root, f"worker-{pool}.log")
-    stack.callback(stop, worker.process, STOP_LIMIT_S)
-    return worker
+    return _service(f"The worker of the pool {pool}", command, environment, root, f"worker-{pool}.log")
 
 
 def _service(name: str, command: list[str], environment: dict[str, str], root: Path, log: str) -> Service:
@@ -164,15 +175,6 @@ def _service(name: str, command: list[str], environment: dict[str, str], root: P
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         return Service(name, start_child(command, environment, log=file, cwd=root), path)
-
-
-def _watch(services: list[Service]) -> Service:
-    """Wait until a child falls; a restart could not bring back the runs that it took with it."""
-    while True:
-        for service in services:
-            if service.process.poll() is not None:
-                return service
-        time.sleep(0.5)
 
 
 def _checkpoint_running(console: Console, server: LocalServer) -> None:
@@ -196,7 +198,8 @@ def _summary(console: Console, link: str, mlflow_url: str, files_url: str, root:
             "",
             "this link signs one browser in, here, in MLflow and the galleries; `ltx2 sign-in` makes another",
         ),
-        ("MLflow", mlflow_url),
+        # Its first page is about language models.
+        ("MLflow", f"{mlflow_url}/#/experiments?workflowType=machine_learning"),
         ("Galleries", files_url),
         ("Workspace", str(root)),
         *([("Database", shown_database(database))] if database else []),

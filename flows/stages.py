@@ -20,6 +20,7 @@ from ltxcore.pipeline.base.contract import AUDIO, FRAMES, PROBE, RENDER, STAGES,
 from ltxcore.pipeline.base.work import Stopped, never
 from ltxcore.stages.embed_frames.checks import require_enabled
 from tasks.model import prepare_crepa
+from tasks.naming import stage_run_name
 from tasks.stage import context
 from tasks.work import no_device, run_here
 
@@ -38,7 +39,7 @@ def the_gpu_until_sigterm() -> Iterator[Callable[[], bool]]:
         yield should_stop
 
 
-@flow(name=PROBE.name)
+@flow(name=PROBE.name, flow_run_name=stage_run_name)
 def probe_media(
     workspace: str = "workspace",
     datasets: str = "datasets.yaml",
@@ -57,7 +58,7 @@ def probe_media(
     run_here(PROBE, ctx, pipeline_run)
 
 
-@flow(name=AUDIO.name)
+@flow(name=AUDIO.name, flow_run_name=stage_run_name)
 def split_audio(workspace: str = "workspace", snapshot: str = "latest", pipeline_run: str = "") -> None:
     """Cut the clips' sound at their frames, as 16 kHz stereo.
 
@@ -70,7 +71,7 @@ def split_audio(workspace: str = "workspace", snapshot: str = "latest", pipeline
     run_here(AUDIO, ctx, pipeline_run)
 
 
-@flow(name=TRAIN.name)
+@flow(name=TRAIN.name, flow_run_name=stage_run_name)
 def train_lora(
     workspace: str = "workspace",
     recipe_file: str = "",
@@ -87,8 +88,9 @@ def train_lora(
         recipe_file: the recipe: what to train and how. Empty: the defaults.
         snapshot: id of a snapshot of probe-media, or `latest`.
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
-        pause_at: stop after this step, with a checkpoint, so that its samples can be rendered. 0: train to
-            the end; the samples of the steps are then rendered by render-validation.
+        pause_at: stop after this step, with a checkpoint, so that its samples can be rendered, and where
+            somebody asks for a sample before; -1: only there. 0: train to the end; the samples of the steps
+            are then rendered by render-validation.
     """
     ctx = context(workspace, recipe_file, pipeline_run=pipeline_run, snapshot=snapshot)
     ended = run_here(TRAIN, ctx, pipeline_run, the_gpu_until_sigterm, pause_at)
@@ -97,7 +99,7 @@ def train_lora(
     return None
 
 
-@flow(name=RENDER.name)
+@flow(name=RENDER.name, flow_run_name=stage_run_name)
 def render_validation(
     workspace: str = "workspace",
     recipe_file: str = "",
@@ -141,7 +143,7 @@ def flow_of(stage: Stage) -> Flow[..., Any]:
         snapshot: id of a snapshot of probe-media, or `latest`.
         pipeline_run: the run of the pipeline that this belongs to. Empty: one of its own.
     """
-    return flow(name=stage.name)(run)
+    return flow(name=stage.name, flow_run_name=stage_run_name)(run)
 
 
 def _prepare_teacher(ctx: Context) -> None:

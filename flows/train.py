@@ -19,11 +19,13 @@ from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN, asked_stages
 from tasks.checks import check
 from tasks.hub import check_hub, may_be_published, push_to_hub
 from tasks.model import prepare, prepare_crepa
+from tasks.naming import name_at_start, name_run
 from tasks.pipeline import begin_run, memory_retry, report_run, up_to_date
+from tasks.run_page import live_page
 from tasks.stage import context, run_folder, with_seeds
 
 
-@flow(name="train-ltx2")
+@flow(name="train-ltx2", flow_run_name=name_at_start)
 def train_ltx2(
     workspace: str = "workspace",
     datasets: str = "datasets.yaml",
@@ -49,13 +51,15 @@ def train_ltx2(
     with ctx.workspace.going_on(run):
         ctx = with_seeds(ctx, run)
         shared = {"workspace": workspace, "pipeline_run": run.name}
-        run_stages(ctx, run, shared, datasets)
+        begin_run(ctx, run)
+        name_run(ctx)
+        with live_page(ctx, run):
+            run_stages(ctx, run, shared, datasets)
 
 
 def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -> None:
     """Check the job, run what is not up to date, and report; `shared` are the parameters of every stage."""
     recipe = ctx.recipe
-    begin_run(ctx, run)
     check(ctx)
     if recipe.hub.push_to_hub:
         check_hub(ctx)
@@ -77,7 +81,8 @@ def run_stages(ctx: Context, run: Path, shared: dict[str, Any], datasets: str) -
                 message = "the training pauses: its samples of step %d are rendered"
                 get_run_logger().info(message, turn.ctx.step)
             parameters = {**shared, **extra, **turn.parameters}
-            run_stage(STAGE_FLOWS[turn.stage.name], parameters, again=memory_retry(turn.stage, turn.ctx))
+            again = memory_retry(turn.stage, turn.ctx)
+            run_stage(STAGE_FLOWS[turn.stage.name], parameters, again=again, part=turn.part)
     report_run(ctx, run)
     if recipe.hub.push_to_hub and may_be_published(ctx, run):
         push_to_hub(ctx, run)

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from ltxcore.execution.execution import find_result, note_up_to_date
+from ltxcore.execution.execution import find_result, note_up_to_date, passed_over
 from ltxcore.jobs import pipeline
 from ltxcore.jobs.whole_run.ending import Table, end
 from ltxcore.pipeline.base.context import Context
@@ -33,7 +33,7 @@ def up_to_date(stage: Stage, ctx: Context, run: Path) -> bool:
     if stamp is None:
         return False
     entry = note_up_to_date(stage, ctx, stamp, run)
-    get_run_logger().info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
+    get_run_logger().info("%s", passed_over(entry))
     return True
 
 

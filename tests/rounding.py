@@ -14,6 +14,8 @@ import torch
 
 CONFIDENCE = 8.0
 """The factor before sqrt(n): the bound then fails with a probability that is no concern."""
+TINY_TERMS = 7_300
+"""`terms_of` the tiny transformer and its connectors."""
 
 
 def terms_of(*modules: torch.nn.Module) -> int:

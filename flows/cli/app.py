@@ -15,6 +15,7 @@ COMMANDS: Final = (
     Entry(
         "serve", "flows.cli.serve:serve", "Start Prefect, MLflow and the workers, and deploy every flow.", RUN
     ),
+    Entry("control", "flows.cli.control:app", "Save, sample, or stop and keep a training that goes on.", RUN),
     Entry("sign-in", "flows.cli.serve:sign_in", "Print a link that signs one more browser in.", RUN),
     Entry("init", "flows.cli.init:init", "Write a dataset file and a recipe for your clips and card.", RUN),
     Entry("notify", "flows.cli.notify:notify", "Send a message when a run completes or fails.", RUN),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +25,7 @@ from ltxcore.judging.champions import Champion, ChampionError, Champions
 from ltxcore.pipeline.base.outputs import DamagedOutput
 
 console = Console(highlight=False, soft_wrap=True)
-FAULTS = (ChampionError, UnknownLora, NoWorkspace, DamagedOutput, OSError, *STORE_FAULTS)
+FAULTS = (ChampionError, UnknownLora, DamagedOutput, OSError, *STORE_FAULTS)
 NOT_EXCHANGED = 1
 ModelArgument = Annotated[
     str, typer.Argument(help="The model's name, as `promotion.model` has it.", metavar="MODEL")
@@ -32,10 +34,8 @@ ModelArgument = Annotated[
 
 def models(workspace: WorkspaceOption = Path("workspace"), as_json: JsonOption = False) -> None:
     """List the champions of a workspace with the versions before them, and where they lie."""
-    try:
+    with _refusals():
         found = list_models(existing_workspace(workspace))
-    except FAULTS as error:
-        raise refuse(error) from None
     if as_json:
         typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
         return
@@ -69,10 +69,8 @@ def promote(
 ) -> None:
     """Make a judged LoRA the champion, whatever its verdict was. Its files are compared with their hashes
     first."""
-    try:
+    with _refusals():
         champion = promote_by_hand(existing_workspace(workspace), model, which)
-    except FAULTS as error:
-        raise refuse(error, NOT_EXCHANGED) from None
     _tell(champion, in_json=as_json)
 
 
@@ -83,11 +81,19 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Take back the champion before this one. Nothing is deleted."""
-    try:
+    with _refusals():
         champion = Champions(existing_workspace(workspace), model).roll_back(to)
+    _tell(champion, in_json=as_json)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except NoWorkspace as error:
+        raise refuse(error) from None
     except FAULTS as error:
         raise refuse(error, NOT_EXCHANGED) from None
-    _tell(champion, in_json=as_json)
 
 
 def _tell(champion: Champion, in_json: bool) -> None:

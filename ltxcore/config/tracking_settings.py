@@ -15,7 +15,9 @@ class TrackingSettings(Strict):
         description="Default: SQLite in the workspace. A user name or password belongs in the environment.",
     )
     tracker_project_name: str = Field("ltx2", min_length=1, description="The MLflow experiment.")
-    tracker_run_name: str | None = Field(None, description="The MLflow run. Default: the training's id.")
+    tracker_run_name: str | None = Field(
+        None, description="The MLflow run. Default: model, datasets, length and the training's id."
+    )
 
     @field_validator("mlflow_tracking_uri")
     @classmethod

@@ -31,6 +31,8 @@ from ltxcore.pipeline.base.stamp import (
 
 logger = logging.getLogger(__name__)
 
+NOTHING_CHANGED = "nothing changed"
+
 
 def find_result(
     stage: Stage, ctx: Context, code: StageCode | None = None
@@ -68,11 +70,27 @@ def note_up_to_date(
         seconds=0.0,
         process=os.getpid(),
         counts=counts,
-        why="nothing changed",
+        why=why_up_to_date(stamp),
     )
     write_manifest(run, entry)
     Progress(stage.name, run).end(f"up to date, {counts.get('hits', 0)} hits")
     return entry
+
+
+def why_up_to_date(stamp: Stamp) -> str:
+    """Why a stage need not run, in words; also where it would have more to do if somebody wished."""
+    if stamp.stopped_after is None:
+        return NOTHING_CHANGED
+    return (
+        f"it was stopped and kept after step {stamp.stopped_after}; `ltx2 control continue` lets the next "
+        "run go on"
+    )
+
+
+def passed_over(entry: ManifestEntry) -> str:
+    """What a log says of a stage that was up to date."""
+    message = f"{entry.stage} is up to date: {entry.counts.get('hits', 0)} hits"
+    return message if entry.why == NOTHING_CHANGED else f"{message}; {entry.why}"
 
 
 @dataclass
@@ -97,7 +115,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         self.why = why_stale(self.ctx.workspace, self.stage, self.request)
-        self.progress = Progress(self.stage.name, self.run, self.listener)
+        directory = self.ctx.workspace.relative(self.directory)
+        self.progress = Progress(self.stage.name, self.run, self.listener, directory)
         # Noted before the stage looks at what is there, so that no sweep takes it away in between.
         publish_needs(self.ctx, self.stage, self.request, self.code.request.needs(self.ctx))
         logger.info("%s: %s", self.stage.name, self.why)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ltxcore.execution.execution import Execution, find_result, note_up_to_date
+from ltxcore.execution.execution import Execution, find_result, note_up_to_date, passed_over
 from ltxcore.execution.memory_budget import memory_budget
 from ltxcore.execution.stage_code import StageCode
 from ltxcore.media.errors import Undecided
@@ -232,7 +232,7 @@ def _alone(execution: Execution) -> Iterator[bool]:
 
 def _note(stage: Stage, ctx: Context, stamp: Stamp, run: Path, code: StageCode | None) -> None:
     entry = note_up_to_date(stage, ctx, stamp, run, code)
-    logger.info("%s is up to date: %s hits", stage.name, entry.counts.get("hits", 0))
+    logger.info("%s", passed_over(entry))
 
 
 def _tell_waiting(execution: Execution, holder: str) -> None:

@@ -19,6 +19,7 @@ from ltxcore.pipeline.base.contract import PROBE, RENDER, TRAIN, Stage
 from ltxcore.pipeline.base.stamp import read_manifest, read_stamp
 from ltxcore.pipeline.data.held_out import check_datasets
 from ltxcore.stages.render_validation.rendered_lora import training_directory
+from ltxcore.stages.train_lora.control import ON_REQUEST, decisions
 from ltxcore.stages.train_lora.sample_steps import reached_step, sample_steps, waiting_steps
 from ltxcore.store.blobs import write_json
 
@@ -58,7 +59,9 @@ class Turn:
     stage: Stage
     ctx: Context
     pause_at: int = 0
-    """Of a training: the step after which it pauses; 0: it goes on to its end."""
+    """Of a training: the step after which it pauses; `ON_REQUEST`: only where somebody asks for a sample."""
+    part: int = 0
+    """Of a training: how often it has paused on request before, which tells turns apart."""
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -75,21 +78,27 @@ def is_done(stage: Stage, ctx: Context) -> bool:
 def training_turns(ctx: Context) -> Iterator[Turn]:
     """The training, with a pause after each step that is sampled: one process has the transformer at a time.
 
-    Each turn is asked for when the one before it is over. The training goes on from the checkpoint of its
-    pause, to the same bits. What is done already, in this run or an earlier one, is passed over.
+    Steps are sampled as the recipe says and where somebody asks for it meanwhile. Each turn is asked for when
+    the one before it is over. The training goes on from the checkpoint of its pause, to the same bits. What
+    is done already, in this run or an earlier one, is passed over.
     """
-    for step in sample_steps(ctx.recipe):
-        sampling, training = replace(ctx, step=step), training_directory(ctx)
-        waits = step in waiting_steps(training)
-        # At that very step the checkpoint still has what was to be rendered.
-        if is_done(RENDER, sampling) or (not waits and step < reached_step(training)):
-            continue
-        if not waits:
-            yield Turn(TRAIN, ctx, step)
+    training = training_directory(ctx)
+    while True:
+        for step in waiting_steps(training):
+            if not is_done(RENDER, sampling := replace(ctx, step=step)):
+                yield Turn(RENDER, sampling)
+        yield Turn(TRAIN, ctx, _next_pause(ctx, training), decisions(training).pauses)
         if is_done(TRAIN, ctx):
             return
-        yield Turn(RENDER, sampling)
-    yield Turn(TRAIN, ctx)
+
+
+def _next_pause(ctx: Context, training: Path) -> int:
+    """The next step that the recipe wants sampled."""
+    for step in sample_steps(ctx.recipe):
+        # At that very step the checkpoint still has what was to be rendered.
+        if step >= reached_step(training) and not is_done(RENDER, replace(ctx, step=step)):
+            return step
+    return ON_REQUEST
 
 
 def end_run(ctx: Context, run: Path) -> Path:

@@ -137,6 +137,10 @@ class Guide:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, "".join(map(_line, self._record)).encode())
 
+    def end_at(self, step: int) -> None:
+        """Take a step as the last one."""
+        self._last = step
+
     def look(self, model: Any, step: int, should_stop: Callable[[], bool]) -> bool:
         """Evaluate the model as it is after `step`, where that is due and not on record.
 

@@ -20,6 +20,7 @@ from ltxcore.store.blobs import read_json
 from ltxcore.training.batch_schedule import BatchSchedule
 from ltxcore.training.checkpoints import write_checkpoint
 from ltxcore.training.compilation import compile_blocks
+from ltxcore.training.control import NOTHING, Control, Undisturbed, Wishes
 from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import SampleSource, collate
 from ltxcore.training.early_stop import EVALUATIONS_FILE, Evaluate, Guide, best_of, read_evaluations
@@ -46,6 +47,7 @@ from ltxcore.training.tread import TokenRouting
 
 Averages = Mapping[str, torch.Tensor]
 """Of the weights, by their names."""
+UNDISTURBED: Control = Undisturbed()
 
 
 class TrainingInterrupted(Exception):
@@ -84,6 +86,9 @@ class TrainResult:
     best_step: int | None = None
     """The step with the lowest loss on held-out clips, whose checkpoint is kept; None without such clips."""
     stopped_early: bool = False
+    """Whether the loss on held-out clips ended it."""
+    stopped_after: int | None = None
+    """The step after which somebody has ended it; None: nobody has."""
 
 
 def train(
@@ -104,6 +109,7 @@ def train(
     at_start: Callable[[int, Averages | None], None] = lambda step, averages: None,
     on_step: Callable[[StepMetrics], None] = lambda metrics: None,
     should_stop: Callable[[], bool] = lambda: False,
+    control: Control = UNDISTURBED,
 ) -> TrainResult:
     """Train a LoRA on the transformer, continuing from the newest whole checkpoint in `directory`.
 
@@ -130,6 +136,7 @@ def train(
         on_step: called after each step, with the line that was written to `metrics.jsonl`.
         should_stop: asked after each step, and where the training continues; True ends the training with a
             checkpoint.
+        control: is asked after each step, and where the training continues, for what people wish.
 
     Raises:
         TrainingInterrupted: `should_stop` said so.
@@ -210,6 +217,11 @@ def train(
     def stops() -> bool:
         return processes.agreed(should_stop())
 
+    def asked(step: int, trained: bool) -> Wishes:
+        wishes = processes.agreed(control.read(step, total, trained) if processes.first else NOTHING)
+        control.follow(step, wishes)
+        return wishes
+
     accumulation = settings.gradient_accumulation_steps
     with (
         _reference_modulation(transformer),
@@ -217,6 +229,12 @@ def train(
         MetricsLog(directory / METRICS_FILE, continue_from=done, writes=processes.first) as record,
         Prefetcher(load, done * accumulation, total * accumulation) as data,
     ):
+        wishes = asked(done, trained=False) if done else NOTHING
+        if wishes.save and processes.first:
+            control.saved(done)
+        if wishes.stop:
+            total = done
+            guide.end_at(total)
         if not guide.look(model, done, stops):
             raise TrainingInterrupted(done)
         if done:
@@ -224,7 +242,7 @@ def train(
             if done < total and stops():
                 raise TrainingInterrupted(done)
         for step in range(done + 1, total + 1):
-            if guide.enough:
+            if guide.enough or step > total:
                 break
             started, waited_s = time.monotonic(), data.waited_s
             losses = compute(step, data)
@@ -239,6 +257,10 @@ def train(
             times = time.monotonic() - started, data.waited_s - waited_s
             metrics = _step_metrics(losses, epoch, learning_rate, grad_norm, times)
             record.append(metrics)
+            wishes = asked(step, trained=True)
+            if wishes.stop:
+                total = step
+                guide.end_at(total)
             keep_weights(step, state.averages)
             on_step(metrics)
 
@@ -246,18 +268,21 @@ def train(
             finished = guide.enough or (looked and step == total)
             stop = not finished and stops()
             due = step % settings.checkpoint_step_interval == 0 or step == guide.best_step
-            if stop or finished or due:
+            if stop or finished or due or wishes.save:
                 checkpoint = state.checkpoint(step, run_fingerprint, made_of)
                 if processes.first:
                     limit = settings.checkpoints_total_limit
                     whole = replace(checkpoint, records=records_in(directory))
                     write_checkpoint(directory, whole, limit, keep=guide.best_step)
+                    if wishes.save:
+                        control.saved(step)
             if stop:
                 raise TrainingInterrupted(step)
 
         processes.wait()
     transformer.eval()
-    return replace(training_result(directory, total), ema=state.averages)
+    result = training_result(directory, settings.max_train_steps, total)
+    return replace(result, ema=state.averages)
 
 
 def _adapt(
@@ -331,20 +356,28 @@ def _step_metrics(
     )
 
 
-def training_result(directory: Path, total: int) -> TrainResult:
-    """The result of the training of `total` steps in a directory, from its record."""
+def training_result(directory: Path, planned: int, last: int | None = None) -> TrainResult:
+    """The result of the training in a directory, from its record.
+
+    Args:
+        directory: of the training.
+        planned: the steps of the recipe.
+        last: the step that somebody has made the last one. None: nobody has.
+    """
     metrics = read_metrics(directory / METRICS_FILE)
     resume = read_json(directory / RESUME_FILE)
-    first, last = comparable_ends(metrics)
+    steps, ends = metrics[-1].step, planned if last is None else last
+    first_loss, last_loss = comparable_ends(metrics)
     return TrainResult(
-        steps=metrics[-1].step,
-        first_loss=first,
-        last_loss=last,
+        steps=steps,
+        first_loss=first_loss,
+        last_loss=last_loss,
         seconds=sum(m.step_s for m in metrics),
         peak_bytes=max(m.peak_vram_bytes or m.peak_rss_bytes for m in metrics),
         resumed_at=resume["step"],
         resume_notes=tuple(resume["notes"]),
         threads=resume.get("threads"),
         best_step=best_of(read_evaluations(directory / EVALUATIONS_FILE)),
-        stopped_early=metrics[-1].step < total,
+        stopped_early=steps < ends,
+        stopped_after=steps if steps == ends < planned else None,
     )

@@ -34,7 +34,7 @@ def plot_losses(metrics_file: Path, picture: Path, evaluations_file: Path | None
     metrics = read_metrics(metrics_file)
     if not metrics:
         raise ValueError(f"{metrics_file} holds no step to draw")
-    curves = _curves(metrics)
+    curves = loss_curves(metrics)
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -67,13 +67,31 @@ def _colour_for_any_paper(axes: Any) -> None:
     axes.legend(labelcolor=INK, framealpha=0.0, edgecolor=INK)
 
 
-def _curves(metrics: Sequence[StepMetrics]) -> dict[str, list[tuple[int, float]]]:
-    """The loss, and of each of its parts what it adds to it."""
+def loss_curves(metrics: Sequence[StepMetrics]) -> dict[str, list[tuple[int, float]]]:
+    """The loss, and of each of its parts what it adds to it, as points (step, value) by a curve's label.
+
+    The label tells a part that is weighted from its own series, e.g. `7 x reflexflow_drift`.
+
+    Args:
+        metrics: of a training, in the order of its steps.
+    """
     curves = {"loss": [(m.step, m.loss) for m in metrics]}
+    weights: dict[str, set[float]] = {}
+    for m in metrics:
+        for name, (weight, _) in m.parts.items():
+            weights.setdefault(name, set()).add(weight)
+    labels = {name: _label(name.removesuffix("_loss"), found) for name, found in weights.items()}
     for m in metrics:
         for name, (weight, value) in m.parts.items():
-            curves.setdefault(name.removesuffix("_loss"), []).append((m.step, weight * value))
+            curves.setdefault(labels[name], []).append((m.step, weight * value))
     return curves
+
+
+def _label(name: str, weights: set[float]) -> str:
+    if weights == {1}:
+        return name
+    # A part that some of a step's batches lack weighs less in that step.
+    return f"{min(weights):g} x {name}" if len(weights) == 1 else f"{name}, weighted"
 
 
 def _draw_evaluations(axes: Any, record: Sequence[Evaluated]) -> None:

@@ -11,14 +11,25 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flows.child_process import ROOT
+from ltxcore.jobs.live_control import NoTraining, running_training
+from ltxcore.pipeline.base.stamp import load_stamp
+from ltxcore.stages.train_lora.control import decisions
+from ltxcore.store.workspace import Workspace
+from ltxcore.training.metrics import read_metrics
 from tests.e2e.browser import find_chromium
 from tests.e2e.readme import readme
 from tests.e2e.serving import api, start_serving, until
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from bench.ui_clicks import Clicker
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -223,3 +234,78 @@ def test_run_cancel_and_rerun_from_the_command_line(house: House, watched: Watch
     message = run.state.message
     assert "recipe.yaml:3" in message
     assert "learning_rate" in message
+
+
+def test_a_training_is_saved_sampled_and_stopped_by_clicks(house: House) -> None:
+    find_chromium()
+    from prefect.states import Scheduled
+
+    from bench.serve_load import clicking
+
+    (house.workspace.parent / "recipe.yaml").write_text(json.dumps(RECIPE))
+    space, before = Workspace(house.workspace), house.runs()
+    with api(house.workspace) as client, clicking(house.workspace, client, LIMIT_S) as clicker:
+
+        def click(name: str) -> str:
+            """Quick run of a deployment; what its run says in the end."""
+            run = clicker.submit(name, custom=False)
+            # The second of two clicks, which a slow page would let come too late.
+            deployment = client.read_deployment_by_name(f"{name}/{name}").id
+            moment = Scheduled(scheduled_time=run.expected_start_time)
+            second = client.create_flow_run_from_deployment(deployment, state=moment)
+            until(lambda: all(house.state(one).is_final() for one in (run, second)), LIMIT_S)
+            assert house.state(run).is_completed(), house.state(run).message
+            return str(house.state(run).message)
+
+        parent = clicker.submit("train-ltx2", custom=False)
+        until(lambda: trained_steps(space) > 0 or house.state(parent).is_final(), LIMIT_S)
+        assert not house.state(parent).is_final(), house.state(parent).message
+        directory = running_training(space).directory
+        at = step_in(click("save-now"))
+        assert (directory / f"checkpoint-{at}").is_dir()
+        sampled = step_in(click("sample-now"))
+        until(lambda: trained_steps(space) > sampled, LIMIT_S)
+        assert decisions(directory).sampled == (sampled,)
+        (page,) = artifacts(client, parent)
+        assert f"[Samples of step {sampled}](http://" in page.data
+        stopped = step_in(click("stop-and-keep"))
+        until(lambda: house.state(parent).is_final(), LIMIT_S)
+        named = client.read_flow_run(parent.id)
+        assert named.name.startswith("recipe on clips, ")
+        assert {"ltx2", "model:tiny", "dataset:clips"} <= set(named.tags)
+        (page,) = (artifact for artifact in artifacts(client, parent) if artifact.key == "run")
+        assert page.data.strip().startswith("**Done**")
+        look_at_the_page(clicker, parent)
+    assert house.state(parent).is_completed(), house.state(parent).message
+    assert load_stamp(directory / "stage.json").stopped_after == stopped
+    assert read_metrics(directory / "metrics.jsonl")[-1].step == stopped
+    stages = [name for name, _ in house.runs_after(before) if name in STAGES]
+    assert stages[-4:] == ["train-lora", "render-validation", "train-lora", "render-validation"]
+    pages = house.workspace.glob("stages/render-validation/*/index.html")
+    assert any(f"Step {sampled}<" in page.read_text() for page in pages), "its gallery has the sample"
+
+
+def trained_steps(space: Workspace) -> int:
+    """Steps that the training that goes on has done; 0 where none does."""
+    try:
+        return running_training(space).progress.done
+    except NoTraining:
+        return 0
+
+
+def artifacts(client: SyncPrefectClient, run: Any) -> list[Any]:
+    """Those of a run."""
+    wanted = {"flow_run_id": {"any_": [str(run.id)]}}
+    answer = client.request("POST", "/artifacts/filter", json={"artifacts": wanted})
+    return [SimpleNamespace(**found) for found in answer.json()]
+
+
+def look_at_the_page(clicker: Clicker, run: Any) -> None:
+    """The page is on the run's Artifacts tab."""
+    clicker.page.goto(f"{clicker.ui}/v2/runs/flow-run/{run.id}?tab=Artifacts")
+    clicker.page.get_by_text("The run: its stages, losses, samples and files").first.wait_for()
+
+
+def step_in(message: str) -> int:
+    """The step that the answer to a click names."""
+    return int(message.partition("step ")[2].split(" ")[0].rstrip(",;"))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import psutil
 import pytest
 import yaml
 
+from flows.deployment import PREFECT_FILE
 from flows.server import answers, find_server
 from tests.e2e.serving import api, start_serving, until
 
@@ -48,18 +52,43 @@ def test_serve_comes_up_twice_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
     supervisor, _ = start_serving(workspace, datasets, recipe)
     found = deployments(workspace)
-    assert len(found) == 8
+    assert set(found) == {one["name"] for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"]}
     parent = found["train-ltx2"]
     assert parent.parameters["recipe_file"] == str(recipe)
     assert parent.parameters["datasets"] == str(datasets)
     assert parent.parameters["workspace"] == str(workspace)
     assert found["train-lora"].parameters == {"workspace": str(workspace), "recipe_file": str(recipe)}
     assert [schedule.active for schedule in parent.schedules] == [True]
+    a_killed_worker_comes_back(supervisor, workspace)
 
     children = psutil.Process(supervisor.pid).children(recursive=True)
     supervisor.kill()
     supervisor.wait()
     until(lambda: not [child for child in children if child.is_running()], 300)
+
+
+def a_killed_worker_comes_back(supervisor: subprocess.Popen[str], workspace: Path) -> None:
+    """The night's run would wait for ever otherwise."""
+
+    def worker() -> psutil.Process | None:
+        for child in psutil.Process(supervisor.pid).children():
+            # The killed one is there until `ltx2 serve` has seen it.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "gpu" in child.cmdline():
+                    return child
+        return None
+
+    first = worker()
+    assert first is not None
+    killed_at = datetime.now(UTC)
+    first.kill()
+
+    def back() -> bool:
+        with api(workspace) as client:
+            found = client.read_workers_for_work_pool("gpu") if worker() not in (None, first) else []
+        return any(w.last_heartbeat_time is not None and w.last_heartbeat_time > killed_at for w in found)
+
+    until(back, 300)
 
 
 def deployments(workspace: Path) -> dict[str, Any]:

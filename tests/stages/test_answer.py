@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from flows.cli.app import app
 from ltxcore.jobs.job import Job
-from tests.hub_server import FakeHub
+from tests.hub_server import FakeHub, Repository
 from tests.stages.conftest import Bench
 
 NARROW = 80
@@ -124,8 +124,8 @@ def test_the_diffusion_decoder_is_planned(tmp_path: Path) -> None:
     # Its weights in bf16 and what its last stage takes: 49 frames and 16 more of 128x192 cells.
     assert found["diffusion"] - found["conv"] > 0.7 + 4
     other = ltx2("plan", *words, "--version", "2.3", "--recipe", str(recipe))
-    assert other.output.startswith("No, not on H200")
-    assert "decoder: conv" in " ".join(other.output.split())
+    assert other.stdout.startswith("No, not on H200")
+    assert "decoder: conv" in " ".join(other.stdout.split())
 
 
 def test_what_is_not_named_is_that_of_the_newest_run_and_the_first_line_says_so(
@@ -161,3 +161,25 @@ def test_the_second_stage_of_renderings_is_planned(tmp_path: Path) -> None:
     assert two["device_gib"] - one["device_gib"] > 0.93 + 3
     # Three more steps of four times the tokens, of 40.
     assert 1.25 < two["seconds"] / one["seconds"] < 2.5
+
+
+def test_weights_that_the_disk_cannot_take_are_said_before(
+    bench: Bench, tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories["Lightricks/LTX-2"] = Repository(private=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 30 * 10**9})())
+    done = ltx2("validate", *places(bench), "--recipe", real(tmp_path))
+    assert done.exit_code == 1
+    assert "about 67 GB of weights would be downloaded to" in done.stdout
+    assert "30 GB are free there" in done.stdout
+    assert "there is no model" not in done.stdout, "the hub has it"
+
+
+def test_without_weights_what_is_encoded_is_counted_as_with_them(bench: Bench, tmp_path: Path) -> None:
+    bench.look()
+    given = bench.root / "given.yaml"
+    given.write_text("conditioning: {video: {conditions: [{type: keyframes, at: [0, -1]}]}}\n")
+    (here,) = (answers("validate", *places(bench), "--recipe", str(given)),)
+    (there,) = answers("plan", *places(bench), "--recipe", str(given), "--version", "2.0", "--card", "h200")
+    counts = [{stage["stage"]: stage["to_do"] for stage in found["stages"]} for found in (here, there)]
+    assert counts[0]["encode-latents"] == counts[1]["encode-latents"] > 9

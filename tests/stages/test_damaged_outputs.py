@@ -209,7 +209,7 @@ def test_a_damaged_sample_of_a_pause_is_refused_and_left_again(paused: Bench) ->
             assert sample.read_bytes() == before
             render(turn.ctx)
         else:
-            order.append(f"train to {turn.pause_at or 'the end'}")
+            order.append(f"train to {turn.pause_at}")
             train(paused, turn.pause_at)
     assert order == ["train to 4", "render 4", "train to 8"], "it ends at step 6"
     whole = paused.root / "whole/stages/train-lora" / training.name

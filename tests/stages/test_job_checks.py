@@ -27,7 +27,7 @@ from ltxcore.memory.plan import OverBudget
 from ltxcore.models.files import precisions
 from ltxcore.models.files.loading import load_transformer
 from ltxcore.pipeline.base import here as machine
-from ltxcore.pipeline.base.contract import PROBE, RENDER, TEXT, TRAIN
+from ltxcore.pipeline.base.contract import JUDGE, PROBE, RENDER, TEXT, TRAIN
 from ltxcore.pipeline.base.here import Here
 from ltxcore.pipeline.plan.arrangements import training_memory
 from ltxcore.stages.train_lora import checks
@@ -321,6 +321,19 @@ CASES = (
         {"validation": {"validation_adapter_path": "ROOT/datasets.yaml"}},
         "is not a safetensors file",
     ),
+    Case("decoder", {"validation": {"decoder": "diffusion"}}, "write decoder: conv"),
+    Case(
+        "pictures of prompts",
+        {"validation": {"validation_keyframes": {"red-disc": {"0": "ROOT/missing.png"}}}},
+        "validation.validation_keyframes names",
+    ),
+    Case("second stage", {"validation": {"upscale": 2}}, "latent_upsampler"),
+    Case(
+        "champion",
+        {"evaluation": {"eval_share": 0.5}, "promotion": {"model": "sea"}},
+        "champions/sea is no link to a champion; move it away",
+        lambda bench: (bench.root / "workspace/champions/sea").mkdir(parents=True),
+    ),
     Case(
         "token",
         {"hub": {"push_to_hub": True, "hub_model_id": "lora"}},
@@ -372,7 +385,7 @@ def test_every_check_says_no_names_its_key_and_is_asked_for_its_stages_alone(
         assert [refusal.check.name for refusal in found] == [case.check], (case, found)
         assert case.words in found[0].message, found[0].message
         of = found[0].check
-        for stage in (PROBE, TEXT, TRAIN, RENDER):
+        for stage in (PROBE, TEXT, TRAIN, RENDER, JUDGE):
             expected = stage in of.stages
             assert bool(refusals(made.ctx, case.here, (stage,))) is expected, (case, stage)
         if (bench.root / "model").exists():

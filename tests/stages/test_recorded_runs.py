@@ -179,11 +179,16 @@ def test_a_journal_is_taken_up_once_and_as_far_as_it_is_whole(tmp_path: Path) ->
 
 def test_a_server_that_runs_takes_up_what_has_ended(tmp_path: Path) -> None:
     with LocalServer(tmp_path):
-        History(journal.Journal(prefect_home(tmp_path)), now()).write({"recipe_file": "r"}, ["all done"], [])
+        named = ("r on clips, 2026-11-29 23:40", ["model:tiny"])
+        history = History(journal.Journal(prefect_home(tmp_path)), now(), *named)
+        history.write({"recipe_file": "r"}, ["all done"], [], "# all done")
         until(lambda: ask("/flow_runs/filter"), 300)
         run = runs()["train-ltx2"]
         assert (run["state_name"], run["parameters"]) == ("Completed", {"recipe_file": "r"})
+        assert (run["name"], run["tags"]) == named
         assert [line["message"] for line in ask("/logs/filter")] == ["all done"]
+        (page,) = ask("/artifacts/filter")
+        assert (page["key"], page["data"]) == ("run", "# all done")
 
 
 def test_who_set_an_automation_hears_of_a_run_from_a_server(tmp_path: Path) -> None:

@@ -144,6 +144,9 @@ def _check_mlflow(bench: Bench, trained: Path) -> None:
     assert run_id is not None
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == f"tiny on clips, 6 steps ({trained.name[:6]})"
+    assert (run.data.tags["model"], run.data.tags["dataset"]) == ("tiny", "clips")
+    assert str(trained) in run.data.tags["mlflow.note.content"]
     assert run.data.params["training.learning_rate"] == "0.002"
     for stage in (TRAIN, RENDER):
         for figure in ("predicted", "measured", "budget"):

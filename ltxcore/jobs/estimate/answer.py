@@ -21,7 +21,7 @@ from ltxcore.jobs.estimate.predicted_seconds import settle_where_known
 from ltxcore.memory.plan import GIB
 from ltxcore.memory.planner.faster import bound_by, faster
 from ltxcore.memory.planner.training_planner import HOST_FIXED_BYTES
-from ltxcore.models.files.hub_repository import missing_model
+from ltxcore.models.files.hub_repository import missing_model, no_room_for
 from ltxcore.models.version import Version
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import TRAIN
@@ -143,6 +143,7 @@ def answer(
     """
     if clips is not None:
         figures = estimate_anew(ctx, clips, released)
+        figures = figures if machine.is_here else replace(figures, disks=())
         found = Answer(
             machine,
             figures,
@@ -182,11 +183,16 @@ def answer_elsewhere(
         released: the version to plan for, at its released size; None: the model of the recipe.
         clips: described ones, in place of those of the first answer.
     """
-    before = first.figures if clips is None else estimate_anew(ctx, clips, released)
-    if before.snapshot is None:
+    before = first.figures
+    snapshot, scale = (before.snapshot, before.scale) if clips is None else (clips, 1.0)
+    if snapshot is None:
         return replace(first, machine=machine, problems=before.problems)
-    anew = estimate_anew(ctx, before.snapshot, released, before.scale)
-    figures = replace(before, stages=anew.stages, problems=anew.problems, released=anew.released, disks=())
+    anew = replace(estimate_anew(ctx, snapshot, released, scale), disks=())
+    figures = anew
+    if clips is None:
+        figures = replace(
+            before, stages=anew.stages, problems=anew.problems, released=anew.released, disks=()
+        )
     found = Answer(machine, figures, anew.problems, price_per_hour=first.price_per_hour)
     return _with_advice(found, ctx)
 
@@ -195,7 +201,8 @@ def _own(figures: Estimate, ctx: Context, machine: AnsweredMachine) -> list[str]
     """What stops a run, beside its checks. Of another machine neither disk nor network is known."""
     problems = list(figures.problems)
     if machine.is_here and figures.weights is Weights.MISSING:
-        problems = [*filter(None, [missing_model(ctx.recipe.model)]), *problems]
+        missing = missing_model(ctx.recipe.model) or no_room_for(figures.download_bytes)
+        problems = [*filter(None, [missing]), *problems]
     return problems
 
 

@@ -38,7 +38,7 @@ from ltxcore.stages.probe_media.work import make_snapshot
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.training.batch_schedule import check_buckets
 
-MOST_HEADERS: Final = 8
+MOST_HEADERS: Final = 6
 """Files whose headers are read where probe-media has not looked: each costs two calls of ffprobe."""
 ASSUMED: Final = VERSIONS["2.0"]
 """Of a repository that is not here and whose name tells no version."""

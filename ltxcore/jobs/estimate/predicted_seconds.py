@@ -15,7 +15,8 @@ from ltxcore.config.batch_size import AUTO, clips_of
 from ltxcore.config.crepa_settings import PATCH
 from ltxcore.jobs.estimate.figures import Planned, StageEstimate
 from ltxcore.jobs.estimate.output_sizes import USUAL_TOKENS_PER_CHARACTER
-from ltxcore.memory.plan import GIB, MemoryPlan
+from ltxcore.memory.device import device_budget_bytes, device_name, likely_device
+from ltxcore.memory.plan import GIB, MemoryPlan, machine_bytes
 from ltxcore.memory.planned_machine import planned_machine
 from ltxcore.memory.planner.activations import Activations
 from ltxcore.memory.planner.cards import Card, card_like
@@ -67,7 +68,11 @@ class Predictor:
     def _card(self) -> Card | None:
         machine = planned_machine()
         if machine is None:
-            return None
+            if likely_device() == "cpu":
+                return None
+            # A device whose driver has no program to ask, as AMD's.
+            free = device_budget_bytes("cuda", None) or 0
+            return card_like(device_name(), free / GIB, machine_bytes() / GIB)
         return card_like(machine.device_name, machine.device_bytes / GIB, machine.host_bytes / GIB)
 
     @property

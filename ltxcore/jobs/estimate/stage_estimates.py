@@ -33,6 +33,7 @@ from ltxcore.pipeline.base.contract import (
 from ltxcore.pipeline.base.stamp import find_stamp
 from ltxcore.pipeline.data.batch_entries import batch_entries
 from ltxcore.pipeline.data.held_out import held_out_ids
+from ltxcore.pipeline.data.keyframes import keyframe_clips
 from ltxcore.pipeline.data.learnable import learnable
 from ltxcore.pipeline.data.prompts import all_texts, most_prompts, validation_prompts
 from ltxcore.pipeline.data.rendering_size import most_settings, settings_of_clips
@@ -47,6 +48,7 @@ from ltxcore.stages.train_lora.lora_sides import shown_sides
 from ltxcore.stages.train_lora.request import request as train_lora_request
 from ltxcore.stages.train_lora.sample_steps import sample_steps
 from ltxcore.store.latents import LatentStore
+from ltxcore.store.snapshot import Sample
 from ltxcore.store.texts import TextStore
 from ltxcore.store.waveforms import WaveformStore
 
@@ -304,7 +306,7 @@ def _without_weights(
     ctx: Planned, data: PlannedData, sizes: LatentSizes, rates: Rates, notes: tuple[str, ...]
 ) -> list[StageEstimate]:
     """All that shapes tell; whether something of it is stored already is known with the weights alone."""
-    tracks = [size for sample in data.samples for size in sizes.tracks(sample, sample.conditioning_clips)]
+    tracks = [size for sample in data.samples for size in _tracks(ctx, sample, sizes)]
     texts, text_sizes = all_texts(ctx.recipe, ctx.snapshot), TextSizes.of(ctx.source, TextStore(ctx.store))
     about = f"disk: about, at {text_sizes.tokens_per_character:.2f} tokens a character"
     captions = data.scaled(sum(text_sizes.caption(text) for text in texts))
@@ -321,6 +323,14 @@ def _without_weights(
         _renderings_to_make(ctx, data, rates, None),
         *_judge(ctx, data, rates, here=False),
     ]
+
+
+def _tracks(ctx: Planned, sample: Sample, sizes: LatentSizes) -> list[int]:
+    """Bytes of what is encoded of a sample; of a sound alone nothing but the sound."""
+    keyframes = keyframe_clips(sample, ctx.recipe.given.video.keyframes)
+    beside = (*sample.conditioning_clips, *(picture for _, picture in keyframes))
+    tracks = sizes.tracks(sample, beside)
+    return tracks[-1:] if sample.kind == "audio" else tracks
 
 
 def _without_model(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltxcore.config.errors import ConfigError, nearest
-from ltxcore.execution.execution import find_result
+from ltxcore.execution.execution import NOTHING_CHANGED, find_result, why_up_to_date
 from ltxcore.jobs.estimate.figures import Planned
 from ltxcore.jobs.explain.missing_keys import (
     CONDITIONING_TRACKS,
@@ -335,7 +335,8 @@ def explain_stages(ctx: Context) -> list[StageReport]:
             reports.append(StageReport(stage.name, "waits", [str(error)]))
             continue
         if stamp is not None:
-            reports.append(StageReport(stage.name, "up to date", []))
+            why = why_up_to_date(stamp)
+            reports.append(StageReport(stage.name, "up to date", [] if why == NOTHING_CHANGED else [why]))
         else:
             why = why_stale(ctx.workspace, stage, request)
             if stage is TRAIN and (step := reached_step(stage_directory(ctx.workspace, stage, request))):

@@ -9,7 +9,7 @@ from typing import Any
 from ltxcore.config.crepa_settings import PROJECTOR_FILE
 from ltxcore.jobs.report.dataset_report import PAGE
 from ltxcore.memory.plan import GIB
-from ltxcore.pipeline.base.contract import FRAMES, LATENTS, PROBE, RENDER, STAGES, TRAIN
+from ltxcore.pipeline.base.contract import FRAMES, JUDGE, LATENTS, PROBE, RENDER, STAGES, TRAIN
 from ltxcore.pipeline.base.stamp import ManifestEntry, Stamp, read_manifest, read_stamp
 from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.workspace import Workspace
@@ -89,6 +89,12 @@ def losses(summary: RunSummary) -> tuple[float, float] | None:
     return float(stamp.outcome.facts["first_loss"]), float(stamp.outcome.facts["last_loss"])
 
 
+def stopped_after(summary: RunSummary) -> int | None:
+    """The step after which somebody has stopped the training and kept it; None: nobody has."""
+    stamp = summary.stamp(TRAIN.name)
+    return None if stamp is None else stamp.stopped_after
+
+
 @dataclass(frozen=True)
 class HeldOutLosses:
     """What the held-out clips said."""
@@ -115,6 +121,18 @@ def gallery(workspace: Workspace, summary: RunSummary) -> Path | None:
     """The gallery page, or None where nothing was rendered."""
     files = summary.files(workspace, RENDER.name)
     return next((path for path in files if path.name == "index.html"), None)
+
+
+def verdict(summary: RunSummary) -> str | None:
+    """What the gate said, in a sentence; None where nothing was judged."""
+    stamp = summary.stamp(JUDGE.name)
+    return None if stamp is None else str(stamp.outcome.facts["sentence"])
+
+
+def gate_page(workspace: Workspace, summary: RunSummary) -> Path | None:
+    """The page of the gate, or None where nothing was judged."""
+    files = summary.files(workspace, JUDGE.name)
+    return next((path for path in files if path.suffix == ".html"), None)
 
 
 def dataset_page(workspace: Workspace, summary: RunSummary) -> Path | None:

@@ -47,6 +47,6 @@ def end(ctx: Context, run: Path) -> Iterator[Table | File]:
             continue
         for file in read_stamp(ctx.workspace, entry).outcome.files:
             path = ctx.workspace.root / file.path
-            if path.suffix == ".safetensors" or path.name == "index.html":
+            if path.suffix == ".safetensors" or path.name in ("index.html", "gate.html"):
                 key = path.stem.lower().replace("_", "-")
                 yield File(f"{stage.name}-{key}", path, f"{stage.name}: {path.name}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from ltxcore.config.model_settings import TINY_MODEL, TOY_MODEL, ModelSettings
 from ltxcore.deadline import CALL_LIMIT_S, DeadlineError, within
 from ltxcore.models.files.locate_weights import may_be_hub_id
@@ -17,6 +20,21 @@ def missing_model(settings: ModelSettings) -> str | None:
         if reason is not None:
             return reason
     return None
+
+
+def no_room_for(download_bytes: int) -> str | None:
+    """Why a download does not fit on the disk of the hub's cache; None where it does, or there is none."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if download_bytes <= free:
+        return None
+    return (
+        f"about {download_bytes / 1e9:.0f} GB of weights would be downloaded to {cache}, and "
+        f"{free / 1e9:.0f} GB are free there; make room, or set HF_HOME to another disk"
+    )
 
 
 def repositories(settings: ModelSettings) -> list[str]:

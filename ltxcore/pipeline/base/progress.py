@@ -25,19 +25,31 @@ class ProgressState(Strict):
     """What an earlier run had done of it, found when this one began; None: not known yet."""
     stopped: str = ""
     """Where it was stopped on request, in words; empty while it goes on."""
+    directory: str = ""
+    """Of the request that the stage works on, relative to the workspace; empty: not known."""
 
 
 class Progress:
     """Counts work and tells it: to a file, and to a listener such as a Prefect artifact."""
 
     def __init__(
-        self, stage: str, run: Path, listener: Callable[[ProgressState], None] | None = None
+        self,
+        stage: str,
+        run: Path,
+        listener: Callable[[ProgressState], None] | None = None,
+        directory: str = "",
     ) -> None:
         self._file = progress_file(run, stage)
         self._listener = listener
         self._written_s = 0.0
         self.state = ProgressState(
-            stage=stage, done=0, total=0, unit="", message="starting", started_s=time.time()
+            stage=stage,
+            done=0,
+            total=0,
+            unit="",
+            message="starting",
+            started_s=time.time(),
+            directory=directory,
         )
         # A stage has several processes in a run: after a pause, or after memory ran out.
         if (before := read_progress(run, stage)) is not None:
@@ -55,6 +67,10 @@ class Progress:
         """Say how much of it is done."""
         shown = self.state.message if message is None else message
         self._set(done=done, message=shown)
+
+    def ends_at(self, total: int) -> None:
+        """Say that there is no more to do than this."""
+        self._set(done=total, total=total, force=True)
 
     def resumed(self, at: int) -> None:
         """Say how much was done before this run; only what is said first in a run counts."""

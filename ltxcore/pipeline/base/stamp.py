@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 STAMP_FILE = "stage.json"
 FIRST_RUN = "first run"
+STOPPED_AFTER = "stopped_after"
+"""The fact of a training that somebody has ended before its recipe's last step, and kept."""
 HASH = "sha256"
 """The key under which a stamp's file has the hash of the others."""
 
@@ -63,6 +65,12 @@ class Stamp(Strict):
     host: str
     process: int
     python: str
+
+    @property
+    def stopped_after(self) -> int | None:
+        """The step after which somebody has ended a training; None: nobody has."""
+        found: int | None = self.outcome.facts.get(STOPPED_AFTER)
+        return found
 
 
 class Newest(Strict):
@@ -217,6 +225,8 @@ def why_stale(workspace: Workspace, stage: Stage, request: dict[str, Any]) -> st
     if before is None:
         return "its last result is gone or damaged"
     if before.fingerprint == request_fingerprint(stage, request):
+        if before.stopped_after is not None:
+            return f"it goes on after step {before.stopped_after}, where it had been stopped and kept"
         if undecided := before.outcome.counts.get("undecided"):
             return f"{undecided} files could not be judged in its last run"
         return "outputs of its last run are missing"

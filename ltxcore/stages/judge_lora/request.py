@@ -8,7 +8,7 @@ from typing import Any
 from ltxcore.judging.champions import Champion
 from ltxcore.judging.frozen_clips import FrozenClip
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.stamp import Stamp
+from ltxcore.pipeline.base.stamp import STOPPED_AFTER, Stamp
 from ltxcore.pipeline.data.keys import TextSpace
 from ltxcore.stages.encode_latents.request import spaces_of
 from ltxcore.stages.judge_lora.challenger import challenger_of, judged_clips, opponent_of, promotion_of
@@ -27,23 +27,27 @@ def request(ctx: Context) -> dict[str, Any]:
     champion = opponent_of(ctx, training.fingerprint, training.request["transformer"])
     return {
         "training": training.fingerprint,
+        # The same training may go on later, and have another LoRA then.
+        **({} if training.stopped_after is None else {STOPPED_AFTER: training.stopped_after}),
         "promotion": settings.fingerprint_data(),
         "sigmas": list(ctx.recipe.evaluation.eval_sigmas),
         "seed": ctx.recipe.evaluation.eval_seed,
         "champion": None if champion is None else _named(champion),
-        "clips": {
-            clip.media_id: {
-                "sample": fingerprint(clip.sample.model_dump(mode="json"))[:16],
-                "first_held_out": clip.since == training.fingerprint,
-            }
+        # Lists, which "changed: champion, clips" names without their content.
+        "clips": [
+            [
+                clip.media_id,
+                fingerprint(clip.sample.model_dump(mode="json"))[:16],
+                "new" if clip.since == training.fingerprint else "known",
+            ]
             for clip in judged_clips(ctx, training.fingerprint)
-        },
+        ],
     }
 
 
-def _named(champion: Champion) -> dict[str, Any]:
+def _named(champion: Champion) -> list[Any]:
     record = champion.record
-    return {"version": record.version, "training": record.training, "files": record.files}
+    return [record.version, record.training, fingerprint(record.files)]
 
 
 def needs(ctx: Context) -> dict[str, list[str]]:

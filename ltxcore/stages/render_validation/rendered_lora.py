@@ -77,12 +77,17 @@ def rendered_lora(ctx: Context) -> RenderedLora:
 
 
 def training_key(ctx: Context) -> str:
-    """The fingerprint of the training whose LoRA this context asks for.
+    """The fingerprint of the training whose LoRA this context asks for, and where somebody has ended it.
 
     Raises:
         MissingInput: it is the LoRA of the finished training, and that is not finished.
     """
-    return training_fingerprint(ctx) if ctx.step else training_stamp(ctx).fingerprint
+    if ctx.step:
+        return training_fingerprint(ctx)
+    stamp = training_stamp(ctx)
+    stopped = stamp.stopped_after
+    # The same training may go on later, and have another LoRA then.
+    return stamp.fingerprint if stopped is None else f"{stamp.fingerprint} stopped after step {stopped}"
 
 
 def training_stamp(ctx: Context) -> Stamp:

@@ -266,7 +266,8 @@ class Session:
 
         self.directory.mkdir(parents=True, exist_ok=True)
         if self.lora.finished:
-            gather_samples(self.ctx, self.directory, list(self.prompts), self.lora.trained_steps)
+            training, last = self.lora.record, self.lora.trained_steps
+            gather_samples(self.ctx, self.directory, list(self.prompts), training, last)
         entries = [self._entry(one) for one in rendered]
         labels = [BASE, *(shown.label for shown in self.lora.shown)]
         strips = [list(zip(labels, (one.base, *one.loras), strict=True)) for one in rendered]

@@ -13,6 +13,7 @@ from ltxcore.pipeline.base.contract import RENDER
 from ltxcore.pipeline.base.outputs import require_whole
 from ltxcore.pipeline.base.stamp import find_stamp
 from ltxcore.stages.render_validation.request import request
+from ltxcore.stages.train_lora.control import decisions
 from ltxcore.stages.train_lora.lora_sides import shown_sides
 from ltxcore.stages.train_lora.sample_steps import STEP_NAME, sample_steps
 from ltxcore.store.blobs import read_json, write_atomic, write_json
@@ -44,13 +45,22 @@ def write_samples(directory: Path, step: int, kind: Kind, renderings: Sequence[R
     write_json(file, before | {kind: {r.name: measure(r).model_dump() for r in renderings}})
 
 
-def gather_samples(ctx: Context, directory: Path, names: Sequence[str], last: int) -> None:
+def gather_samples(ctx: Context, directory: Path, names: Sequence[str], training: Path, last: int) -> None:
     """Copy the samples that were rendered during a training of `last` steps beside its final gallery.
+
+    Args:
+        ctx: of the rendering.
+        directory: of the gallery.
+        names: of the prompts.
+        training: the training's directory.
+        last: its steps.
 
     Raises:
         DamagedOutput: a file of it is not what was rendered; nothing of its step is copied.
     """
-    for step in takewhile(lambda step: step < last, sample_steps(ctx.recipe)):
+    asked = decisions(training).sampled
+    of_recipe = takewhile(lambda step: step < last, sample_steps(ctx.recipe))
+    for step in sorted({*of_recipe, *(step for step in asked if step < last)}):
         stamp = find_stamp(ctx.workspace, RENDER, request(replace(ctx, step=step)))
         if stamp is None:
             continue  # Never rendered, e.g. where the training ran alone, or swept away since.

@@ -16,9 +16,10 @@ from ltxcore.memory.arrangement import Arrangement, Connectors
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import TRAIN, versions
 from ltxcore.pipeline.base.stamp import request_fingerprint
+from ltxcore.stages.train_lora.control import TrainingControl
 from ltxcore.stages.train_lora.first_lora import open_first_lora
 from ltxcore.stages.train_lora.lora_sides import by_suffix, shown_sides
-from ltxcore.stages.train_lora.sample_steps import is_sample_step, step_directory
+from ltxcore.stages.train_lora.sample_steps import step_directory
 from ltxcore.store.file_hashes import write_hashes
 from ltxcore.validation.sides import Sides
 
@@ -67,7 +68,8 @@ class Computation:
         """Train from the newest checkpoint on.
 
         Returns:
-            None where it has paused at the step `pause_at`, with a checkpoint.
+            None where it has paused with a checkpoint: at the step `pause_at`, or, unless that is 0, where
+            somebody asked for a sample.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
@@ -80,6 +82,7 @@ class Computation:
         from ltxcore.models.files.loading import load_transformer
         from ltxcore.models.torch_types import torch_type
         from ltxcore.training.loop import TrainingInterrupted, train
+        from ltxcore.training.shards import is_first_process
 
         dtype = torch_type(self.recipe.training.mixed_precision)
         init_from = open_first_lora(self.ctx, self.request)
@@ -89,24 +92,27 @@ class Computation:
         transformer = load_transformer(self.ctx.source, dtype, first)
         placement = Placement(transformer, self.arrangement, self.device)
         alignment = self._alignment(transformer)
-        last, reached = self.recipe.training.max_train_steps, 0
+        planned, reached = self.recipe.training.max_train_steps, 0
+        control = TrainingControl(self.directory, self.recipe, pauses=pause_at != 0)
 
         def keep(step: int, averages: Averages | None) -> None:
             nonlocal reached
             reached = step
-            if is_sample_step(self.recipe, step, last):
+            if control.is_sampled(step):
                 self._leave_sample(step, transformer, placement, averages)
 
         def leave_again(step: int, averages: Averages | None) -> None:
             nonlocal reached
             reached = step
-            # The sample of the step at which it has paused before is gone, or damaged and set aside.
-            if step == pause_at and is_sample_step(self.recipe, step, last):
+            # The sample of the step at which it has paused before is gone, or damaged and set aside; or
+            # somebody asks for it now.
+            if (step == pause_at or control.is_wished(step)) and control.is_sampled(step):
                 self._leave_sample(step, transformer, placement, averages)
 
         def pauses() -> bool:
             # At the last step there is nothing to pause for.
-            return 0 < pause_at <= reached < last
+            last = planned if control.last is None else control.last
+            return reached < last and (0 < pause_at <= reached or control.pauses_after(reached))
 
         try:
             result = train(
@@ -126,11 +132,14 @@ class Computation:
                 at_start=leave_again,
                 on_step=on_step,
                 should_stop=lambda: should_stop() or pauses(),
+                control=control,
             )
         except TrainingInterrupted:
             if should_stop() or not pauses():
                 raise
             (self.directory / PAUSED).touch()
+            if control.pauses_after(reached) and is_first_process():
+                control.paused()
             return None
         exported = by_suffix(self.recipe.training, self._found(transformer, result))
         self._export(self.directory / "lora", transformer, placement, exported)

@@ -45,7 +45,7 @@ def main(directory: Path, rank: int) -> NoReturn:
         training = Training(ctx, Path(job.directory), job.request, device, job.memory_plan)
         result = training.compute(lambda metrics: None, stop_file(directory).exists, job.pause_at)
         if result is None:
-            paused = Ended(kind=PAUSED, message=f"paused at step {job.pause_at}")
+            paused = Ended(kind=PAUSED, message="paused for samples")
             write_json(end_file(directory, rank), paused.model_dump())
     except TrainingInterrupted as stopped:
         ended = Ended(kind=INTERRUPTED, message=str(stopped), interrupted_after=stopped.step)

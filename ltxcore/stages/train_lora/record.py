@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ltxcore.memory.plan import MemoryPlan
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.base.contract import TRAIN
-from ltxcore.pipeline.base.stamp import Outcome, output_file, request_fingerprint
+from ltxcore.pipeline.base.stamp import STOPPED_AFTER, Outcome, output_file, request_fingerprint
 from ltxcore.pipeline.data.held_out import evaluation_set
 from ltxcore.pipeline.data.tables import as_csv, dataset_rows
 from ltxcore.pipeline.plan.memory_tags import memory_tags
 from ltxcore.stages.probe_media.memo import Memo
-from ltxcore.stages.train_lora.tracker import tracker
+from ltxcore.stages.train_lora.tracker import description, tracker
 from ltxcore.store.blobs import write_atomic
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class TrainingRecord:
         """Open the MLflow run, or take it up again."""
         self.tracker.begin()
         self.tracker.log_params(self.ctx.recipe.fingerprint_data())
+        self.tracker.set_tags(description(self.ctx, self.directory))
         self.tracker.set_tags(
             {"snapshot": self.ctx.snapshot.id, "training": request_fingerprint(TRAIN, self.request)[:16]}
         )
@@ -129,6 +130,7 @@ class TrainingRecord:
                 "last_loss": result.last_loss,
                 **evaluated,
                 "seconds_a_step": result.seconds / result.steps,
+                **({STOPPED_AFTER: result.stopped_after} if result.stopped_after else {}),
                 "resume": {"step": result.resumed_at, "notes": list(result.resume_notes)},
                 "mlflow_run": self.tracker.run_id,
                 "mlflow_error": sent.error,

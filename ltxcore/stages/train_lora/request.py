@@ -9,8 +9,8 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.config.scheduled_sampling_settings import ScheduledSamplingSettings
 from ltxcore.config.tread_settings import TreadSettings
 from ltxcore.pipeline.base.context import Context
-from ltxcore.pipeline.base.contract import FRAMES
-from ltxcore.pipeline.base.stamp import Stamp
+from ltxcore.pipeline.base.contract import FRAMES, TRAIN
+from ltxcore.pipeline.base.stamp import Stamp, stage_directory
 from ltxcore.pipeline.data.held_out import held_out
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.stages.embed_frames.request import needs as embed_frames_needs
@@ -21,6 +21,7 @@ from ltxcore.stages.embed_text.request import space_request
 from ltxcore.stages.encode_latents.request import needs as encode_latents_needs
 from ltxcore.stages.encode_latents.request import quarantined as encode_latents_quarantined
 from ltxcore.stages.encode_latents.request import request as encode_latents_request
+from ltxcore.stages.train_lora.control import decisions
 from ltxcore.stages.train_lora.first_lora import first_lora_request
 from ltxcore.store.latents import LatentStore
 
@@ -105,5 +106,6 @@ def needs(ctx: Context) -> dict[str, list[str]]:
 
 
 def present(ctx: Context, stamp: Stamp) -> bool:
-    """Always true: the stamp's files are the whole result, and they were checked already."""
-    return True
+    """Whether the training still ends where it ended: one that was stopped and kept may go on since."""
+    stopped = stamp.stopped_after
+    return stopped is None or decisions(stage_directory(ctx.workspace, TRAIN, stamp.request)).last == stopped

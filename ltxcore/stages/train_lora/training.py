@@ -19,6 +19,7 @@ from ltxcore.pipeline.base.stamp import Outcome
 from ltxcore.pipeline.plan.auto_settings import settle
 from ltxcore.stages.train_lora import memory
 from ltxcore.stages.train_lora.checks import check_sharing, check_training
+from ltxcore.stages.train_lora.control import decisions
 from ltxcore.stages.train_lora.record import TrainingRecord
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ class Training:
         """Train from the newest checkpoint on, in as many processes as the recipe says, and draw the loss.
 
         Returns:
-            None where the training has paused at the step `pause_at`, with a checkpoint, and is to go on.
+            None where the training has paused with a checkpoint, and is to go on: at the step `pause_at`, or,
+            unless that is 0, where somebody asked for a sample.
 
         Raises:
             MissingInput: a sample or a caption is not in the store.
@@ -125,7 +127,8 @@ class Training:
         )
         if not Team(job).run(on_step, should_stop):
             return None
-        return training_result(self.directory, self.recipe.training.max_train_steps)
+        last = decisions(self.directory).last
+        return training_result(self.directory, self.recipe.training.max_train_steps, last)
 
     def compute(
         self, on_step: Callable[[StepMetrics], None], should_stop: Callable[[], bool], pause_at: int = 0

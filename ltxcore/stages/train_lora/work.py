@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from ltxcore.pipeline.base.work import Assignment, Place, Result, Stopped, Work, loaded
 from ltxcore.pipeline.plan.auto_settings import settle
+from ltxcore.stages.train_lora.control import Requests
+from ltxcore.stages.train_lora.sample_steps import reached_step
 from ltxcore.stages.train_lora.step_progress import StepProgress
 from ltxcore.stages.train_lora.training import Training, in_steps
 
@@ -64,7 +66,8 @@ class TrainLora(Work[str]):
             return Stopped(stopped.kept)
         if result is None:
             asked.progress.at(asked.progress.state.done, "paused: samples are rendered")
-            return Stopped(f"paused after step {asked.pause_at}", asked.pause_at)
+            step = reached_step(asked.directory)
+            return Stopped(f"paused after step {step}", step)
         self._result = result
         return None
 
@@ -73,7 +76,13 @@ class TrainLora(Work[str]):
         if outcome.facts["mlflow_error"]:
             logger.warning("MLflow does not have all of it yet: %s", outcome.facts["mlflow_error"])
         self.asked.progress.resumed(outcome.facts["resume"]["step"])
+        # Fewer than were planned, where it was ended before.
+        self.asked.progress.ends_at(outcome.counts["steps"])
         return Result(outcome)
+
+    def after_stamp(self) -> None:
+        """Answer who has asked for something meanwhile."""
+        Requests(self.asked.directory).close(loaded(self._result).steps)
 
 
 WORK = TrainLora

@@ -12,7 +12,8 @@ from flows.cli.app import app
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT
 
-NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation"
+NEEDS = "explain report buckets push verify gc compact stage#split-audio stage#render-validation "
+NEEDS += "models promote#sea#1 rollback#sea"
 
 
 def ltx2(*words: str) -> str:

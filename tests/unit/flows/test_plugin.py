@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from flows.plugin import expand, program_of
@@ -38,3 +43,20 @@ def test_short_command_lines_are_left(given: list[str]) -> None:
 )
 def test_a_module_is_known_by_its_name(argv: list[str], original: list[str], wanted: str) -> None:
     assert program_of(argv, original) == wanted
+
+
+def test_without_a_server_none_is_started_in_its_place(tmp_path: Path) -> None:
+    """Prefect's temporary one would have no guard, and know nothing of the workspace."""
+    (tmp_path / "workspace/prefect").mkdir(parents=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"LTX2_WORKSPACE": str(tmp_path / "workspace"), "PREFECT_HOME": str(tmp_path / "home")}
+    asked = subprocess.run(
+        [sys.executable, "-m", "prefect", "deployment", "run", "train-ltx2"],
+        env=environment, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert asked.returncode == 1
+    assert asked.stderr.strip().splitlines()[-1] == (
+        f"No server runs for {tmp_path / 'workspace'}. Start it: `make serve` or `ltx2 serve`"
+    )
+    assert "Traceback" not in asked.stderr
+    assert not (tmp_path / "home/prefect.db").exists()

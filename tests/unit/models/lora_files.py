@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ltxcore.models.lora.names import reference_name
+from tests.rounding import bound
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 LAYERS = ("transformer_blocks.0.attn1.to_q", "transformer_blocks.1.audio_attn1.to_out.0", "audio_proj_in")
@@ -33,6 +34,11 @@ def draw(
         return torch.randn(*shape, generator=generator) * 0.1
 
     return {name: (noise(rank, shapes[name][1]), noise(shapes[name][0], rank)) for name in layers}
+
+
+def rounding(rank: int = 4) -> float:
+    """The share by which two ways of computing a change in float32 differ: a sum and two scalings."""
+    return bound(rank + 2, 1.0)
 
 
 def changes(pairs: Mapping[str, Pair], scale: float = 1.0) -> dict[str, torch.Tensor]:

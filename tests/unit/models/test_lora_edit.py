@@ -14,7 +14,7 @@ from ltxcore.models.lora.description import describe
 from ltxcore.models.lora.edit import TARGETS, Target, convert, merge, resize
 from ltxcore.models.lora.factors import Factors, Loss, padded, shrunk
 from ltxcore.models.lora.header import AdapterError, read_header
-from tests.unit.models.lora_files import LAYERS, applied, changes, draw, write
+from tests.unit.models.lora_files import LAYERS, applied, changes, draw, rounding, write
 
 Shapes = dict[str, tuple[int, int]]
 
@@ -22,6 +22,11 @@ Shapes = dict[str, tuple[int, int]]
 def metadata_of(file: Path) -> dict[str, str]:
     with safe_open(file, framework="pt") as opened:
         return dict(opened.metadata())
+
+
+def decomposed(shapes: Shapes) -> float:
+    """The same for a change whose factors went through QR: sums over the rows and columns of a layer."""
+    return rounding(max(sum(shapes[name]) for name in LAYERS))
 
 
 def close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], share: float) -> None:
@@ -44,7 +49,7 @@ def test_a_converted_file_is_loaded_whole_and_changes_the_same(
     assert by_name["ComfyUI" if target == "comfyui" else "diffusers"].whole
     assert by_name["diffusers"].whole, "diffusers reads ComfyUI's names, too"
     # bf16 has 8 bits; float32 as it was.
-    close(applied(lora_base, made.path), changes(pairs, 0.5), 2**-7 if target == "comfyui" else 1e-6)
+    close(applied(lora_base, made.path), changes(pairs, 0.5), 2**-7 if target == "comfyui" else rounding())
     kept = metadata_of(made.path)
     assert kept["trigger"] == "a zork"
     (step,) = json.loads(kept["ltx2_history"])
@@ -70,7 +75,7 @@ def test_alphas_that_differ_from_layer_to_layer_survive_both_ways(
         for change in changes({name: pairs[name]}, alphas[name] / ranks[name]).values()
     }
     there = convert(header, tmp_path / "d.safetensors", "diffusers")
-    close(applied(lora_base, there.path), dict(zip(LAYERS, expected.values(), strict=True)), 1e-6)
+    close(applied(lora_base, there.path), dict(zip(LAYERS, expected.values(), strict=True)), rounding())
     assert read_header(there.path).scales == header.scales
     back = convert(read_header(there.path), tmp_path / "c.safetensors", "comfyui")
     close(applied(lora_base, back.path), dict(zip(LAYERS, expected.values(), strict=True)), 2**-7)
@@ -93,7 +98,7 @@ def test_an_exact_sum_is_the_weighted_sum_of_the_changes(
     for part in (changes(one, 0.5), changes(other, -0.5 * 0.5)):
         for name, change in part.items():
             expected[name] = expected.get(name, torch.zeros_like(change)) + change
-    close(applied(lora_base, made.path), expected, 2**-6 if target == "comfyui" else 1e-5)
+    close(applied(lora_base, made.path), expected, 2**-6 if target == "comfyui" else rounding(6))
     (step,) = json.loads(metadata_of(made.path)["ltx2_history"])
     assert [(source["file"], source["weight"]) for source in step["of"]] == [
         ("a.safetensors", 1.0),
@@ -111,14 +116,15 @@ def test_a_resized_file_errs_by_what_is_printed_and_no_rank_4_is_nearer(
     whole, found = changes(pairs, 0.5), applied(lora_base, made.path)
     left = sum(float((found[name] - change).square().sum()) for name, change in whole.items())
     total = sum(float(change.square().sum()) for change in whole.values())
-    assert made.loss.relative == pytest.approx((left / total) ** 0.5, rel=1e-4)
+    allowed = decomposed(layer_shapes) * (total / left) ** 0.5
+    assert made.loss.relative == pytest.approx((left / total) ** 0.5, rel=allowed)
     for name, change in whole.items():
         values = torch.linalg.svdvals(change.double())
         nearest = float((values[4:].square().sum() / values.square().sum()).sqrt())
-        assert made.loss.by_layer[name] == pytest.approx(nearest, rel=1e-4)
+        assert made.loss.by_layer[name] == pytest.approx(nearest, abs=decomposed(layer_shapes))
     same = resize(read_header(file), tmp_path / "z.safetensors", "diffusers", 8)
-    assert same.loss.relative < 1e-6
-    close(applied(lora_base, same.path), whole, 1e-5)
+    assert same.loss.relative < decomposed(layer_shapes)
+    close(applied(lora_base, same.path), whole, decomposed(layer_shapes))
 
 
 def test_a_merge_to_a_rank_of_equal_files_loses_nothing(
@@ -127,8 +133,8 @@ def test_a_merge_to_a_rank_of_equal_files_loses_nothing(
     pairs = draw(layer_shapes)
     header = read_header(write(tmp_path / "x.safetensors", pairs))
     made = merge([header, header], [0.25, 0.75], tmp_path / "y.safetensors", "diffusers", rank=4)
-    assert made.loss.relative < 1e-6
-    close(applied(lora_base, made.path), changes(pairs), 1e-5)
+    assert made.loss.relative < decomposed(layer_shapes)
+    close(applied(lora_base, made.path), changes(pairs), decomposed(layer_shapes))
 
 
 def test_a_fresh_adapter_takes_a_smaller_one_exactly() -> None:

@@ -33,10 +33,9 @@ def test_a_byte_that_is_not_utf8_is_named() -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "  =HYPERLINK(1)", "\r=1"])
 def test_no_cell_is_a_formula(text: str) -> None:
-    read = list(csv.reader(io.StringIO(as_csv([{"clip": text, "seconds": -1.5}]).decode())))
-    assert read[0] == ["clip", "seconds"]
-    assert read[1][0].startswith("'")
-    assert read[1][1] == "-1.5", "a number stays one"
+    (row,) = csv.DictReader(io.StringIO(as_csv([{"clip": text, "seconds": -1.5}]).decode()))
+    assert row["clip"].startswith("'")
+    assert row["seconds"] == "-1.5", "a number stays one"
 
 
 def test_plain_words_stay_as_they_are() -> None:

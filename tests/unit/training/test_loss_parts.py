@@ -17,6 +17,7 @@ from ltxcore.training.crepa import Alignment
 from ltxcore.training.data import Batch
 from ltxcore.training.metrics import MetricsLog, StepMetrics
 from ltxcore.training.objective import Losses, Noised, NoisedBatch, frozen, losses
+from ltxcore.training.plot import loss_curves
 from ltxcore.training.scheduled_sampling import Rollout
 from ltxcore.training.step import StepLosses, Unread
 from tests.rounding import assert_adds_up
@@ -146,3 +147,16 @@ def test_the_parts_of_a_step_add_up_where_its_batches_have_different_ones(tmp_pa
         for text, (value, weight) in zip(shown, terms, strict=True)
     )
     assert total == pytest.approx(metrics.loss, abs=1e-3)
+
+
+def test_a_curve_is_drawn_as_it_weighs_in_the_loss_and_says_so() -> None:
+    whole = step_of(("both", batch_losses("both", rolled=True, aligned=False)))
+    rolled_in_part = step_of(
+        *(("both", batch_losses("both", rolled=r, aligned=False)) for r in (True, False))
+    )
+    for metrics, label in ((whole, "10 x reflexflow_drift"), (rolled_in_part, "5 x reflexflow_drift")):
+        curves = loss_curves([metrics])
+        assert label in curves
+        ((_, loss),) = curves.pop("loss")
+        assert_adds_up(loss, {name: (1.0, value) for name, ((_, value),) in curves.items()})
+    assert "reflexflow_drift, weighted" in loss_curves([whole, rolled_in_part])
