@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.child_process import ROOT
+from flows.child_process import ROOT, bound_to_this_process
 from flows.environment import prefect_home
 from flows.guard.hosts import free_port
 from flows.secret import find_secret
@@ -67,7 +68,14 @@ def start_serving(
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {"PYTHONPATH": str(ROOT)}
     path = workspace.with_suffix(".log")
     with path.open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        # A test that fails stops nothing; its servers end with the tests.
+        process = subprocess.Popen(
+            bound_to_this_process(command, signal.SIGTERM),
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
     until(lambda: b"Ctrl-C" in path.read_bytes() or process.poll() is not None, 900)
     assert process.poll() is None, path.read_text()
     return process, mlflow_port

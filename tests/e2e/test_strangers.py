@@ -134,7 +134,7 @@ def house(tmp_path_factory: pytest.TempPathFactory, fresh_workspace: Path) -> It
     threading.Thread(target=stranger.serve_forever, daemon=True).start()
     with api(workspace) as client:
         deployment = str(client.read_deployment_by_name("probe-media/probe-media").id)
-    at = {"prefect": link.split("/ltx2")[0], "mlflow": mlflow, "files": files}
+    at = {"prefect": link.split("/ltx2")[0], "mlflow": mlflow.split("/#")[0], "files": files}
     yield House(workspace, link, at, stranger.server_port, deployment)
     stranger.shutdown()
     supervisor.send_signal(signal.SIGTERM)
