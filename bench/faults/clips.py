@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ltxcore.config.arithmetic import resolve_arithmetic
+from ltxcore.config.recipe import Recipe
 from ltxcore.pipeline.base.context import Context
 from ltxcore.pipeline.data.keys import Key, TextSpace, waveform_key
 from ltxcore.pipeline.data.prompts import all_texts
@@ -54,7 +56,9 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class ClipContext(Context):
-    """A context whose model is a name."""
+    """A context whose model is a name, with the precisions of a CPU."""
+
+    recipe: Recipe = field(default_factory=lambda: resolve_arithmetic(Recipe(), "cpu")[0])
 
     @cached_property
     def source(self) -> Any:

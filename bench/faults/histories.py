@@ -51,7 +51,7 @@ faults = st.one_of(
 
 
 @dataclass(frozen=True)
-class PlannedClips(Planned, ClipContext):
+class PlannedClips(ClipContext, Planned):
     """A context of data that no run has seen yet."""
 
 

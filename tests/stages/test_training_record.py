@@ -27,6 +27,7 @@ def test_steps_go_on_while_a_server_takes_its_time(bench: Bench, monkeypatch: py
         return Sent()
 
     monkeypatch.setattr(MlflowRun, "sync", sync)
+    bench.probe()
     record = TrainingRecord(bench.ctx, bench.root / "training", {})
     record.directory.mkdir()
     for step in range(1, 5):
@@ -45,6 +46,7 @@ def test_what_is_no_fault_of_mlflow_is_raised(bench: Bench, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(MlflowRun, "sync", full)
+    bench.probe()
     record = TrainingRecord(bench.ctx, bench.root / "training", {})
     record.directory.mkdir()
     record.metrics_file.write_text('{"step": 1}\n')

@@ -281,7 +281,7 @@ def test_factors_that_peft_does_not_make_are_refused(tiny: Path) -> None:
     [
         ({"lora_rank": 0}, "lora_rank"),
         ({"lora_type": "lycoris"}, "needs `lycoris_config`"),
-        ({"lora_type": "lycoris", "lycoris_config": LOKR, "use_dora": True}, "use_dora is of lora_type"),
+        ({"lora_type": "lycoris", "lycoris_config": LOKR, "use_dora": True}, "use_dora belongs to lora_type"),
         ({"lora_type": "lycoris", "lycoris_config": LOKR, "lora_dropout": 0.1}, "write rank_dropout or"),
         ({"lycoris_config": {"algo": "locon"}}, "algo `locon` is not trained here: use lora_type standard"),
         ({"lycoris_config": {"algo": "oft"}}, "use lokr or loha"),
