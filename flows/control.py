@@ -16,8 +16,8 @@ from ltxcore.store.workspace import Workspace
 WAIT_S: Final = 600.0
 
 
-@flow(name="save-now", flow_run_name="save-now")
-def save_now(workspace: str = "workspace", run: str = "") -> State[None]:
+@flow(name="training-save", flow_run_name="training-save")
+def training_save(workspace: str = "workspace", run: str = "") -> State[None]:
     """Write a checkpoint of the training that goes on.
 
     Args:
@@ -27,8 +27,8 @@ def save_now(workspace: str = "workspace", run: str = "") -> State[None]:
     return _ask("save", workspace, run)
 
 
-@flow(name="sample-now", flow_run_name="sample-now")
-def sample_now(workspace: str = "workspace", run: str = "") -> State[None]:
+@flow(name="training-sample", flow_run_name="training-sample")
+def training_sample(workspace: str = "workspace", run: str = "") -> State[None]:
     """Render the prompts with the LoRA as it is now; the training pauses meanwhile.
 
     Args:
@@ -38,8 +38,8 @@ def sample_now(workspace: str = "workspace", run: str = "") -> State[None]:
     return _ask("sample", workspace, run)
 
 
-@flow(name="stop-and-keep", flow_run_name="stop-and-keep")
-def stop_and_keep(workspace: str = "workspace", run: str = "") -> State[None]:
+@flow(name="training-stop", flow_run_name="training-stop")
+def training_stop(workspace: str = "workspace", run: str = "") -> State[None]:
     """End the training after this step, and keep its LoRA; the run goes on to its renderings.
 
     Args:

@@ -261,14 +261,14 @@ def test_a_training_is_saved_sampled_and_stopped_by_clicks(house: House) -> None
         until(lambda: trained_steps(space) > 0 or house.state(parent).is_final(), LIMIT_S)
         assert not house.state(parent).is_final(), house.state(parent).message
         directory = running_training(space).directory
-        at = step_in(click("save-now"))
+        at = step_in(click("training-save"))
         assert (directory / f"checkpoint-{at}").is_dir()
-        sampled = step_in(click("sample-now"))
+        sampled = step_in(click("training-sample"))
         until(lambda: trained_steps(space) > sampled, LIMIT_S)
         assert decisions(directory).sampled == (sampled,)
         (page,) = artifacts(client, parent)
         assert f"[Samples of step {sampled}](http://" in page.data
-        stopped = step_in(click("stop-and-keep"))
+        stopped = step_in(click("training-stop"))
         until(lambda: house.state(parent).is_final(), LIMIT_S)
         named = client.read_flow_run(parent.id)
         assert named.name.startswith("recipe on clips, ")

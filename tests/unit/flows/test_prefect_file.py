@@ -44,7 +44,7 @@ def test_every_key_is_one_that_prefect_reads() -> None:
 def test_every_stage_has_its_deployment_in_its_pool() -> None:
     pools = {name: deployment["work_pool"]["name"] for name, deployment in DEPLOYMENTS.items()}
     # Clicks never wait for the device.
-    others = dict.fromkeys(("train-ltx2", "save-now", "sample-now", "stop-and-keep"), "cpu")
+    others = dict.fromkeys(("train-ltx2", "training-save", "training-sample", "training-stop"), "cpu")
     assert pools == {**others, **{stage.name: stage.pool for stage in STAGES}}
     assert set(pools.values()) == set(POOLS)
 
@@ -76,7 +76,7 @@ def test_forms_are_short_and_ask_for_what_the_flow_reads(name: str) -> None:
     schema = parameter_schema(flow.fn).model_dump()
     count = sum(inputs(schema, node) for node in schema["properties"].values())
     assert count <= (15 if name == "train-ltx2" else 6)
-    without = {"split-audio", "save-now", "sample-now", "stop-and-keep"}
+    without = {"split-audio", "training-save", "training-sample", "training-stop"}
     assert ("recipe_file" in schema["properties"]) == (name not in without)
 
 
@@ -112,3 +112,9 @@ def test_the_flows_import_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_pipeline_is_on_the_first_page_of_deployments() -> None:
+    """Prefect's page lists ten of them, by name."""
+    names = sorted(one["name"] for one in yaml.safe_load(PREFECT_FILE.read_text())["deployments"])
+    assert "train-ltx2" in names[:10]
