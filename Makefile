@@ -7,7 +7,7 @@ DATASETS ?= datasets.yaml
 RECIPE ?= deploy/recipes/toy.yaml
 STAGE ?= encode-latents
 OPTIONS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true

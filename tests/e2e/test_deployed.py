@@ -236,6 +236,7 @@ def test_run_cancel_and_rerun_from_the_command_line(house: House, watched: Watch
     assert "learning_rate" in message
 
 
+@pytest.mark.long
 def test_a_training_is_saved_sampled_and_stopped_by_clicks(house: House) -> None:
     find_chromium()
     from prefect.states import Scheduled

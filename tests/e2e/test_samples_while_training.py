@@ -26,7 +26,7 @@ from tests.e2e.readme import ROOT
 from tests.e2e.stage_processes import stages_among
 from tests.stages.conftest import CLIPS, DATASETS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 
 STEPS, INTERVAL = 6, 3
 CHANGES: dict[str, dict[str, Any]] = {

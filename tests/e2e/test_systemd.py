@@ -23,7 +23,7 @@ from flows.guard.hosts import free_port
 from flows.server import healthy
 from tests.e2e.serving import until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 
 UNITS = ROOT / "deploy" / "systemd"
 POOL = "cpu"

@@ -17,7 +17,7 @@ from ltxcore.store.records import EncodedLatent
 from ltxcore.store.workspace import Workspace
 from tests.e2e.readme import ROOT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(1800)]
 
 # Of a recipe without CREPA.
 STAGES = asked_stages(Recipe())

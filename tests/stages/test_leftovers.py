@@ -20,7 +20,7 @@ from flows.environment import prefect_environment
 from flows.server import LocalServer
 from tests.e2e.serving import until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 def test_runs_and_files_of_a_power_cut_are_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,7 @@ def test_a_worker_stops_on_sigterm(server: LocalServer) -> None:
     assert worker.wait(LIMIT_S) == 0
 
 
+@pytest.mark.long
 def test_a_deployed_training_out_of_memory_is_started_again_with_a_smaller_plan(
     server: LocalServer, tmp_path: Path, sample_clips: Path, tiny_models: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_next_server_knows_all_of_a_recorded_run(tmp_path: Path) -> None:
             assert lines.count("a word of the library") == 1
 
 
+@pytest.mark.long
 def test_stages_are_children_of_their_run(tmp_path: Path) -> None:
     record(tmp_path, "stages")
     assert len({line.split()[1] for line in (tmp_path / "trace").read_text().splitlines()}) == 3
@@ -127,6 +128,7 @@ def test_stages_are_children_of_their_run(tmp_path: Path) -> None:
             assert task["start_time"] == known[name]["start_time"]
 
 
+@pytest.mark.long
 def test_a_killed_stage_gives_the_gpu_back_and_is_started_again(tmp_path: Path) -> None:
     told = record(tmp_path, "stages", "kill-with-lease", "1")
     assert "second-stage crashed: its process was killed by SIGKILL" in told
@@ -142,6 +144,7 @@ def test_a_killed_stage_gives_the_gpu_back_and_is_started_again(tmp_path: Path) 
         assert known["first-stage"]["run_count"] == 1
 
 
+@pytest.mark.long
 def test_what_a_killed_house_recorded_is_known_as_crashed(tmp_path: Path) -> None:
     house = start(tmp_path, "stages", "sleep")
     trace = tmp_path / "trace"
@@ -153,6 +156,7 @@ def test_what_a_killed_house_recorded_is_known_as_crashed(tmp_path: Path) -> Non
     assert states == {"first-stage": "Completed", "second-stage": "Crashed", "two-stages": "Crashed"}
 
 
+@pytest.mark.long
 def test_a_journal_is_taken_up_once_and_as_far_as_it_is_whole(tmp_path: Path) -> None:
     home = prefect_home(tmp_path)
     record(tmp_path, "telling")
@@ -177,6 +181,7 @@ def test_a_journal_is_taken_up_once_and_as_far_as_it_is_whole(tmp_path: Path) ->
     assert journal.waiting(home) == []
 
 
+@pytest.mark.long
 def test_a_server_that_runs_takes_up_what_has_ended(tmp_path: Path) -> None:
     with LocalServer(tmp_path):
         named = ("r on clips, 2026-11-29 23:40", ["model:tiny"])
@@ -191,6 +196,7 @@ def test_a_server_that_runs_takes_up_what_has_ended(tmp_path: Path) -> None:
         assert (page["key"], page["data"]) == ("run", "# all done")
 
 
+@pytest.mark.long
 def test_who_set_an_automation_hears_of_a_run_from_a_server(tmp_path: Path) -> None:
     with LocalServer(tmp_path):
         trigger = {"type": "event", "expect": ["prefect.flow-run.Completed"], "posture": "Reactive"}

@@ -143,6 +143,7 @@ def test_the_number_of_processes_is_no_part_of_the_request(bench: Bench) -> None
     assert request_fingerprint(TRAIN, train_lora_request(more.ctx)) != request_fingerprint(TRAIN, two)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("first", "then", "config"), [(2, 1, "ddp.yaml"), (1, 2, "gathered.yaml")])
 def test_another_number_of_processes_continues(measured: Bench, first: int, then: int, config: str) -> None:
     file = (measured.root if config == "gathered.yaml" else CONFIGS) / config
@@ -160,6 +161,7 @@ def test_another_number_of_processes_continues(measured: Bench, first: int, then
     assert_as_alone(measured, changed)
 
 
+@pytest.mark.long
 def test_what_one_process_says_ends_all(bench: Bench) -> None:
     bench.prepare()
     several = with_processes(bench, 2, learning_rate=1e30)
@@ -168,6 +170,7 @@ def test_what_one_process_says_ends_all(bench: Bench) -> None:
     assert not leftovers(bench.root / "diverged")
 
 
+@pytest.mark.long
 def test_a_process_that_is_killed_is_named(bench: Bench) -> None:
     bench.prepare()
     directory = bench.root / "killed"
@@ -200,6 +203,7 @@ def leftovers(directory: Path) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.long
 def test_a_killed_stage_takes_its_processes_along(bench: Bench) -> None:
     bench.prepare()
     several = with_processes(bench, 2, max_train_steps=5000)

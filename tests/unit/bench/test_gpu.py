@@ -37,6 +37,7 @@ SHOWN = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_case_is_measured(name: str) -> None:
     (row,) = measure_part(f"training: {name}", small=True)
@@ -53,6 +54,7 @@ def test_gemma_and_the_vae_are_measured_in_every_way() -> None:
     assert rows[-1]["way"] == "pieces of 8 frames, tiles of 512"
 
 
+@pytest.mark.long
 def test_the_ways_are_compared_and_a_difference_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed, compiled = measure_part("equality", small=True)
     assert (streamed["largest loss difference"], streamed["LoRA distance"]) == (0, 0)
