@@ -27,6 +27,8 @@ from ltxcore.store.workspace import Named, Workspace, read_snapshot
 PARTS = ("audio", "text", "latents")
 PIN = "pinned.json"
 DAY_S = 86400.0
+SLACK_S = 600.0
+"""A sweep takes time, in which what a run wrote at its start outgrows the limit that was set before."""
 
 
 class UnknownRun(LookupError):
@@ -157,7 +159,7 @@ def _plan_workspace(
 def _age_limit_s(workspace: Workspace, older_than_days: float) -> float:
     """How old something must be to go: older than every run that goes on, which may be making it."""
     started = [workspace.run_lock(run).stat().st_mtime for run in _going_on(workspace)]
-    return max([older_than_days * DAY_S, *(time.time() - start_s for start_s in started)])
+    return max([older_than_days * DAY_S, *(time.time() - start_s + SLACK_S for start_s in started)])
 
 
 def _going_on(workspace: Workspace) -> set[Path]:

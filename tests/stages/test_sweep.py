@@ -29,6 +29,7 @@ from ltxcore.store.refs import Refs, workspace_of
 from ltxcore.store.texts import TextStore
 from ltxcore.store.verify import verify
 from ltxcore.store.waveforms import WaveformStore
+from ltxcore.store.workspace import Workspace
 from tests.stages.conftest import Bench
 
 
@@ -214,6 +215,28 @@ def test_a_run_that_goes_on_keeps_its_folder_and_what_its_stages_have_noted(swep
         assert Refs(ctx.store).has(ctx.workspace.id, directory)
     assert run in sweep.apply(ctx.workspace, 0).runs
     assert not Refs(ctx.store).has(ctx.workspace.id, directory)
+
+
+def test_a_slow_sweep_keeps_what_a_run_wrote_at_its_start(
+    swept: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is set first; until a folder's turn comes, it has grown older by what the sweep took."""
+    workspace = swept.ctx.workspace
+    limit, now = sweep._age_limit_s, time.time
+
+    def slowly(space: Workspace, days: float) -> float:
+        monkeypatch.setattr(time, "time", now)
+        found = limit(space, days)
+        monkeypatch.setattr(time, "time", lambda: now() + 60)
+        return found
+
+    with workspace.going_on(workspace.run("slow-and-old")):
+        at_work = workspace.stages / "probe-media/fedcba9876543210/dataset-report.csv"
+        write_json(at_work, {})
+        monkeypatch.setattr(sweep, "_age_limit_s", slowly)
+        sweep.apply(workspace, 0)
+        monkeypatch.setattr(time, "time", now)
+        assert at_work.exists()
 
 
 def test_a_run_that_begins_beside_a_sweep_waits_until_nothing_goes_any_more(

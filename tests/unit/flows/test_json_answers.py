@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
 from flows.cli.app import app
@@ -72,6 +73,8 @@ def test_a_store_without_credentials_is_refused_in_a_sentence(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     # Nobody listens there, and nobody is asked: what is missing is found before.
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    # fsspec keeps connections, and those of a test before this one have its credentials.
+    S3FileSystem.clear_instance_cache()
     words = ["use-store", "s3://bucket/prefix", "--workspace", str(tmp_path / "workspace")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2
