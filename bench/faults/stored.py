@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import AbstractContextManager
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -111,5 +112,5 @@ def tidy(blobs: Blobs) -> None:
     """Sweep two thirds of a store away and compact what is left."""
     for part, name in (("latents", "latent"), ("audio", "sound"), ("text", "text")):
         with _writing(blobs, part), _writing(blobs, "refs"):
-            sweep_part(blobs, part, partial(_still_needed, part, name), 0)
+            sweep_part(blobs, part, partial(_still_needed, part, name), inf)
             compact(blobs, part, Compacted())

@@ -27,8 +27,6 @@ from ltxcore.store.workspace import Named, Workspace, read_snapshot
 PARTS = ("audio", "text", "latents")
 PIN = "pinned.json"
 DAY_S = 86400.0
-SLACK_S = 600.0
-"""A sweep takes time, in which what a run wrote at its start outgrows the limit that was set before."""
 
 
 class UnknownRun(LookupError):
@@ -75,10 +73,10 @@ def pin(workspace: Workspace, run: str, keep: bool = True) -> None:
 
 def plan(workspace: Workspace, older_than_days: float, forget: Collection[str] = ()) -> Sweep:
     """What a sweep would take. Changes nothing and needs no lock."""
-    older_than_s = _age_limit_s(workspace, older_than_days)
-    sweep, keys = _plan_workspace(workspace, older_than_s, forget)
+    before_s = _before_s(workspace, older_than_days)
+    sweep, keys = _plan_workspace(workspace, before_s, forget)
     blobs = workspace.store
-    sweep.parts = [plan_part(blobs, part, keys, older_than_s) for part in PARTS]
+    sweep.parts = [plan_part(blobs, part, keys, before_s) for part in PARTS]
     sweep.bytes += sum(part.bytes for part in sweep.parts)
     return sweep
 
@@ -102,34 +100,34 @@ def apply(
 
         # A lease of an object store can be lost; no run of this workspace begins before the sweep ends.
         held.enter_context(exclusive(workspace.sweep_lock, purpose, on_wait=on_wait))
-        older_than_s = _age_limit_s(workspace, older_than_days)
-        sweep, _ = _plan_workspace(workspace, older_than_s, forget)
+        before_s = _before_s(workspace, older_than_days)
+        sweep, _ = _plan_workspace(workspace, before_s, forget)
         for folder in (*sweep.stages, *sweep.runs):
             shutil.rmtree(folder)
         for file in (*sweep.snapshots, *sweep.temporary):
             file.unlink(missing_ok=True)
         blobs.delete(sweep.remote_temporary)
         Refs(blobs).drop(sweep.refs)
-        sweep.parts = [sweep_part(blobs, part, needed_now, older_than_s) for part in PARTS]
+        sweep.parts = [sweep_part(blobs, part, needed_now, before_s) for part in PARTS]
     sweep.bytes += sum(part.bytes for part in sweep.parts)
     return sweep
 
 
 def _plan_workspace(
-    workspace: Workspace, older_than_s: float, forget: Collection[str]
+    workspace: Workspace, before_s: float, forget: Collection[str]
 ) -> tuple[Sweep, dict[str, set[str]]]:
     """What can go of the workspace, and the keys of the store that are needed then."""
     sweep = Sweep()
-    kept_runs = _kept_runs(workspace, older_than_s)
+    kept_runs = _kept_runs(workspace, before_s)
     sweep.runs = [run for run in _folders(workspace.runs) if run not in kept_runs]
-    kept_stages = _kept_stages(workspace, kept_runs, older_than_s)
+    kept_stages = _kept_stages(workspace, kept_runs, before_s)
     sweep.stages = [
         directory
         for stage in STAGES
         for directory in _folders(workspace.stages / stage.name)
         if directory not in kept_stages
     ]
-    sweep.snapshots = _snapshots_to_go(workspace, kept_stages, older_than_s)
+    sweep.snapshots = _snapshots_to_go(workspace, kept_stages, before_s)
     now = time.time()
     for folder in (workspace.runs, workspace.stages, workspace.snapshots):
         for path, entry in walk_files(folder):
@@ -156,10 +154,13 @@ def _plan_workspace(
     return sweep, needed(kept_refs)
 
 
-def _age_limit_s(workspace: Workspace, older_than_days: float) -> float:
-    """How old something must be to go: older than every run that goes on, which may be making it."""
+def _before_s(workspace: Workspace, older_than_days: float) -> float:
+    """When something must have been written to go: before every run that goes on, which may be making it.
+
+    A moment, not an age: a sweep takes time, in which everything grows older.
+    """
     started = [workspace.run_lock(run).stat().st_mtime for run in _going_on(workspace)]
-    return max([older_than_days * DAY_S, *(time.time() - start_s + SLACK_S for start_s in started)])
+    return min([time.time() - older_than_days * DAY_S, *started])
 
 
 def _going_on(workspace: Workspace) -> set[Path]:
@@ -167,16 +168,16 @@ def _going_on(workspace: Workspace) -> set[Path]:
     return {run for run in _folders(workspace.runs) if is_held(workspace.run_lock(run))}
 
 
-def _kept_runs(workspace: Workspace, older_than_s: float) -> set[Path]:
+def _kept_runs(workspace: Workspace, before_s: float) -> set[Path]:
     newest = workspace.newest_run
     return _going_on(workspace) | {
         run
         for run in _folders(workspace.runs)
-        if run.name == newest or (run / PIN).exists() or _age_s(run) < older_than_s
+        if run.name == newest or (run / PIN).exists() or _written_s(run) >= before_s
     }
 
 
-def _kept_stages(workspace: Workspace, runs: Collection[Path], older_than_s: float) -> set[Path]:
+def _kept_stages(workspace: Workspace, runs: Collection[Path], before_s: float) -> set[Path]:
     kept: set[Path] = set()
     for stage in STAGES:
         for run in runs:
@@ -188,13 +189,13 @@ def _kept_stages(workspace: Workspace, runs: Collection[Path], older_than_s: flo
         kept.update(
             directory
             for directory in _folders(workspace.stages / stage.name)
-            if _age_s(directory) < older_than_s or is_held(directory / "lock")
+            if _written_s(directory) >= before_s or is_held(directory / "lock")
         )
     # Held-out clips are judged for good in the state in which they were frozen.
     return kept | set(_folders(workspace.champions))
 
 
-def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], older_than_s: float) -> list[Path]:
+def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], before_s: float) -> list[Path]:
     """Snapshots that are old, not the latest, and of whose data no kept stage has a result."""
     latest = workspace.latest_file
     named: set[Any] = {read_model(latest, Named).id} if latest.exists() else set()
@@ -206,7 +207,7 @@ def _snapshots_to_go(workspace: Workspace, stages: Collection[Path], older_than_
             data.add(stamp.request.get("data", ""))
     going = []
     for file in workspace.snapshot_files():
-        if file.stem in named or time.time() - file.stat().st_mtime < older_than_s:
+        if file.stem in named or file.stat().st_mtime >= before_s:
             continue
         if read_snapshot(file).data_id not in data:
             going.append(file)
@@ -217,10 +218,9 @@ def _folders(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else []
 
 
-def _age_s(folder: Path) -> float:
-    """Seconds since anything in a folder was written."""
-    newest = max((entry.modified_s for _, entry in walk_files(folder)), default=folder.stat().st_mtime)
-    return time.time() - newest
+def _written_s(folder: Path) -> float:
+    """When anything in a folder was last written."""
+    return max((entry.modified_s for _, entry in walk_files(folder)), default=folder.stat().st_mtime)
 
 
 def _size(path: Path) -> int:

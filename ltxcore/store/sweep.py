@@ -59,19 +59,19 @@ def leftovers(blobs: Blobs) -> dict[str, Entry]:
     }
 
 
-def plan_part(blobs: Blobs, part: str, needed: Mapping[str, set[str]], older_than_s: float) -> PartSweep:
-    """Find what no reference needs and is older than `older_than_s`. Changes nothing."""
-    return _plan(part, _look(blobs, part), needed, older_than_s)
+def plan_part(blobs: Blobs, part: str, needed: Mapping[str, set[str]], before_s: float) -> PartSweep:
+    """Find what no reference needs and was written before `before_s`, a `time.time()`. Changes nothing."""
+    return _plan(part, _look(blobs, part), needed, before_s)
 
 
-def _plan(part: str, look: Look, needed: Mapping[str, set[str]], older_than_s: float) -> PartSweep:
+def _plan(part: str, look: Look, needed: Mapping[str, set[str]], before_s: float) -> PartSweep:
     plan = PartSweep(part)
     index, files_of, present = look.index, look.file_of, look.present
     now = time.time()
     wanted = needed.get(part, set())
     for key, record in index.items():
         entry = None if (file := files_of(key, record)) is None else present.get(file)
-        young = entry is not None and now - entry.modified_s < older_than_s
+        young = entry is not None and entry.modified_s >= before_s
         if key in wanted or young:
             plan.kept += 1
         else:
@@ -87,7 +87,7 @@ def _plan(part: str, look: Look, needed: Mapping[str, set[str]], older_than_s: f
     return plan
 
 
-def sweep_part(blobs: Blobs, part: str, needed_now: NeededNow, older_than_s: float) -> PartSweep:
+def sweep_part(blobs: Blobs, part: str, needed_now: NeededNow, before_s: float) -> PartSweep:
     """Delete what `plan_part` names. Needs the caller to hold the writer's locks of the part and `refs`.
 
     The index forgets first; a crash in between leaves files that the next sweep finds. Who was suspended may
@@ -98,11 +98,11 @@ def sweep_part(blobs: Blobs, part: str, needed_now: NeededNow, older_than_s: flo
         Overtaken: another process writes without the lock, or needs what was to go; nothing was deleted.
     """
     look = _look(blobs, part)
-    plan, index = _plan(part, look, needed_now(), older_than_s), look.index
+    plan, index = _plan(part, look, needed_now(), before_s), look.index
     after, note = index.newest, look.note or {}
     if plan.keys:
         index.overtake((), after, {**note, GOING: sorted(plan.keys)})
-        plan, after = _plan(part, look, needed_now(), older_than_s), after + 1
+        plan, after = _plan(part, look, needed_now(), before_s), after + 1
     if plan.keys or plan.unnamed:
         index.overtake(plan.keys, after, note)
     blobs.delete(plan.unnamed)

@@ -222,7 +222,7 @@ def test_a_slow_sweep_keeps_what_a_run_wrote_at_its_start(
 ) -> None:
     """The limit is set first; until a folder's turn comes, it has grown older by what the sweep took."""
     workspace = swept.ctx.workspace
-    limit, now = sweep._age_limit_s, time.time
+    limit, now = sweep._before_s, time.time
 
     def slowly(space: Workspace, days: float) -> float:
         monkeypatch.setattr(time, "time", now)
@@ -233,7 +233,7 @@ def test_a_slow_sweep_keeps_what_a_run_wrote_at_its_start(
     with workspace.going_on(workspace.run("slow-and-old")):
         at_work = workspace.stages / "probe-media/fedcba9876543210/dataset-report.csv"
         write_json(at_work, {})
-        monkeypatch.setattr(sweep, "_age_limit_s", slowly)
+        monkeypatch.setattr(sweep, "_before_s", slowly)
         sweep.apply(workspace, 0)
         monkeypatch.setattr(time, "time", now)
         assert at_work.exists()

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ MORE = {**FIRST, "c": Clip(2, 2), "d": Clip(3, 3)}
 
 
 def sweep_all(blobs: Blobs, part: str, keys: Keys) -> None:
-    sweep_part(blobs, part, dict, 0)
+    sweep_part(blobs, part, dict, inf)
 
 
 def compact_part(blobs: Blobs, part: str, keys: Keys) -> None:

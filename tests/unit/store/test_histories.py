@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_a_compaction_that_drops_a_row_is_found(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_sweep_that_sweeps_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "sweep_part", lambda blobs, part, needed_now, older: PartSweep(part))
+    monkeypatch.setattr(sweep, "sweep_part", lambda blobs, part, needed_now, before: PartSweep(part))
     with pytest.raises(Harmed, match="they were not swept"):
         histories(0)
 
@@ -87,7 +88,7 @@ def test_who_slept_while_its_files_were_taken_away_commits_nothing(
     sleeper = Sleeper(part, blobs, keys_of(ctx)[part])
     make_older(tmp_path, days=2)
     if tidy == "sweep":
-        assert sweep_part(blobs, part, dict, 0).unnamed
+        assert sweep_part(blobs, part, dict, inf).unnamed
     else:
         compact(blobs, part, Compacted())
     sleeper.wake()

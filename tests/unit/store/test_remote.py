@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -176,7 +177,7 @@ def test_sweep_and_compaction_on_s3_never_use_a_row_again(bucket: str) -> None:
     blobs = Blobs(bucket)
     fill(blobs)
     before = LatentStore(blobs)
-    sweep_part(blobs, "latents", lambda: {"latents": {"latent-1", "latent-2"}}, 0)
+    sweep_part(blobs, "latents", lambda: {"latents": {"latent-1", "latent-2"}}, inf)
     compact(blobs, "latents", done := Compacted())
     assert done.segments == 6, "a sweep notes what will go before it goes"
     assert len(blobs.list("latents/index")) == 1
