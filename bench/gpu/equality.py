@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,49 +48,29 @@ def compare_ways(small: bool, device: str) -> list[dict[str, Any]]:
 
 
 def _train(way: Any, compiled: bool, small: bool, device: str) -> tuple[list[float], torch.Tensor]:
-    from bench.gpu.model import random_connectors, random_transformer
+    from bench.gpu.model import random_transformer
     from bench.gpu.samples import RandomClips
-    from ltxcore.config.lora_settings import LoraSettings
-    from ltxcore.config.recipe import Recipe
     from ltxcore.config.training_settings import TrainingSettings
     from ltxcore.memory.arrangement import Arrangement
     from ltxcore.memory.out_of_memory import release_memory
-    from ltxcore.memory.placement import Placement, place_connectors
-    from ltxcore.training.loop import train
+    from ltxcore.memory.placement import Placement
     from ltxcore.training.lora import lora_parameters
 
-    transformer = random_transformer(
-        small, "no_change", device, device if way == "resident" else "cpu", blocks=BLOCKS
-    )
-    connectors = random_connectors(small, device)
-    place_connectors(connectors, device, streamed=False)
-    config = dict(transformer.config)
-    clips = RandomClips((512, 320), 17, config, small)
-    recipe = Recipe(
-        lora=LoraSettings(lora_rank=16),
-        training=TrainingSettings(
-            max_train_steps=STEPS,
-            train_batch_size=1,
-            mixed_precision="bf16",
-            torch_compile=compiled,
-            # Inductor's C++ for a CPU is nothing that users train with, and takes a minute.
-            **({"dynamo_backend": "eager"} if compiled and device == "cpu" else {}),
-        ),
+    home = device if way == "resident" else "cpu"
+    transformer = random_transformer(small, "no_change", device, home, blocks=BLOCKS)
+    clips = RandomClips((512, 320), 17, dict(transformer.config), small)
+    training = TrainingSettings(
+        max_train_steps=STEPS,
+        train_batch_size=1,
+        mixed_precision="bf16",
+        torch_compile=compiled,
+        # Inductor's C++ for a CPU is nothing that users train with, and takes a minute.
+        **({"dynamo_backend": "eager"} if compiled and device == "cpu" else {}),
     )
     losses: list[float] = []
-    with tempfile.TemporaryDirectory() as directory:
-        train(
-            transformer,
-            connectors,
-            clips,
-            recipe,
-            Path(directory),
-            run_fingerprint="bench",
-            max_tokens=clips.text_tokens,
-            placement=Placement(transformer, Arrangement(way), device),
-            on_step=lambda metrics: losses.append(metrics.loss),
-        )
+    placement = Placement(transformer, Arrangement(way), device)
+    clips.train(transformer, placement, training, lambda metrics: losses.append(metrics.loss))
     lora = torch.cat([p.detach().float().cpu().flatten() for p in lora_parameters(transformer).values()])
-    del transformer, connectors
+    del transformer, placement
     release_memory()
     return losses, lora

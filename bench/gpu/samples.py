@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from bench.gpu.model import random_connectors
+from ltxcore.config.lora_settings import LoraSettings
+from ltxcore.config.recipe import Recipe
+from ltxcore.config.training_settings import TrainingSettings
+from ltxcore.memory.placement import Placement, place_connectors
 from ltxcore.memory.planner.cards import CARDS
 from ltxcore.memory.planner.training_planner import Planner, Workload
 from ltxcore.models.modulation import install_cross_modulation
@@ -17,6 +25,8 @@ from ltxcore.pipeline.plan.transformer_plan import planner_for
 from ltxcore.store.fingerprint import derive_seed
 from ltxcore.training.batch_entry import Entry
 from ltxcore.training.data import TrainingSample
+from ltxcore.training.loop import train
+from ltxcore.training.metrics import StepMetrics
 
 FPS = 25.0
 SMALL_TEXT_TOKENS, TEXT_TOKENS = 16, 1024
@@ -29,7 +39,7 @@ class RandomClips:
     def __init__(self, size: tuple[int, int], frames: int, config: dict[str, Any], small: bool) -> None:
         self.size, self.frames = (SMALL_SIZE, SMALL_FRAMES) if small else (size, frames)
         self.text_tokens = SMALL_TEXT_TOKENS if small else TEXT_TOKENS
-        self._config = config
+        self._config, self._small = config, small
         width, height = self.size
         self._latent = (config["in_channels"], (self.frames - 1) // 8 + 1, height // 32, width // 32)
         self._audio = (max(1, round(self.frames / FPS * 25)), config["audio_in_channels"])
@@ -48,6 +58,44 @@ class RandomClips:
             features=TextFeatures(features.bfloat16()),
             fps=FPS,
         )
+
+    def train(
+        self,
+        transformer: Any,
+        placement: Placement,
+        training: TrainingSettings,
+        on_step: Callable[[StepMetrics], None],
+        **sections: Any,
+    ) -> Any:
+        """Train a LoRA of rank 16 on these clips.
+
+        Args:
+            transformer: in its placement.
+            placement: of its weights.
+            training: that section of the recipe.
+            on_step: called after each step.
+            sections: of the recipe beside it.
+
+        Returns:
+            The connectors that it computed with, on the device.
+        """
+        device = placement.device.type
+        connectors = random_connectors(self._small, device)
+        place_connectors(connectors, device, streamed=False)
+        recipe = Recipe(lora=LoraSettings(lora_rank=16), training=training, **sections)
+        with tempfile.TemporaryDirectory() as directory:
+            train(
+                transformer,
+                connectors,
+                self,
+                recipe,
+                Path(directory),
+                run_fingerprint="bench",
+                max_tokens=self.text_tokens,
+                placement=placement,
+                on_step=on_step,
+            )
+        return connectors
 
     def bare_step_s(self, transformer: Any, batch: int, device: str, steps: int) -> float:
         """Median seconds of forward and backward alone, checkpointed as the training was."""

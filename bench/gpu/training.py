@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -74,15 +72,12 @@ def measure(case: Case, small: bool, steps: int) -> dict[str, Any]:
     import torch
 
     from bench.gpu.launches import Launches
-    from bench.gpu.model import random_connectors, random_transformer, transformer_config
+    from bench.gpu.model import random_transformer, transformer_config
     from bench.gpu.samples import RandomClips
-    from ltxcore.config.lora_settings import LoraSettings
-    from ltxcore.config.recipe import Recipe
     from ltxcore.config.training_settings import TrainingSettings
     from ltxcore.memory.arrangement import Arrangement, GroupSettings, spread_resident
     from ltxcore.memory.measure import measure_peaks
-    from ltxcore.memory.placement import Placement, place_connectors
-    from ltxcore.training.loop import train
+    from ltxcore.memory.placement import Placement
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = transformer_config(small)
@@ -93,35 +88,20 @@ def measure(case: Case, small: bool, steps: int) -> dict[str, Any]:
     strategy: Any = "block_streaming" if case.way == "ramtorch" else case.way
     resident = spread_resident(config["num_layers"], case.resident)
     placement = Placement(transformer, Arrangement(strategy, resident, groups=groups), device)
-    connectors = random_connectors(small, device)
-    place_connectors(connectors, device, streamed=False)
     clips = RandomClips(case.size, case.frames, config, small)
-    recipe = Recipe(
-        lora=LoraSettings(lora_rank=16),
-        training=TrainingSettings(
-            max_train_steps=WARM_STEPS + steps + 1,
-            train_batch_size=case.batch,
-            mixed_precision="bf16",
-            torch_compile=case.compiled,
-        ),
-        **routes(case),
+    training = TrainingSettings(
+        max_train_steps=WARM_STEPS + steps + 1,
+        train_batch_size=case.batch,
+        mixed_precision="bf16",
+        torch_compile=case.compiled,
     )
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     times: list[float] = []
     launches = Launches(device)
-    with ExitStack() as profiled, tempfile.TemporaryDirectory() as directory:
-        train(
-            transformer,
-            connectors,
-            clips,
-            recipe,
-            Path(directory),
-            run_fingerprint="bench",
-            max_tokens=clips.text_tokens,
-            placement=placement,
-            on_step=_timing(times, WARM_STEPS + steps, lambda: profiled.enter_context(launches)),
-        )
+    with ExitStack() as profiled:
+        on_step = _timing(times, WARM_STEPS + steps, lambda: profiled.enter_context(launches))
+        connectors = clips.train(transformer, placement, training, on_step, **routes(case))
     peaks = measure_peaks()
     bare_s = clips.bare_step_s(transformer, case.batch, device, steps)
     planner, workload = clips.planned(transformer, connectors, case.batch)
