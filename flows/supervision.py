@@ -14,7 +14,7 @@ from flows.server import stop
 POLL_S: Final = 0.5
 FALLS: Final = 3
 WITHIN_S: Final = 600.0
-"""A child that falls so often in this time has a fault that a further start would not mend."""
+"""How often a child is started again in this time; what falls once more has a fault that no start mends."""
 
 
 @dataclass

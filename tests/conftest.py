@@ -22,7 +22,7 @@ from ltxcore.config.recipe import Recipe
 from ltxcore.media.samples import make_samples
 from ltxcore.models.files.source import ModelSource, prepare_model, resolve_model
 from ltxcore.models.versions import VERSIONS
-from tests.shared import empty_tracking_database, made_once, session_directory
+from tests.shared import empty_tracking_database, forget_training, made_once, session_directory
 
 
 def pytest_configure() -> None:
@@ -109,6 +109,17 @@ def s3_server() -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.kill()
     server.wait()
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """For tests that train: each training of the test begins as the first one of its process.
+
+    accelerate keeps one precision for the life of a process; a stage has one training, a test run many.
+    """
+    forget_training()
+    yield
+    forget_training()
 
 
 @pytest.fixture

@@ -44,3 +44,10 @@ def empty_tracking_database(workspace: Path) -> None:
 
     (workspace / "mlflow").mkdir()
     MlflowClient(sqlite_url(workspace / "mlflow" / "mlflow.db"))
+
+
+def forget_training() -> None:
+    """Let the next training of this process choose its precision, as the first one of a process does."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)

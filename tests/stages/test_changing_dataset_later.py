@@ -7,7 +7,7 @@ stages are run without its directory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,12 @@ from tests.stages.conftest import Bench, do_all, make_bench, work_of
 from tests.stages.dataset_changes import CHANGES, CLIP, OTHER, Saved, unmount, what_is_named
 from tests.stages.test_training_stage import train
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 SHOWN = OTHER
 """The first clip, which renderings are given."""
 Change = Callable[..., None]
 every_change = pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

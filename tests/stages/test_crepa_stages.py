@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ from ltxcore.store.latents import LatentStore, chunk_of
 from ltxcore.store.verify import forget_broken, verify
 from tests.stages.conftest import Bench, do_all, make_bench, work_of
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 KEYS = {
     "crepa_enabled": True,
     "crepa_encoder": "tiny",
@@ -54,14 +56,6 @@ KEYS = {
 }
 ROOT = Path(__file__).parents[2]
 CLIP = "clips/blue-box-up.mp4"
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def with_crepa(bench: Bench, **keys: Any) -> Bench:

@@ -22,6 +22,7 @@ from ltxcore.store.snapshot import Snapshot
 from ltxcore.store.waveforms import WaveformStore
 from ltxcore.training.checkpoints import latest
 from ltxcore.training.metrics import read_metrics
+from tests.shared import forget_training
 from tests.stages.conftest import Bench, work_of
 from tests.unit.media.files import caption, picture, tone
 
@@ -69,9 +70,7 @@ def make_sounds(bench: Bench, **lengths_s: float) -> Path:
 
 def train(bench: Bench, steps: int = 3) -> tuple[set[str], Path]:
     """Train, and name the modules whose LoRA got a gradient."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_training()
     training = bench.recipe.training.model_copy(update={"max_train_steps": steps, "lr_warmup_steps": 0})
     bench = Bench(bench.root, bench.recipe.model_copy(update={"training": training}))
     ctx = bench.ctx

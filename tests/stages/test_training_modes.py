@@ -31,6 +31,7 @@ from ltxcore.training.export import Lineage, export_lora
 from ltxcore.training.loop import train
 from ltxcore.training.lora import lora_parameters
 from ltxcore.training.metrics import METRICS_FILE, StepMetrics, read_metrics
+from tests.shared import forget_training
 from tests.stages.conftest import TINY, Bench
 from tests.unit.media.clips import ffmpeg
 from tests.unit.media.files import caption, tone
@@ -184,9 +185,7 @@ def adapted(name: str, bench: Bench, sets: tuple[dict[str, Any], ...], probabili
 
 def trained(bench: Bench, directory: Path) -> tuple[set[str], list[StepMetrics], Any]:
     """The modules whose LoRA moved in two steps, those steps, and the transformer."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_training()
     ctx = bench.ctx
     transformer = load_transformer(ctx.source, torch.float32, "cpu")
     train(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,7 @@ from bench.gpu.launches import Launches, idle_percent
 from bench.gpu.parts import Part, all_parts, measure_part
 from bench.gpu.training import CASES
 
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    # Whatever a test before this one left behind, too: accelerate keeps one precision a process.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 SHOWN = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,19 +25,12 @@ from ltxcore.training.metrics import read_metrics
 from tests.rounding import assert_alike, terms_of
 from tests.unit.training.test_loop import CPU, RandomSamples, assert_equal_ends, recipe, run
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    # accelerate keeps one precision for the life of a process; a stage has one training, a test run many.
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def with_lora(settings: Recipe, **lora: object) -> Recipe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,8 @@ from ltxcore.training.metrics import read_metrics
 from ltxcore.training.objective import Losses
 from tests.rounding import assert_adds_up, assert_alike, bound, terms_of
 from tests.unit.toy_transformer import Inputs, make_transformer, velocity
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 WIDTH = 24
 FRAMES, TOKENS = 3, 4
@@ -293,14 +295,6 @@ class SeenSamples:
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from ltxcore.training.step import TrainingDiverged, batch_losses
 from tests.rounding import assert_alike
 from tests.unit.training.test_loop import RandomSamples, assert_equal_ends, recipe, run
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
 CPU = torch.device("cpu")
 NOTHING = ConditioningSettings()
 HELD_OUT = (HeldOutClip("clip0.mp4", "content 0"), HeldOutClip("clip2.mp4", "content 2"))
@@ -36,14 +38,6 @@ HELD_OUT = (HeldOutClip("clip0.mp4", "content 0"), HeldOutClip("clip2.mp4", "con
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def with_evaluation(settings: Recipe, **keys: object) -> Recipe:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from ltxcore.training.plot import plot_losses
 from ltxcore.training.resume import ForeignCheckpoint
 from ltxcore.training.step import TrainingDiverged
 from tests.rounding import assert_adds_up
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 CPU = torch.device("cpu")
 
@@ -73,15 +75,6 @@ class RandomSamples:
 @pytest.fixture(scope="module")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate() -> Iterator[None]:
-    # accelerate keeps one precision for the life of a process; a stage has one training, a test run many.
-    from accelerate.state import AcceleratorState
-
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def recipe(**training: object) -> Recipe:

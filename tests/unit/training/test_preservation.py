@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from ltxcore.config.base import parse
 from ltxcore.config.errors import ConfigError
@@ -40,6 +39,7 @@ from ltxcore.training.data import TrainingSample
 from ltxcore.training.loop import train
 from ltxcore.training.preservation import held_to_base
 from ltxcore.training.regularisation import without_adapter
+from tests.shared import forget_training
 from tests.unit.stages.test_recorded_requests import _sample
 from tests.unit.training.test_loop import CPU
 
@@ -138,7 +138,7 @@ def rendered(
 
 def changes(source: ModelSource, samples: Glimmer, directory: Path, **preservation: Any) -> dict[str, float]:
     """How far the renderings of three captions are from the base's after 100 steps of the toy."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    forget_training()
     transformer = load_transformer(source, torch.float32, CPU)
     connectors = load_connectors(source, torch.float32, CPU)
     toy = load_recipe(TOY)
