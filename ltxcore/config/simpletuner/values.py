@@ -117,18 +117,23 @@ def by_layers(value: Any, base: Path) -> Converted:
     return Converted("layer_by_layer", "two layers of Gemma in memory at a time")
 
 
+def _read_json(value: Any) -> Any:
+    """A value that may also be given as the text of its JSON; None where a text is no JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return None
+
+
 def modules(value: Any, base: Path) -> Converted:
     """A list of module names, also as the text of a JSON list.
 
     Raises:
         Unfit: it is no such list.
     """
-    names = value
-    if isinstance(value, str):
-        try:
-            names = json.loads(value)
-        except ValueError:
-            names = None
+    names = _read_json(value)
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise Unfit(f'found {value!r}; write a JSON list of module names, e.g. ["to_q", "to_v"]')
     return Converted(names)
@@ -160,12 +165,7 @@ def routes(value: Any, base: Path) -> Converted:
     Raises:
         Unfit: it is no such object.
     """
-    config = value
-    if isinstance(value, str):
-        try:
-            config = json.loads(value)
-        except ValueError:
-            config = None
+    config = _read_json(value)
     if not isinstance(config, dict) or set(config) != {"routes"} or not isinstance(config["routes"], list):
         raise Unfit(
             f'found {value!r}; write {{"routes": [{{"selection_ratio": 0.5, "start_layer_idx": 2, '
